@@ -1,0 +1,27 @@
+# Two commands do everything: `make demo` and `make test`. Both make .venv where there is none.
+PYTHON ?= python3
+VENV ?= .venv
+INSTALLED = $(VENV)/.installed
+
+.PHONY: demo test lint clean
+
+demo: $(INSTALLED)
+	$(VENV)/bin/python -m experiments.demo --workdir=runs/demo
+
+test: lint
+	$(VENV)/bin/python -m pytest -n 2
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11: call make with PYTHON=/path/to/a/newer/python3"; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,52 @@
+"""What every command shares: flags in, one sentence and status 2 out where the user erred."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from cmwnet_jax.errors import UsageError
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parses the flags, runs `main`, and exits; a UsageError is printed without a traceback.
+
+    Args:
+        main: takes the arguments that are not flags, the program's name first.
+    """
+    logging.set_verbosity(logging.ERROR)  # Orbax and tfds narrate below it; ours are Python warnings
+    try:
+        app.run(main, flags_parser=_parse)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """`flags.FLAGS`, with what config files and overrides raise turned into UsageErrors."""
+    try:
+        return flags.FLAGS(argv)
+    except UsageError:
+        raise
+    except flags.Error as error:
+        raise UsageError(str(error)) from error
+    except AttributeError as error:  # an override of a field that the config has not
+        raise UsageError(_unknown_field(argv, error)) from error
+    except (OSError, TypeError, ValueError) as error:
+        raise UsageError(f"--config cannot be used: {_root(error)}") from error
+
+
+def _unknown_field(argv: list[str], error: AttributeError) -> str:
+    message = " ".join(str(error).replace("\\n", " ").split())
+    nearest = message.split('Did you mean "')[1].split('"')[0] if "Did you mean" in message else None
+    names = [arg.split("=")[0].removeprefix("--config.") for arg in argv if arg.startswith("--config.")]
+    named = next((name for name in names if f"'{name.split('.')[-1]}" in message), ", ".join(names))
+    hint = f"; did you mean {'.'.join([*named.split('.')[:-1], nearest])!r}?" if nearest else ""
+    return f"the config has no field {named!r}{hint} (--print_config lists them all)"
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first cause of a chain of errors."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return error

@@ -1,0 +1,26 @@
+"""Mistakes that a user can mend, told apart from bugs."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """A value that the user gave cannot be used; the message is one sentence for them.
+
+    It names the field, what it got, what is expected and what to do. Commands print it without
+    a traceback and exit with status 2.
+    """
+
+
+def unknown_name(field: str, got: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not in a list of names, with the nearest one that is.
+
+    Args:
+        field: the config field or argument that held the name.
+        got: the name.
+        known: the names that would have been right.
+    """
+    known = sorted(known)
+    nearest = difflib.get_close_matches(str(got), known, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return UsageError(f"{field} is {got!r}, expected one of {', '.join(known)}{hint}")

@@ -1,0 +1,3 @@
+"""Classifiers in Linen, one architecture a file: `module(images, train) -> logits [n, C]`."""
+
+from cmwnet_jax.models.mlp import MLP as MLP

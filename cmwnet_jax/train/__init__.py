@@ -1,0 +1,1 @@
+"""The launcher: a config in, a run's folder out."""

@@ -1,0 +1,31 @@
+"""`python -m cmwnet_jax.train --config=FILE.py[:args] --workdir=DIR [--config.a.b=x]`."""
+
+from absl import flags
+from ml_collections import config_flags
+
+from cmwnet_jax import command
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.show import print_result
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:ARGS", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the run writes")
+_PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config that would run, and exit")
+
+
+def main(argv: list[str]) -> None:
+    """Parses nothing itself, trains, prints the table."""
+    if len(argv) > 1:
+        raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
+    if _CONFIG.value is None:
+        raise UsageError("--config is missing: give a config file, e.g. --config=experiments/digits.py")
+    if _PRINT_CONFIG.value:
+        print(_CONFIG.value)
+        return
+    if not _WORKDIR.value:
+        raise UsageError("--workdir is missing: give the folder that the run should be written to")
+    print_result(train(_CONFIG.value, _WORKDIR.value))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,168 @@
+"""The default config, a comment above every field, and the check that its values make sense."""
+
+from ml_collections import ConfigDict, config_dict
+
+from cmwnet_jax.data.sources import DATASETS
+from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.meta_step import NORMALIZATIONS
+
+METHODS = ("erm", "mwnet", "cmwnet")
+META_SETS = ("lowest_loss", "balanced", "held_out")
+MODELS = ("mlp",)
+
+
+def default_config() -> ConfigDict:
+    """CMW-Net on the bundled digits, unbiased; experiments start from it and change fields."""
+    config = ConfigDict()
+    # erm (plain training), mwnet (one weighting function) or cmwnet (one a meta-class).
+    config.method = "cmwnet"
+    # Seed of the bias, the initial parameters and the order of the batches.
+    config.seed = 0
+    # Passes over the training set.
+    config.num_epochs = 100
+    # Of these, the first so many are plain cross-entropy, for every method alike (Q9).
+    config.warmup_epochs = 10
+    # Training examples a step, over all devices.
+    config.batch_size = 100
+    # The weight net learns on every so many-th step, and is applied on all (Algorithm 1: 1).
+    config.meta_every_steps = 1
+
+    config.data = ConfigDict()
+    # A data set's name.
+    config.data.name = "digits"
+    # Where prepared data sets are kept; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    config.data.dir = ""
+    # The bias, e.g. long_tail_100, symmetric_40, long_tail_10+asymmetric_40 (rates in per cent).
+    config.data.bias = "none"
+
+    config.meta_set = ConfigDict()
+    # lowest_loss (each epoch, per class, the examples of lowest loss: no clean data needed, Sec. 4.2),
+    # balanced (each epoch, per class, random training examples, B.1), held_out (clean, set apart).
+    config.meta_set.kind = "lowest_loss"
+    # Examples of each class, at most.
+    config.meta_set.per_class_examples = 10
+    # Meta examples a step, over all devices; a smaller meta set is used whole.
+    config.meta_set.batch_size = 100
+
+    config.model = ConfigDict()
+    # The classifier's architecture.
+    config.model.name = "mlp"
+    # Units of its hidden layers.
+    config.model.hidden = (256, 256)
+    # Whether it normalises over the batch.
+    config.model.batch_norm = True
+
+    config.optimizer = ConfigDict()
+    # SGD's learning rate at the start; the virtual step (Eq. 7) uses the current one.
+    config.optimizer.learning_rate = 0.1
+    # The learning rate is multiplied by `decay_factor` at each of these shares of the steps.
+    config.optimizer.decay_at_percent = (60.0, 85.0)
+    config.optimizer.decay_factor = 0.1
+    # SGD's momentum, and whether it is Nesterov's.
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = False
+    # Coupled L2 on every parameter (Q32).
+    config.optimizer.weight_decay = 5e-4
+
+    config.weight_net = ConfigDict()
+    # K, the number of meta-classes; mwnet has 1 whatever this says.
+    config.weight_net.num_meta_classes = 3
+    # Units of its hidden layer.
+    config.weight_net.hidden = 100
+    # Adam's learning rate and coupled L2 for it.
+    config.weight_net.learning_rate = 1e-3
+    config.weight_net.weight_decay = 1e-4
+    # What weights are divided by: sum (their own), mean (the batch size) or none (Q1).
+    config.weight_net.normalize = "sum"
+
+    config.checkpoint = ConfigDict()
+    # A checkpoint every so many epochs, and at the end.
+    config.checkpoint.every_epochs = 20
+    # How many of the newest are kept.
+    config.checkpoint.keep = 2
+    return config.lock()
+
+
+def parse_arg(arg: str, positional: tuple[str, ...], **defaults: str | int) -> config_dict.ConfigDict:
+    """A config's argument string, e.g. `long_tail_10,erm,seed=3`.
+
+    Args:
+        arg: what follows the colon: values by position, then name=value.
+        positional: the names that the positions stand for.
+        **defaults: every name with its default, which gives its type.
+
+    Raises:
+        UsageError: too many values, an unknown name, or a value of the wrong type.
+    """
+    values = dict(defaults)
+    tokens = [token.strip() for token in arg.split(",")] if arg else []
+    for position, token in enumerate(tokens):
+        name, has_name, text = token.partition("=")
+        if not has_name:
+            if position >= len(positional):
+                raise UsageError(
+                    f"the config's argument {arg!r} has {token!r} at place {position + 1}, expected at most "
+                    f"{','.join(positional)}, then name=value"
+                )
+            name, text = positional[position], token
+        if name not in defaults:
+            raise unknown_name("a name in the config's argument", name, defaults)
+        if text:
+            values[name] = _typed(name, text, type(defaults[name]))
+    return ConfigDict(values)
+
+
+def _typed(name: str, text: str, kind: type) -> str | int | float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"{name} is {text!r} in the config's argument, expected {kind.__name__}") from None
+
+
+def check_config(config: ConfigDict) -> None:
+    """Checks every field that can be checked without the data.
+
+    Raises:
+        UsageError: the first field that is wrong.
+    """
+    for field, known in (
+        ("method", METHODS),
+        ("data.name", DATASETS),
+        ("meta_set.kind", META_SETS),
+        ("model.name", MODELS),
+        ("weight_net.normalize", NORMALIZATIONS),
+    ):
+        if _get(config, field) not in known:
+            raise unknown_name(field, _get(config, field), known)
+    for field, least in (
+        ("num_epochs", 1),
+        ("warmup_epochs", 0),
+        ("batch_size", 1),
+        ("meta_every_steps", 1),
+        ("meta_set.per_class_examples", 1),
+        ("meta_set.batch_size", 1),
+        ("weight_net.num_meta_classes", 1),
+        ("weight_net.hidden", 1),
+        ("checkpoint.every_epochs", 1),
+        ("checkpoint.keep", 1),
+        ("seed", 0),
+        ("optimizer.learning_rate", 0),
+        ("optimizer.momentum", 0),
+        ("optimizer.weight_decay", 0),
+        ("optimizer.decay_factor", 0),
+        ("weight_net.learning_rate", 0),
+        ("weight_net.weight_decay", 0),
+    ):
+        if not _get(config, field) >= least:
+            raise UsageError(f"{field} is {_get(config, field)}, expected at least {least}")
+    if not all(0 <= percent <= 100 for percent in config.optimizer.decay_at_percent):
+        raise UsageError(
+            f"optimizer.decay_at_percent is {config.optimizer.decay_at_percent}, expected per cents of the "
+            f"steps, 0 to 100"
+        )
+
+
+def _get(config: ConfigDict, field: str):
+    for name in field.split("."):
+        config = config[name]
+    return config

@@ -1,0 +1,56 @@
+"""One epoch's numbers, from what its steps reported."""
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+
+def weight_auc(weights: np.ndarray, is_wrong: np.ndarray) -> float:
+    """How well weights tell right labels from wrong ones: ROC AUC, rightly labelled as positive.
+
+    Args:
+        weights: [n] float.
+        is_wrong: [n] bool.
+
+    Returns:
+        In [0, 1], 0.5 for weights that tell nothing; NaN where all labels are right or all wrong.
+    """
+    if is_wrong.all() or not is_wrong.any():
+        return float("nan")
+    return float(roc_auc_score(~is_wrong, weights))
+
+
+def accuracy_percent(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Share of right predictions, in per cent."""
+    return float(100 * np.mean(predictions == labels))
+
+
+def effective_share(weights: np.ndarray) -> float:
+    """Effective sample size over n, (sum w)^2 / (n sum w^2), in [0, 1]; 0 where all weights are."""
+    squares = float(np.sum(np.square(weights, dtype=np.float64)))
+    return float(np.sum(weights, dtype=np.float64)) ** 2 / (len(weights) * squares) if squares else 0.0
+
+
+def weight_metrics(weights: np.ndarray, is_wrong: np.ndarray) -> dict[str, float]:
+    """An epoch's weights in numbers.
+
+    Args:
+        weights: [n] float, each visited example's.
+        is_wrong: [n] bool, whether its label is.
+    """
+    return {
+        "weight_mean": float(np.mean(weights)),
+        "weight_effective_share": effective_share(weights),
+        "weight_mean_right": _mean(weights[~is_wrong]),
+        "weight_mean_wrong": _mean(weights[is_wrong]),
+        "weight_auc": weight_auc(weights, is_wrong),
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def last_epochs_mean(history: list[dict], field: str, epochs: int = 10) -> float:
+    """Mean of a field over the last epochs that have it; NaN where none does (Sec. 4.2)."""
+    values = [line[field] for line in history[-epochs:] if line.get(field) is not None]
+    return float(np.mean(values)) if values else float("nan")

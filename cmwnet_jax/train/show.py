@@ -1,0 +1,74 @@
+"""What a run shows on the terminal: a progress bar with the epoch's numbers, a table at the end."""
+
+import sys
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+_SHOWN = (
+    ("loss", "loss {:.3f}"),
+    ("meta_loss", "meta {:.3f}"),
+    ("test_accuracy_percent", "test {:.1f}%"),
+    ("weight_auc", "AUC {:.2f}"),
+)
+
+
+class ProgressBar:
+    """A live bar on a terminal; elsewhere about ten plain lines a run. A context manager."""
+
+    def __init__(self, name: str, num_epochs: int, first_epoch: int):
+        self._name, self._num_epochs = name, num_epochs
+        self._live = sys.stderr.isatty()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=Console(stderr=True),
+            disable=not self._live,
+        )
+        self._task = self._progress.add_task(name, total=num_epochs, completed=first_epoch, numbers="compiling")
+
+    def __enter__(self) -> "ProgressBar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._progress.stop()
+
+    def update(self, metrics: dict) -> None:
+        """Shows one epoch's line of metrics."""
+        numbers = "  ".join(
+            form.format(metrics[name]) for name, form in _SHOWN if np.isfinite(metrics.get(name, np.nan))
+        )
+        done = metrics["epoch"] + 1
+        self._progress.update(self._task, completed=done, numbers=numbers)
+        if not self._live and (done % max(self._num_epochs // 10, 1) == 0 or done == self._num_epochs):
+            print(f"{self._name}  epoch {done}/{self._num_epochs}  {numbers}", file=sys.stderr, flush=True)
+
+
+def print_result(result: dict) -> None:
+    """A finished run's numbers as a table."""
+    table = Table(
+        title=f"{result['method']} on {result['dataset']}, bias {result['bias']}, seed {result['seed']}"
+    )
+    table.add_column("number")
+    table.add_column("value", justify="right")
+    for label, text in (
+        ("training examples", f"{result['num_examples']}"),
+        ("wrong labels among them", f"{100 * result['wrong_rate']:.1f}%"),
+        ("test accuracy, last epoch", f"{result['test_accuracy_percent_last']:.2f}%"),
+        ("test accuracy, mean of the last 10 epochs", f"{result['test_accuracy_percent_last10']:.2f}%"),
+        ("weight AUC, mean of the last 10 epochs", _optional(result["weight_auc_last10"], "{:.3f}")),
+        ("time", f"{result['seconds']:.1f} s"),
+    ):
+        table.add_row(label, text)
+    Console().print(table)
+    Console().print(f"[dim]written to {result['workdir']}[/dim]", soft_wrap=True)
+
+
+def _optional(value: float, form: str) -> str:
+    return form.format(value) if np.isfinite(value) else "-"
