@@ -1,14 +1,35 @@
-"""CMW-Net in JAX: learn, by meta-gradients, how much each training example should count."""
+"""CMW-Net in JAX: learn, by meta-gradients, how much each training example should count.
 
-from cmwnet_jax.errors import UsageError as UsageError
-from cmwnet_jax.losses import cross_entropy as cross_entropy
-from cmwnet_jax.meta_classes import MetaClasses as MetaClasses
-from cmwnet_jax.meta_step import make_meta_step as make_meta_step
-from cmwnet_jax.meta_step import make_weighted_step as make_weighted_step
-from cmwnet_jax.objectives import classification_meta_loss as classification_meta_loss
-from cmwnet_jax.objectives import classification_objective as classification_objective
-from cmwnet_jax.types import MetaState as MetaState
-from cmwnet_jax.types import Metrics as Metrics
-from cmwnet_jax.types import Objective as Objective
-from cmwnet_jax.weight_net import WeightNet as WeightNet
-from cmwnet_jax.weight_net import weighting_functions as weighting_functions
+The public names are loaded when they are first used, so that `cmwnet_jax.report` works on a machine
+without JAX.
+"""
+
+import importlib
+from typing import Any
+
+_MODULE_OF = {
+    "MetaClasses": "meta_classes",
+    "MetaState": "types",
+    "Metrics": "types",
+    "Objective": "types",
+    "UsageError": "errors",
+    "WeightNet": "weight_net",
+    "classification_meta_loss": "objectives",
+    "classification_objective": "objectives",
+    "cross_entropy": "losses",
+    "make_meta_step": "meta_step",
+    "make_weighted_step": "meta_step",
+    "weighting_functions": "weight_net",
+}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -109,7 +109,7 @@ def make_meta_step(
             state, linear, weights_of(weight_params), normalized, optimizer, axis_name
         )
         metrics["meta_loss"] = meta_loss_value
-        metrics["meta_grad_norm"] = optax.global_norm(meta_grads)
+        metrics["meta_grad_norm"] = optax.tree.norm(meta_grads)
         return new_state.replace(weight_params=weight_params, weight_opt_state=weight_opt_state), metrics
 
     return step
@@ -192,7 +192,7 @@ def _update_classifier(
     metrics = Metrics(
         loss=_pmean(jnp.mean(linear.losses), axis_name),
         objective=_pmean(linear.base, axis_name) + weighted,
-        grad_norm=optax.global_norm(grads),
+        grad_norm=optax.tree.norm(grads),
         losses=linear.losses,
         weights=weights,
     )

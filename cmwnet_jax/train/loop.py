@@ -75,6 +75,7 @@ def train(config: ConfigDict, workdir: str) -> dict:
                 "epoch": epoch,
                 "learning_rate": float(recipe.learning_rate((epoch + 1) * len(rows) - 1)),
                 **{name: float(np.mean(values[0])) for name, values in steps.items()},
+                "loss_max": float(np.max(losses)),
                 **weight_metrics(weights, data.biased.is_wrong[rows.ravel()]),
                 **meta_metrics,
                 "test_loss": float(np.mean(test_losses)),
@@ -83,12 +84,14 @@ def train(config: ConfigDict, workdir: str) -> dict:
             }
             folder.append_metrics(metrics)
             bar.update(metrics)
-            if (epoch + 1) % config.checkpoint.every_epochs == 0 or epoch + 1 == config.num_epochs:
-                checkpoints.save(epoch + 1, parallel.unreplicate(state))
+            is_last = epoch + 1 == config.num_epochs
+            if is_last or (epoch + 1) % config.checkpoint.every_epochs == 0:
+                one = parallel.unreplicate(state)
+                if is_last:  # before the checkpoint that says that no epoch is left
+                    examples = {"rows": rows.ravel(), "losses": losses, "weights": weights}
+                    folder.write_weights(**_weights_file(config, data, recipe, one, examples, folder.metrics()))
+                checkpoints.save(epoch + 1, one)
     checkpoints.close()
-    folder.write_weights(
-        **_weights_file(data, recipe, parallel.unreplicate(state), rows.ravel(), losses, weights)
-    )
     result = _result(config, data, folder, time.perf_counter() - started)
     folder.write_result(result)
     return result
@@ -119,25 +122,31 @@ def _meta_set_metrics(data: Data, meta_set: np.ndarray) -> dict:
     return {"meta_set_size": len(meta_set), "meta_set_right_percent": float(100 * np.mean(~wrong))}
 
 
-def _weights_file(data: Data, recipe: Recipe, state: MetaState, rows, losses, weights) -> dict[str, np.ndarray]:
-    """What weights.npz holds: the last epoch's weight of each example that it visited, and the functions."""
+def _weights_file(
+    config: ConfigDict, data: Data, recipe: Recipe, state: MetaState, examples: dict, history: list[dict]
+) -> dict[str, np.ndarray]:
+    """What weights.npz holds: the last epoch's weight of each example that it visited, and the functions.
+
+    The functions run from loss 0 to the highest that the weight net has learned from.
+    """
+    rows = examples.pop("rows")
+    given = data.biased.given[rows]
     arrays = {
         "ids": data.biased.ids[rows],
-        "given": data.biased.given[rows],
+        "given": given,
         "true": data.biased.true[rows],
-        "meta_class": data.meta_classes.of_class[data.biased.given[rows]],
-        "losses": losses,
-        "weights": weights,
-        "class_counts": data.biased.class_counts,
-        "meta_class_of_class": data.meta_classes.of_class,
+        "meta_class": data.meta_classes.of_class[given],
         "centers": data.meta_classes.centers,
+        **examples,
     }
-    if recipe.weight_net is not None:
-        grid = jnp.linspace(0, max(float(np.max(losses)), 1.0), 200)
-        functions = weighting_functions(
-            recipe.weight_net.apply, state.weight_params, grid, data.meta_classes.num_meta_classes
+    learned = [line["loss_max"] for line in history if line["epoch"] >= config.warmup_epochs]
+    if recipe.weight_net is not None and learned:
+        grid = jnp.linspace(0, max(learned), 200)
+        count = data.meta_classes.num_meta_classes
+        arrays["grid"] = np.asarray(grid)
+        arrays["functions"] = np.asarray(
+            weighting_functions(recipe.weight_net.apply, state.weight_params, grid, count)
         )
-        arrays |= {"grid": np.asarray(grid), "functions": np.asarray(functions)}
     return arrays
 
 

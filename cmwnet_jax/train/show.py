@@ -16,7 +16,7 @@ _SHOWN = (
 
 
 class ProgressBar:
-    """A live bar on a terminal; elsewhere about ten plain lines a run. A context manager."""
+    """A live bar on a terminal; elsewhere about five plain lines a run. A context manager."""
 
     def __init__(self, name: str, num_epochs: int, first_epoch: int):
         self._name, self._num_epochs = name, num_epochs
@@ -46,7 +46,7 @@ class ProgressBar:
         )
         done = metrics["epoch"] + 1
         self._progress.update(self._task, completed=done, numbers=numbers)
-        if not self._live and (done % max(self._num_epochs // 10, 1) == 0 or done == self._num_epochs):
+        if not self._live and (done % max(self._num_epochs // 5, 1) == 0 or done == self._num_epochs):
             print(f"{self._name}  epoch {done}/{self._num_epochs}  {numbers}", file=sys.stderr, flush=True)
 
 

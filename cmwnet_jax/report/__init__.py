@@ -1,0 +1,1 @@
+"""Tables and figures from run folders alone; JAX is never imported here."""

@@ -1,0 +1,31 @@
+"""Four virtual CPU devices, a data folder of the session's own, and a switch to float64."""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests, and the commands that they start, share compiled programs with each other and with no one else.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+import jax
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_dir(tmp_path_factory):
+    """Where this test process keeps prepared data sets."""
+    folder = tmp_path_factory.mktemp("tfds")
+    os.environ["TFDS_DATA_DIR"] = str(folder)
+    return folder
+
+
+@pytest.fixture
+def x64():
+    """Float64 throughout, and no silent rank promotion: for tests of the mathematics."""
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    yield
+    jax.config.update("jax_enable_x64", False)
+    jax.config.update("jax_numpy_rank_promotion", "allow")

@@ -1,0 +1,237 @@
+"""The launcher, from flags to the run's folder."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.train import run_folder
+from cmwnet_jax.train.build import build_data, build_recipe
+from cmwnet_jax.train.checkpoint import Checkpoints
+from cmwnet_jax.train.config import default_config, parse_arg
+from cmwnet_jax.train.loop import train
+
+ROOT = Path(__file__).parent.parent
+
+
+def small_config(**fields):
+    """A few seconds of training; fields by dotted name with `__` for the dot."""
+    config = default_config()
+    config.data.bias = "long_tail_5+asymmetric_60"
+    config.num_epochs = 6
+    config.warmup_epochs = 2
+    config.batch_size = 48
+    config.meta_set.batch_size = 48
+    config.model.hidden = (16,)
+    config.checkpoint.every_epochs = 2
+    for name, value in fields.items():
+        config.update_from_flattened_dict({name.replace("__", "."): value})
+    return config
+
+
+def launch(*arguments, **environment):
+    """The command as a user types it."""
+    return subprocess.run(
+        [sys.executable, "-m", "cmwnet_jax.train", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_the_command_trains_and_leaves_a_folder_that_it_will_not_overwrite(tmp_path):
+    workdir = tmp_path / "run"
+    arguments = [
+        "--config=experiments/digits.py:long_tail_5+asymmetric_60,cmwnet,seed=3",
+        f"--workdir={workdir}",
+        "--config.num_epochs=12",
+    ]
+    done = launch(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy, mean of the last 10 epochs" in done.stdout
+    assert "epoch 12/12" in done.stderr
+    assert {path.name for path in workdir.iterdir()} == {
+        "config.json", "metrics.jsonl", "weights.npz", "result.json", "checkpoints", "figures",
+    }  # fmt: skip
+    assert json.loads((workdir / "config.json").read_text())["seed"] == 3
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(12))
+    assert lines[0]["meta_loss"] is None
+    assert lines[-1]["meta_loss"] > 0
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["test_accuracy_percent_last"] == lines[-1]["test_accuracy_percent"]
+    assert 0.05 < result["wrong_rate"] < 0.2
+
+    before = (workdir / "result.json").read_bytes()
+    again = launch(*arguments)
+    assert again.returncode == 2
+    assert "holds a finished run" in again.stderr
+    assert (workdir / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.batch_siz=3", "no field 'batch_siz'; did you mean 'batch_size'?"),
+        ("--config.optimizer.learning_rat=3", "did you mean 'optimizer.learning_rate'?"),
+        ("--config.batch_size=many", "config.batch_size"),
+        ("--config.data.bias=symmetric_140", r"noise rate is 1.4, expected a number in [0, 1]"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence_and_no_folder(argument, message, tmp_path):
+    done = launch("--config=experiments/digits.py", argument, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"data__name": "digit"}, "data.name is 'digit', expected one of .*did you mean 'digits'"),
+        ({"method": "cmw"}, "method is 'cmw', expected one of cmwnet, erm, mwnet; did you mean 'cmwnet'"),
+        ({"weight_net__num_meta_classes": 0}, "num_meta_classes is 0, expected at least 1"),
+        ({"weight_net__num_meta_classes": 11}, "num_meta_classes is 11, expected .* number of classes, 10"),
+        ({"data__bias": "asymmetric_-1"}, r"noise rate is -0.01, expected a number in \[0, 1\]"),
+        ({"data__bias": "long_tail_0.5"}, "imbalance factor is 0.5, expected at least 1"),
+        ({"data__bias": "long_tail_1000"}, "leaves class 7 none of its 125 examples"),
+        ({"data__bias": "longtail_10"}, "bias is 'longtail_10', expected"),
+        ({"batch_size": 100_000}, "batch_size is 100000, expected at most the .* training examples"),
+        ({"batch_size": 50}, "batch_size is 50, expected a multiple of the 4 local devices: use 48"),
+        ({"num_epochs": 0}, "num_epochs is 0, expected at least 1"),
+        ({"weight_net__normalize": "total"}, "weight_net.normalize is 'total'"),
+    ],
+)
+def test_a_wrong_field_is_named_and_nothing_is_written(fields, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        train(small_config(**fields), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="workdir is .*file/run.*cannot be written"):
+        train(small_config(), tmp_path / "file" / "run")
+
+
+def test_training_never_imports_tensorflow(tmp_path, data_dir):
+    code = (
+        "import sys; from test_train import small_config, train; "
+        f"train(small_config(num_epochs=3), {str(tmp_path / 'run')!r}); "
+        "assert 'tensorflow' not in sys.modules, 'tensorflow was imported'"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a run before its time."""
+
+
+def final_arrays(config, workdir):
+    """Everything in the newest checkpoint, by name."""
+    checkpoints = Checkpoints(workdir / "checkpoints", 1)
+    epochs, state = checkpoints.restore(build_recipe(config, build_data(config)).state)
+    checkpoints.close()
+    assert epochs == config.num_epochs
+    state = state.replace(rng=jax.random.key_data(state.rng))
+    return jax.tree_util.tree_leaves_with_path(state)
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    config = small_config()
+    train(config, tmp_path / "whole")
+
+    append = run_folder.RunFolder.append_metrics
+
+    def failing(folder, metrics):
+        append(folder, metrics)
+        if metrics["epoch"] == 4:  # after the checkpoint of epoch 4, inside of its second half
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder.RunFolder, "append_metrics", failing)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "resumed")
+    assert not (tmp_path / "resumed" / "result.json").exists()
+    with pytest.raises(UsageError, match="unfinished run of another config .*seed was 0 and is 1"):
+        train(small_config(seed=1), tmp_path / "resumed")
+    train(config, tmp_path / "resumed")
+
+    whole, resumed = (final_arrays(config, tmp_path / name) for name in ("whole", "resumed"))
+    for (path, expected), (_, got) in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(got, expected, err_msg=jax.tree_util.keystr(path))
+    metrics = [
+        [{**json.loads(line), "seconds": 0} for line in (tmp_path / name / "metrics.jsonl").open()]
+        for name in ("whole", "resumed")
+    ]
+    assert metrics[0] == metrics[1]
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_result_still_gets_one(tmp_path):
+    config = small_config()
+    result = train(config, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    assert train(config, tmp_path / "run")["test_accuracy_percent_last"] == result["test_accuracy_percent_last"]
+
+
+@pytest.mark.parametrize("kind", ["held_out", "balanced"])
+@pytest.mark.parametrize("every", [1, 3])
+def test_meta_sets_and_meta_every(kind, every, tmp_path):
+    config = small_config(meta_set__kind=kind, meta_every_steps=every, num_epochs=4)
+    result = train(config, tmp_path / "run")
+    assert np.isfinite(result["test_accuracy_percent_last"])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert lines[-1]["meta_set_size"] == 100
+    if kind == "held_out":
+        assert lines[-1]["meta_set_right_percent"] == 100
+        assert result["num_examples"] < train_size("none")
+
+
+def train_size(bias):
+    return len(build_data(small_config(data__bias=bias)).biased.ids)
+
+
+def test_erm_learns_clean_digits(tmp_path):
+    """A launcher that trains at all gets these right."""
+    config = small_config(method="erm", data__bias="none", num_epochs=8, model__hidden=(64,))
+    assert train(config, tmp_path / "run")["test_accuracy_percent_last"] > 93
+    shutil.rmtree(tmp_path / "run")
+
+
+def test_warmup_is_the_same_for_every_method(tmp_path):
+    """Same bias, same initial parameters, same batches: the comparison is of the methods alone."""
+    losses = {}
+    for method in ("erm", "cmwnet"):
+        train(small_config(method=method, num_epochs=3), tmp_path / method)
+        lines = [json.loads(line) for line in (tmp_path / method / "metrics.jsonl").open()]
+        losses[method] = [line["loss"] for line in lines]
+    assert losses["erm"][:2] == losses["cmwnet"][:2]
+
+
+def test_a_configs_argument_is_typed_and_checked():
+    args = parse_arg("symmetric_40,erm,seed=3", ("bias", "method"), bias="none", method="cmwnet", seed=0)
+    assert (args.bias, args.method, args.seed) == ("symmetric_40", "erm", 3)
+    assert parse_arg(",erm", ("bias", "method"), bias="none", method="cmwnet").bias == "none"
+    for arg, message in (
+        ("a,b,c", "has 'c' at place 3"),
+        ("sed=3", "'sed', expected one of .*did you mean 'seed'"),
+        ("seed=x", "seed is 'x' in the config's argument, expected int"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            parse_arg(arg, ("bias", "method"), bias="none", method="cmwnet", seed=0)
