@@ -126,7 +126,7 @@ class TestNames:
             ("symmetric40", "did you mean 'symmetric'"),
             ("pmd4_35", "did you mean 'pmd"),
             ("long_tail_1.2.3", "did you mean 'long_tail'"),
-            ("long_tail_10+", "the kind of bias in ''"),
+            ("long_tail_10+", "bias is '', expected KIND_NUMBER"),
             ("symmetric", "expected a number at its end"),
             ("human_worst", "did you mean 'worse'"),
         ],

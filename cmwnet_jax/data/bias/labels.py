@@ -106,15 +106,16 @@ class BiasedLabels:
         return dataclasses.replace(self, given=given.astype(np.int32))
 
 
-def check_rate(field: str, rate: float) -> None:
+def check_rate(field: str, rate: float, what: str = "noise rate") -> None:
     """Raises a UsageError where a rate is not in [0, 1].
 
     Args:
-        field: what the error calls it.
+        field: the bias, for the error.
         rate: the rate.
+        what: what the error calls it.
     """
     if not 0 <= rate <= 1:
-        raise UsageError(f"{field}: rate is {rate:g}, expected a number in [0, 1] (in a name, 0 to 100)")
+        raise UsageError(f"{field}: {what} is {rate:g}, expected a number in [0, 1] (in a name, 0 to 100)")
 
 
 def exact_count(share: float, size: int) -> int:

@@ -155,7 +155,7 @@ def _parse(part: str) -> tuple[_Kind, float]:
     matched = re.fullmatch(r"(\w+)_(-?[0-9]+(?:\.[0-9]+)?)", part)
     kind = matched[1] if matched else part
     if kind not in _KINDS:
-        raise unknown_name(f"the kind of bias in {part!r}", kind, [*_KINDS, "human"])
+        raise unknown_name(f"bias is {part!r}, expected KIND_NUMBER, but KIND", kind, [*_KINDS, "human"])
     if not matched:
         raise UsageError(
             f"bias is {part!r}, expected a number at its end, e.g. {part}_40 (a rate in per cent, or a factor)"

@@ -64,7 +64,7 @@ def pair_candidates(labels: BiasedLabels, q: float, seed: Seed) -> np.ndarray:
 
 
 def _check(q: float, num_classes: int) -> None:
-    check_rate("partial labels", q)
+    check_rate("partial labels", q, "q")
     if num_classes < 2:
         raise UsageError(
             f"partial labels: {num_classes} class, expected at least 2, so that there is another one"

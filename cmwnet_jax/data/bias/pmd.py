@@ -139,8 +139,8 @@ def _solve(field: str, share: Callable[[float], float], rate: float) -> float:
     reached = share(np.exp(low)), share(np.exp(high))
     if not reached[0] - 1e-9 <= rate <= reached[1] + 1e-9:
         raise UsageError(
-            f"{field}: rate is {rate:g}, expected {reached[0]:.4g} to {reached[1]:.4g}, what this posterior "
-            f"allows: use a less certain one (an earlier checkpoint), or another rate"
+            f"{field}: noise rate is {rate:g}, expected {reached[0]:.4g} to {reached[1]:.4g}, what this "
+            f"posterior allows: use a less certain one (an earlier checkpoint), or another rate"
         )
     for _ in range(80):
         middle = (low + high) / 2
