@@ -93,24 +93,7 @@ def load_record(folder: str | os.PathLike, *, dataset: str, true_labels: np.ndar
             f"({fields['dataset_size']} examples, here {len(true_labels)}): prepare the data set as it was, or "
             f"make the bias anew"
         )
-    labels = BiasedLabels(
-        ids=arrays["ids"],
-        given=arrays["given"],
-        true=arrays["true"],
-        num_classes=fields["num_classes"],
-        foreign=arrays.get("foreign"),
-        foreign_dataset=fields["foreign_dataset"],
-        truth_known=fields["truth_known"],
-    )
-    record = Record(
-        labels=labels,
-        name=fields["name"],
-        seed=fields["seed"],
-        dataset=dataset,
-        meta_classes=MetaClasses(arrays["meta_class_centers"], arrays["meta_class_of_class"]),
-        candidates=arrays.get("candidates"),
-        held_out=arrays.get("held_out"),
-    )
+    record = _record(fields, arrays)
     _check_dataset(record, true_labels, f"the record in {str(folder)!r}")
     return record
 
@@ -152,6 +135,28 @@ def _arrays(record: Record) -> dict[str, np.ndarray]:
     }
     optional = {"foreign": labels.foreign, "candidates": record.candidates, "held_out": record.held_out}
     return arrays | {name: array for name, array in optional.items() if array is not None}
+
+
+def _record(fields: dict, arrays: dict[str, np.ndarray]) -> Record:
+    """The record that `_fields` and `_arrays` were made from."""
+    labels = BiasedLabels(
+        ids=arrays["ids"],
+        given=arrays["given"],
+        true=arrays["true"],
+        num_classes=fields["num_classes"],
+        foreign=arrays.get("foreign"),
+        foreign_dataset=fields["foreign_dataset"],
+        truth_known=fields["truth_known"],
+    )
+    return Record(
+        labels=labels,
+        name=fields["name"],
+        seed=fields["seed"],
+        dataset=fields["dataset"],
+        meta_classes=MetaClasses(arrays["meta_class_centers"], arrays["meta_class_of_class"]),
+        candidates=arrays.get("candidates"),
+        held_out=arrays.get("held_out"),
+    )
 
 
 def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
