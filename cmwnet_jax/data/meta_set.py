@@ -1,25 +1,87 @@
-"""Which training examples the meta loss is measured on."""
+"""Which training examples the meta loss is measured on, and under which labels."""
+
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cmwnet_jax.data.bias import BiasedLabels, Seed
+from cmwnet_jax.errors import UsageError
+
+
+class MetaSet(NamedTuple):
+    """A meta set of training examples.
+
+    Attributes:
+        rows: [M] int64, ascending rows of the training examples.
+        labels: [M] int class indices or [M, C] float distributions, what the meta loss compares with.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+
+
+class Rightness(NamedTuple):
+    """How many of a meta set are in truth rightly labelled.
+
+    Attributes:
+        right: how many are.
+        known: of how many it is known.
+    """
+
+    right: int
+    known: int
+
+    @property
+    def percent(self) -> float:
+        """100 * right / known; NaN where nothing is known."""
+        return 100 * self.right / self.known if self.known else float("nan")
 
 
 def lowest_loss(losses: np.ndarray, labels: np.ndarray, num_classes: int, per_class: int) -> np.ndarray:
     """Per class, the examples of lowest loss by given label: a meta set without clean data (Sec. 4.2).
 
     Args:
-        losses: [N] float under the current classifier.
+        losses: [N] float under the current classifier; a NaN counts as the highest.
         labels: [N] int, given labels.
         num_classes: C.
-        per_class: examples of each class; a class that has fewer gives all it has.
+        per_class: examples of each class, at least 1; a class that has fewer gives all it has.
 
     Returns:
         Ascending rows, at most C * per_class.
+
+    Raises:
+        UsageError: not one loss a label, or `per_class` is below 1.
     """
+    _check_per_class(per_class)
+    losses, labels = np.asarray(losses), np.asarray(labels)
+    if losses.shape != labels.shape or losses.ndim != 1:
+        raise UsageError(f"lowest_loss: losses of shape {losses.shape}, expected one a label, {labels.shape}")
     order = np.argsort(losses, kind="stable")
     rows = [order[labels[order] == c][:per_class] for c in range(num_classes)]
     return np.sort(np.concatenate(rows))
+
+
+def with_labels(rows: np.ndarray, labels: ArrayLike) -> MetaSet:
+    """A meta set under the labels of a table: the given ones, or pseudo-labels (Sec. 4.2, Q20).
+
+    The authors' code uses the given labels of low-loss examples, the text also mentions their
+    pseudo-labels; examples are chosen by given label either way.
+
+    Args:
+        rows: [M] int, ascending rows of the training examples.
+        labels: [N] int given labels or hard pseudo-labels, or [N, C] float soft pseudo-labels.
+
+    Raises:
+        UsageError: the table has no label for some row.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim not in (1, 2) or (len(rows) and np.max(rows) >= len(labels)):
+        raise UsageError(
+            f"meta set: labels of shape {labels.shape}, expected [N] or [N, C] with a row for each of the "
+            f"training examples"
+        )
+    return MetaSet(rows=rows, labels=labels[rows])
 
 
 def balanced(labels: np.ndarray, num_classes: int, per_class: int, seed: Seed) -> np.ndarray:
@@ -28,12 +90,18 @@ def balanced(labels: np.ndarray, num_classes: int, per_class: int, seed: Seed) -
     Args:
         labels: [N] int, given labels.
         num_classes: C; classes without an example are passed over.
-        per_class: the cap.
+        per_class: the cap, at least 1.
         seed: a seed or generator; another one each epoch draws the set afresh.
 
     Returns:
         Ascending rows, the same number of each class.
+
+    Raises:
+        UsageError: there is no example, or `per_class` is below 1.
     """
+    _check_per_class(per_class)
+    if not len(labels):
+        raise UsageError("meta set: no training examples, expected at least one to choose from")
     rng = np.random.default_rng(seed)
     counts = np.bincount(labels, minlength=num_classes)
     size = min(per_class, counts[counts > 0].min())
@@ -46,11 +114,46 @@ def hold_out(labels: BiasedLabels, per_class: int, seed: Seed) -> tuple[np.ndarr
 
     Args:
         labels: clean labels.
-        per_class: examples of each class that are set apart.
+        per_class: examples of each class that are set apart, fewer than any class has.
         seed: a seed or generator.
 
     Returns:
-        (rows of the meta set, ascending; the labels that are left for training).
+        (ids of the meta set, ascending; the labels that are left for training).
+
+    Raises:
+        UsageError: `per_class` is below 1 or would leave a class without training examples, or
+            labels have been made wrong already.
     """
+    _check_per_class(per_class)
+    if labels.is_wrong.any():
+        raise UsageError(
+            f"meta set: {labels.is_wrong.sum()} labels are wrong already, expected clean ones: hold the meta "
+            f"set out before the bias"
+        )
+    counts = labels.class_counts
+    smallest = int(counts[counts > 0].min(initial=len(labels.ids)))
+    if per_class >= smallest:
+        raise UsageError(
+            f"meta_set.per_class_examples is {per_class}, expected fewer than the {smallest} examples of the "
+            f"smallest class, so that some are left to train on: lower it"
+        )
     rows = balanced(labels.true, labels.num_classes, per_class, seed)
-    return rows, labels.take(np.setdiff1d(np.arange(len(labels.ids)), rows))
+    return labels.ids[rows], labels.take(np.setdiff1d(np.arange(len(labels.ids)), rows))
+
+
+def rightness(labels: BiasedLabels, meta: MetaSet) -> Rightness:
+    """How many of a meta set are in truth rightly labelled; a soft label by its most likely class.
+
+    Args:
+        labels: the training examples that `meta.rows` point into.
+        meta: the meta set.
+    """
+    if not labels.truth_known:
+        return Rightness(right=0, known=0)
+    hard = meta.labels if meta.labels.ndim == 1 else meta.labels.argmax(axis=1)
+    return Rightness(right=int(np.sum(hard == labels.true[meta.rows])), known=len(meta.rows))
+
+
+def _check_per_class(per_class: int) -> None:
+    if per_class < 1:
+        raise UsageError(f"meta_set.per_class_examples is {per_class}, expected at least 1")

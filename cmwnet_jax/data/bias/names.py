@@ -1,0 +1,173 @@
+"""Biases by name, e.g. `long_tail_100`, `pmd1_35+uniform_30`."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from numpy.typing import ArrayLike
+
+from cmwnet_jax.data.bias import similar
+from cmwnet_jax.data.bias.human import human_labels as use_human_labels
+from cmwnet_jax.data.bias.imbalance import long_tail
+from cmwnet_jax.data.bias.labels import BiasedLabels, Seed
+from cmwnet_jax.data.bias.noise import (
+    asymmetric_noise,
+    flip_matrix,
+    symmetric_noise,
+    transition_noise,
+    uniform_noise,
+)
+from cmwnet_jax.data.bias.open_set import ForeignSet, open_set
+from cmwnet_jax.data.bias.pmd import pmd_noise, pmd_noise_plc
+from cmwnet_jax.errors import UsageError, unknown_name
+
+
+class _Inputs(NamedTuple):
+    """What a bias may need besides labels, a rate and a seed; field names are `apply`'s arguments."""
+
+    dataset: str
+    posterior: ArrayLike | None = None
+    human_labels: Mapping[str, ArrayLike] | None = None
+    foreign: ForeignSet | None = None
+
+
+_Bias = Callable[[BiasedLabels, float, Seed, _Inputs], BiasedLabels]
+
+
+class _Kind(NamedTuple):
+    apply: _Bias
+    needs: str = ""
+
+
+def _asymmetric(labels: BiasedLabels, percent: float, seed: Seed, inputs: _Inputs) -> BiasedLabels:
+    flips = similar.flips_of("asymmetric", similar.ASYMMETRIC_FLIPS, inputs.dataset)
+    return asymmetric_noise(labels, percent / 100, flips, seed)
+
+
+def _asymmetric_dividemix(labels: BiasedLabels, percent: float, seed: Seed, inputs: _Inputs) -> BiasedLabels:
+    flips = similar.flips_of("asymmetric_dividemix", similar.DIVIDEMIX_FLIPS, inputs.dataset)
+    return asymmetric_noise(labels, percent / 100, flips, seed)
+
+
+def _asymmetric_plc(labels: BiasedLabels, percent: float, seed: Seed, inputs: _Inputs) -> BiasedLabels:
+    # Drawn example by example, as the code behind Table 4 does, not an exact count a class (Q24).
+    flips = similar.flips_of("asymmetric_plc", similar.PLC_FLIPS, inputs.dataset)
+    return transition_noise(labels, flip_matrix(percent / 100, flips, labels.num_classes), seed)
+
+
+def _pmd(noise: Callable[..., BiasedLabels], kind: int) -> _Kind:
+    return _Kind(
+        lambda b, percent, seed, inputs: noise(b, kind, percent / 100, inputs.posterior, seed), "posterior"
+    )
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "long_tail": _Kind(lambda b, factor, seed, _: long_tail(b, factor, seed)),
+    "symmetric": _Kind(lambda b, percent, seed, _: symmetric_noise(b, percent / 100, seed)),
+    "uniform": _Kind(lambda b, percent, seed, _: uniform_noise(b, percent / 100, seed)),
+    "asymmetric": _Kind(_asymmetric),
+    "asymmetric_dividemix": _Kind(_asymmetric_dividemix),
+    "asymmetric_plc": _Kind(_asymmetric_plc),
+    **{f"pmd{kind}": _pmd(pmd_noise, kind) for kind in (1, 2, 3)},
+    **{f"pmd{kind}_plc": _pmd(pmd_noise_plc, kind) for kind in (1, 2, 3)},
+    "open_set": _Kind(
+        lambda b, percent, seed, inputs: open_set(b, percent / 100, inputs.foreign, seed), "foreign"
+    ),
+}
+
+_HELP_OF_NEED = {
+    "posterior": "the class probabilities of a classifier trained on clean labels",
+    "human_labels": "a mapping from annotators to their labels",
+    "foreign": "the ForeignSet that the images come from",
+}
+
+
+def apply(
+    name: str,
+    labels: BiasedLabels,
+    dataset: str,
+    seed: int,
+    *,
+    posterior: ArrayLike | None = None,
+    human_labels: Mapping[str, ArrayLike] | None = None,
+    foreign: ForeignSet | None = None,
+) -> BiasedLabels:
+    """The bias that a name says.
+
+    `KIND_NUMBER`, the number a rate in per cent (for `long_tail`, the imbalance factor), with KIND one
+    of `long_tail`, `symmetric` (own class may be drawn), `uniform` (it may not), `asymmetric` (the
+    published map, or CIFAR-100's superclass rule), `asymmetric_dividemix` (cats and dogs both
+    ways), `asymmetric_plc` (Table 4's), `pmd1`, `pmd2`, `pmd3` (Sec. 4.3), `pmd1_plc` to `pmd3_plc`
+    (the code behind Table 3), `open_set`; or `human_ANNOTATOR`. Parts that are joined by `+`
+    apply from left to right, each with its own stream of the seed, e.g. `long_tail_10+asymmetric_40`.
+    Hybrids are feature-dependent noise first, then independent noise laid over it (Table 4):
+    `pmd1_35+uniform_30`. `none` and the empty name are no bias.
+
+    Args:
+        name: the bias.
+        labels: what to bias, usually `BiasedLabels.clean(...)`.
+        dataset: the data set's name, which chooses the asymmetric map.
+        seed: seed of the whole bias, not negative.
+        posterior: [training split, C] float, rows by id; what `pmd` needs.
+        human_labels: annotator -> [training split] int, rows by id; the entry `clean`, where there
+            is one, is compared with the true labels.
+        foreign: what `open_set` takes images from.
+
+    Raises:
+        UsageError: the name is not understood, a number in it is out of range, or what it needs is
+            not given.
+    """
+    inputs = _Inputs(dataset, posterior, human_labels, foreign)
+    for position, part in enumerate(_parts(name)):
+        kind, amount = _parse(part)
+        if kind.needs and getattr(inputs, kind.needs) is None:
+            raise UsageError(f"bias is {part!r}, which needs {kind.needs}: pass {_HELP_OF_NEED[kind.needs]}")
+        labels = kind.apply(labels, amount, [seed, position], inputs)
+    return labels
+
+
+def needs(name: str) -> frozenset[str]:
+    """Which of `apply`'s optional arguments a name needs; checks the name without any data.
+
+    Args:
+        name: the bias.
+
+    Returns:
+        A subset of `posterior`, `human_labels` and `foreign`.
+
+    Raises:
+        UsageError: the name is not understood.
+
+    Example:
+        >>> needs("pmd1_35+uniform_30")
+        frozenset({'posterior'})
+    """
+    return frozenset(kind.needs for kind, _ in map(_parse, _parts(name)) if kind.needs)
+
+
+def _parts(name: str) -> list[str]:
+    return [] if name in ("", "none") else name.split("+")
+
+
+def _parse(part: str) -> tuple[_Kind, float]:
+    if matched := re.fullmatch(r"human_(\w+)", part):
+        return _human(matched[1]), 0.0
+    matched = re.fullmatch(r"(\w+)_(-?[0-9]+(?:\.[0-9]+)?)", part)
+    kind = matched[1] if matched else part
+    if kind not in _KINDS:
+        raise unknown_name(f"bias is {part!r}, expected KIND_NUMBER, but KIND", kind, [*_KINDS, "human"])
+    if not matched:
+        raise UsageError(
+            f"bias is {part!r}, expected a number at its end, e.g. {part}_40 (a rate in per cent, or a factor)"
+        )
+    return _KINDS[kind], float(matched[2])
+
+
+def _human(annotator: str) -> _Kind:
+    def chosen(labels: BiasedLabels, amount: float, seed: Seed, inputs: _Inputs) -> BiasedLabels:
+        del amount, seed  # what people said has neither
+        if annotator not in inputs.human_labels:
+            raise unknown_name(f"the annotator in 'human_{annotator}'", annotator, inputs.human_labels)
+        return use_human_labels(labels, inputs.human_labels[annotator], inputs.human_labels.get("clean"))
+
+    return _Kind(chosen, "human_labels")

@@ -1,0 +1,148 @@
+"""Feature-dependent (PMD) noise: labels near the decision boundary flip to the second choice (Sec. 4.3)."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cmwnet_jax.data.bias.labels import BiasedLabels, Seed, check_rate, rows_by_id
+from cmwnet_jax.errors import UsageError
+
+# The flip probability as a function of the margin between the two most likely classes, as printed
+# in Sec. 4.3. Its type III does not vanish at margin 1; the PLC paper's, which it cites, does.
+_TAU: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda margin: 0.5 - 0.5 * margin**2,
+    2: lambda margin: 1 - margin**3,
+    3: lambda margin: 1 - (margin**3 + margin) / 3,
+}
+_TAU_PLC = {**_TAU, 3: lambda margin: 1 - (margin**3 + margin**2 + margin) / 3}
+
+
+def flip_probability(kind: int, margin: ArrayLike) -> np.ndarray:
+    """The paper's tau (Sec. 4.3) before it is scaled.
+
+    Args:
+        kind: 1, 2 or 3.
+        margin: [N] float in [0, 1], eta_u - eta_s, the two most likely classes' posteriors.
+
+    Returns:
+        [N] float64.
+
+    Raises:
+        UsageError: there is no such type.
+    """
+    return _formula(_TAU, kind)(np.asarray(margin, np.float64))
+
+
+def pmd_noise(labels: BiasedLabels, kind: int, rate: float, posterior: ArrayLike, seed: Seed) -> BiasedLabels:
+    """Type I-III noise as Sec. 4.3 prints it: P(given = s | label = u, x) = min(1, scale * tau(x)).
+
+    u and s are the most and second most likely classes of x. The scale is the one number that
+    makes `rate` the expected share of flipped labels. An example whose label is not u keeps it: the
+    formula is conditional on u, so that every flip of a clean label makes a wrong one.
+
+    Args:
+        labels: the labels so far.
+        kind: 1, 2 or 3.
+        rate: wanted share of flips, in [0, 1]; each example is drawn independently.
+        posterior: [training split, C] float, rows by id, e.g. the softmax of a classifier that was
+            trained on clean labels.
+        seed: a seed or generator.
+
+    Raises:
+        UsageError: no such type, a posterior that is none, or a rate that no scale reaches.
+    """
+    check_rate(f"pmd{kind}", rate)
+    tau = _formula(_TAU, kind)
+    first, second, margin = _two_most_likely(labels, posterior)
+    flippable = np.where(labels.given == first, tau(margin), 0.0)
+
+    def probability(scale: float) -> np.ndarray:
+        return np.minimum(1, scale * flippable)
+
+    flip = probability(_solve(f"pmd{kind}", lambda scale: float(np.mean(probability(scale))), rate))
+    drawn = np.random.default_rng(seed).random(len(flip)) < flip
+    return labels.relabel(np.where(drawn, second, labels.given))
+
+
+def pmd_noise_plc(
+    labels: BiasedLabels, kind: int, rate: float, posterior: ArrayLike, seed: Seed
+) -> BiasedLabels:
+    """Type I-III noise as the PLC authors' code, whose label files Table 3 uses, makes it.
+
+    It differs from the text in three ways. Every label becomes u or s, also where the true label
+    is neither. It is the probability to *keep* u, 1 - tau, that is divided by a factor, so that
+    confident examples flip too (30% of them for type I at 35%). Type III has a squared term,
+    tau = 1 - (m^3 + m^2 + m) / 3.
+
+    Args:
+        labels, kind, posterior, seed: as in `pmd_noise`.
+        rate: wanted expected share of labels that change, in [0, 1].
+
+    Raises:
+        UsageError: no such type, a posterior that is none, or a rate that no factor reaches.
+    """
+    check_rate(f"pmd{kind}_plc", rate)
+    tau = _formula(_TAU_PLC, kind)
+    first, second, margin = _two_most_likely(labels, posterior)
+    keep = 1 - tau(margin)
+
+    def probability(scale: float) -> np.ndarray:
+        return 1 - np.minimum(1, keep / scale)
+
+    def changed(scale: float) -> float:
+        flip = probability(scale)
+        return float(np.mean(np.where(labels.given != second, flip, 0) + (labels.given != first) * (1 - flip)))
+
+    flip = probability(_solve(f"pmd{kind}_plc", changed, rate))
+    drawn = np.random.default_rng(seed).random(len(flip)) < flip
+    return labels.relabel(np.where(drawn, second, first))
+
+
+def _formula(formulas: dict, kind: int) -> Callable[[np.ndarray], np.ndarray]:
+    if kind not in formulas:
+        raise UsageError(f"pmd: type is {kind!r}, expected 1, 2 or 3 (Sec. 4.3)")
+    return formulas[kind]
+
+
+def _two_most_likely(labels: BiasedLabels, posterior: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """([N] most likely class, [N] second most likely, [N] float64 margin between them)."""
+    posterior = np.asarray(posterior)
+    if posterior.ndim != 2 or posterior.shape[1] != labels.num_classes or labels.num_classes < 2:
+        raise UsageError(
+            f"posterior: shape {posterior.shape}, expected [examples of the training split, "
+            f"{labels.num_classes} classes], and at least 2 of these"
+        )
+    posterior = rows_by_id("posterior", posterior, labels).astype(np.float64)
+    # NaN fails both comparisons.
+    bad = ~(np.all(posterior >= 0, axis=1) & (np.abs(posterior.sum(axis=1) - 1) < 1e-3))
+    if bad.any():
+        row = int(labels.ids[np.flatnonzero(bad)[0]])
+        raise UsageError(
+            f"posterior: {bad.sum()} rows are not distributions, first row {row}: expected probabilities "
+            f"that sum to one (softmax of the logits, not the logits)"
+        )
+    # Twice argmax, not a sort: of equally likely classes the lower index comes first.
+    first, rows = posterior.argmax(axis=1), np.arange(len(posterior))
+    highest = posterior[rows, first]
+    posterior[rows, first] = -1
+    second = posterior.argmax(axis=1)
+    return first, second, highest - posterior[rows, second]
+
+
+def _solve(field: str, share: Callable[[float], float], rate: float) -> float:
+    """The scale at which a continuous share has the wanted value, by bisection of its logarithm.
+
+    The bounds are where float64 probabilities are all but 0 and 1.
+    """
+    low, high = -700.0, 700.0
+    reached = share(np.exp(low)), share(np.exp(high))
+    if not reached[0] - 1e-9 <= rate <= reached[1] + 1e-9:
+        raise UsageError(
+            f"{field}: noise rate is {rate:g}, expected {reached[0]:.4g} to {reached[1]:.4g}, what this "
+            f"posterior allows: use a less certain one (an earlier checkpoint), or another rate"
+        )
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(np.exp(middle)) < rate else (low, middle)
+    return float(np.exp(high))

@@ -1,0 +1,217 @@
+"""A bias on disk: `bias.json` to read, `bias.npz` with the arrays; a run can be started from it."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from cmwnet_jax.data.bias import BiasedLabels
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.meta_classes import MetaClasses
+
+_FORMAT = 1
+_JSON, _NPZ = "bias.json", "bias.npz"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+    """A bias as it came out, with what it came from.
+
+    Attributes:
+        labels: the biased labels.
+        name: the bias's name, as `bias.apply` takes it.
+        seed: the seed it was applied with.
+        dataset: the data set's name.
+        meta_classes: the meta-classes that follow from the class sizes.
+        candidates: [N, C] bool, partial labels; None where the labels are not partial.
+        held_out: [M] int64, ids of the clean meta set that was set apart; None where there is none.
+    """
+
+    labels: BiasedLabels
+    name: str
+    seed: int
+    dataset: str
+    meta_classes: MetaClasses
+    candidates: np.ndarray | None = None
+    held_out: np.ndarray | None = None
+
+
+def save_record(folder: str | os.PathLike, record: Record, true_labels: np.ndarray) -> None:
+    """Writes `bias.json` and `bias.npz`; each is replaced as a whole or not at all.
+
+    Args:
+        folder: made where it is missing.
+        record: the bias.
+        true_labels: [training split] int, the data set's own labels.
+
+    Raises:
+        UsageError: the record's labels are not this data set's, or the folder cannot be written.
+    """
+    _check_dataset(record, true_labels, "the record")
+    folder = Path(folder).expanduser()
+    contents = io.BytesIO()
+    np.savez_compressed(contents, **_arrays(record))
+    fields = _fields(record, true_labels)
+    fields["checksum"] = _checksum(contents.getvalue(), fields)
+    text = json.dumps(fields, indent=2, allow_nan=False) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # The JSON last: it vouches for the arrays, and an old one does not vouch for new arrays.
+        _replace(folder / _NPZ, contents.getvalue())
+        _replace(folder / _JSON, text.encode())
+    except OSError as error:
+        raise UsageError(
+            f"the record's folder is {str(folder)!r}, which cannot be written ({error}): choose another"
+        ) from error
+
+
+def load_record(folder: str | os.PathLike, *, dataset: str, true_labels: np.ndarray) -> Record:
+    """The record in a folder, exactly as it was saved.
+
+    Args:
+        folder: holds `bias.json` and `bias.npz`, e.g. a run's folder.
+        dataset: name of the data set that the record is to be used with.
+        true_labels: [training split] int, that data set's own labels.
+
+    Raises:
+        UsageError: the files are missing, damaged or edited, or belong to another data set.
+    """
+    folder = Path(folder).expanduser()
+    fields, arrays = _read(folder)
+    if fields["dataset"] != dataset:
+        raise UsageError(
+            f"the record in {str(folder)!r} is of the data set {fields['dataset']!r}, expected {dataset!r}: "
+            f"use a record of this data set, or set data.name"
+        )
+    if fields["dataset_checksum"] != _digest(true_labels):
+        raise UsageError(
+            f"the record in {str(folder)!r} is of a {dataset} with other labels or another order "
+            f"({fields['dataset_size']} examples, here {len(true_labels)}): prepare the data set as it was, or "
+            f"make the bias anew"
+        )
+    record = _record(fields, arrays)
+    _check_dataset(record, true_labels, f"the record in {str(folder)!r}")
+    return record
+
+
+def _fields(record: Record, true_labels: np.ndarray) -> dict:
+    """What bias.json holds, but for the checksum."""
+    labels = record.labels
+    return {
+        "format": _FORMAT,
+        "dataset": record.dataset,
+        "name": record.name,
+        "seed": int(record.seed),
+        "num_examples": len(labels.ids),
+        "num_classes": int(labels.num_classes),
+        "wrong_rate": labels.wrong_rate if labels.truth_known else None,
+        "truth_known": labels.truth_known,
+        "num_foreign": int(labels.is_foreign.sum()),
+        "foreign_dataset": labels.foreign_dataset,
+        "class_counts": labels.class_counts.tolist(),
+        "meta_class_centers": record.meta_classes.centers.tolist(),
+        "meta_class_of_class": record.meta_classes.of_class.tolist(),
+        # Equal for equal biases, whatever wrote them; `checksum` is of these very files.
+        "labels_checksum": _digest(labels.ids, labels.given, labels.true),
+        "dataset_size": len(true_labels),
+        "dataset_checksum": _digest(true_labels),
+    }
+
+
+def _arrays(record: Record) -> dict[str, np.ndarray]:
+    """What bias.npz holds; optional arrays only where they are."""
+    labels = record.labels
+    arrays = {
+        "ids": labels.ids,
+        "given": labels.given,
+        "true": labels.true,
+        "transition_matrix": labels.transition_matrix,
+        "meta_class_centers": record.meta_classes.centers,
+        "meta_class_of_class": record.meta_classes.of_class,
+    }
+    optional = {"foreign": labels.foreign, "candidates": record.candidates, "held_out": record.held_out}
+    return arrays | {name: array for name, array in optional.items() if array is not None}
+
+
+def _record(fields: dict, arrays: dict[str, np.ndarray]) -> Record:
+    """The record that `_fields` and `_arrays` were made from."""
+    labels = BiasedLabels(
+        ids=arrays["ids"],
+        given=arrays["given"],
+        true=arrays["true"],
+        num_classes=fields["num_classes"],
+        foreign=arrays.get("foreign"),
+        foreign_dataset=fields["foreign_dataset"],
+        truth_known=fields["truth_known"],
+    )
+    return Record(
+        labels=labels,
+        name=fields["name"],
+        seed=fields["seed"],
+        dataset=fields["dataset"],
+        meta_classes=MetaClasses(arrays["meta_class_centers"], arrays["meta_class_of_class"]),
+        candidates=arrays.get("candidates"),
+        held_out=arrays.get("held_out"),
+    )
+
+
+def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """Both files' contents; the arrays are parsed only once the checksum has vouched for them."""
+    what = f"the record in {str(folder)!r}"
+    try:
+        fields = json.loads((folder / _JSON).read_text(encoding="utf-8"))
+        contents = (folder / _NPZ).read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{what} lacks {Path(error.filename).name}: expected {_JSON} and {_NPZ} in one folder"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{what} cannot be read ({error}): make the bias anew") from error
+    if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
+        got = fields.get("format") if isinstance(fields, dict) else fields
+        raise UsageError(f"{what} has format {got!r}, expected {_FORMAT}: make the bias anew")
+    if fields.pop("checksum", None) != _checksum(contents, fields):
+        raise UsageError(
+            f"{what} does not match its checksum: {_JSON} or {_NPZ} was damaged or edited, or they are of "
+            f"two records; make the bias anew"
+        )
+    with np.load(io.BytesIO(contents), allow_pickle=False) as file:
+        return fields, {name: file[name] for name in file.files}
+
+
+def _check_dataset(record: Record, true_labels: np.ndarray, what: str) -> None:
+    """The true labels must be the data set's at the record's ids, foreign images aside."""
+    labels = record.labels
+    own = ~labels.is_foreign
+    inside = len(labels.ids) == 0 or (labels.ids.min() >= 0 and labels.ids.max() < len(true_labels))
+    if not inside or not np.array_equal(np.asarray(true_labels)[labels.ids[own]], labels.true[own]):
+        raise UsageError(
+            f"{what} has true labels that are not those of {record.dataset}'s {len(true_labels)} training "
+            f"examples: pass the labels of the data set that the bias was made on"
+        )
+
+
+def _digest(*labels: np.ndarray) -> str:
+    """Of the values alone: the same whatever integer type and byte order hold them."""
+    digest = hashlib.sha256()
+    for values in labels:
+        digest.update(np.ascontiguousarray(values, "<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _checksum(contents: bytes, fields: dict) -> str:
+    """Of all that the two files hold."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode() + contents).hexdigest()
+
+
+def _replace(path: Path, contents: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(contents)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,92 @@
+"""Mixup: convex combinations of pairs of examples and of their labels (Sec. 4.2, Algorithm 3)."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from cmwnet_jax.errors import UsageError
+
+
+@struct.dataclass
+class Mixture:
+    """Who is mixed with whom, and how much.
+
+    Attributes:
+        share: scalar float, lambda, what the example itself keeps.
+        partner: [n] int32, the row each example is mixed with: a permutation.
+    """
+
+    share: jax.Array
+    partner: jax.Array
+
+    def blend(self, values: jax.Array) -> jax.Array:
+        """`share * values + (1 - share) * values[partner]`.
+
+        Args:
+            values: [n, ...] float.
+        """
+        share = self.share.astype(values.dtype)
+        return share * values + (1 - share) * values[self.partner]
+
+
+def draw_mixture(rng: jax.Array, n: int, *, alpha: float = 1.0, keep_larger: bool = False) -> Mixture:
+    """One lambda ~ Beta(alpha, alpha) and one permutation for a batch.
+
+    Args:
+        rng: a random key.
+        n: examples in the batch.
+        alpha: positive; 1 for meta batches (Sec. 4.2).
+        keep_larger: take max(lambda, 1 - lambda), so that an example keeps at least half of
+            itself, as the authors' code does in Sec. 4.2's runs and not in the others.
+
+    Raises:
+        UsageError: alpha is not positive.
+    """
+    if not alpha > 0:
+        raise UsageError(f"mixup: alpha is {alpha!r}, expected a positive number (leave mixup out for none)")
+    share_rng, partner_rng = jax.random.split(rng)
+    share = jax.random.beta(share_rng, alpha, alpha)
+    return Mixture(
+        share=jnp.maximum(share, 1 - share) if keep_larger else share,
+        partner=jax.random.permutation(partner_rng, n).astype(jnp.int32),
+    )
+
+
+def mix(
+    batch: Mapping[str, jax.Array],
+    rng: jax.Array,
+    *,
+    num_classes: int | None = None,
+    alpha: float = 1.0,
+    keep_larger: bool = False,
+) -> dict[str, jax.Array]:
+    """A batch with its images and labels mixed with those of a permutation of itself.
+
+    Args:
+        batch: `image` [n, ...] float and `label`, [n] int or [n, C] float; other entries stay as
+            they are.
+        rng: a random key.
+        num_classes: C, needed where labels are class indices.
+        alpha, keep_larger: as in `draw_mixture`.
+
+    Returns:
+        The batch with mixed `image` and soft `label` [n, C] float.
+
+    Raises:
+        UsageError: class indices without `num_classes`, or alpha is not positive.
+
+    Example:
+        >>> batch = {"image": jnp.eye(2), "label": jnp.array([0, 1])}
+        >>> mixed = mix(batch, jax.random.key(0), num_classes=2)
+        >>> bool(jnp.allclose(mixed["image"], mixed["label"]))
+        True
+    """
+    image, label = batch["image"], batch["label"]
+    if jnp.issubdtype(label.dtype, jnp.integer):
+        if num_classes is None:
+            raise UsageError("mix: labels are class indices, expected num_classes as well, to make them soft")
+        label = jax.nn.one_hot(label, num_classes, dtype=image.dtype)
+    mixture = draw_mixture(rng, len(image), alpha=alpha, keep_larger=keep_larger)
+    return {**batch, "image": mixture.blend(image), "label": mixture.blend(label)}
