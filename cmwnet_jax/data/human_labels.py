@@ -62,10 +62,12 @@ def _checked(where: str, arrays: dict[str, np.ndarray], dataset: Dataset) -> dic
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix != ".npz":
+        raise UsageError(f"{str(path)!r} is not an .npz file: name one of human labels")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(
             f"{str(path)!r} is not a readable .npz file ({error}): name one of human labels"
         ) from error

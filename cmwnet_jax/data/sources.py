@@ -21,7 +21,7 @@ _MEMORY_LIMIT = 8 << 30  # bytes of pixels; ImageNet at 224x224 would be 190 GB
 _ID_FEATURES = ("id", "file_name")  # what tfds's own builders call it
 
 
-class Records(Sequence):
+class Records:
     """One split as a random-access source of examples, as Grain's `MapDataset.source` takes it.
 
     `records[i]` is a dictionary: `image` [height, width, channels] uint8 (or the encoded bytes, where `decode`
@@ -47,6 +47,8 @@ class Records(Sequence):
         return len(self._source)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
         return self._example(self._source[row])
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:

@@ -71,8 +71,14 @@ class ImageFolder(LocalBuilder):
         splits = {split: _split(files, split, class_names) for split in split_names}
         labels = {split: np.array([item.label for item in items], int) for split, items in splits.items()}
         check_classes(labels, class_names, files.root)
-        channels = None if cls.MIXED_CHANNELS else images.channels_of(files.read(splits["train"][0].path))
-        return ImageFiles(files, splits, class_names, channels=channels or None)
+        channels = None if cls.MIXED_CHANNELS else _channels(files, splits["train"])
+        return ImageFiles(files, splits, class_names, channels=channels)
+
+
+def _channels(files: RawFiles, items: list[ImageFile]) -> int:
+    """Those of the first image that is grey or RGB; the others have to follow it."""
+    found = (images.channels_of(files.read(item.path)) for item in items)
+    return next((channels for channels in found if channels), 3)
 
 
 def _classes(files: RawFiles, split: str) -> set[str]:

@@ -47,7 +47,7 @@ def problem_with(data: bytes, channels: int | None, shape: tuple[int, int] | Non
         reason = str(error) if "truncated" in str(error) else "not a readable JPEG or PNG"
         return f"{reason} ({len(data)} bytes)"
     if channels is not None and _CHANNELS.get(mode) != channels:
-        return f"its pixels are {mode} where others are {_MODES[channels]}"
+        return f"its pixels are {mode}, expected {_MODES[channels]} as the others"
     if shape is not None and size != shape:
         return f"it is {size[0]}x{size[1]}, expected {shape[0]}x{shape[1]}"
     return ""
