@@ -1,3 +1,25 @@
-"""tfds builders for data sets that tfds does not have; importing one registers it."""
+"""tfds builders for data sets that tfds does not have, by the names that users know them by."""
 
-from cmwnet_jax.data.builders import digits as digits
+from cmwnet_jax.data.builders.animal10n import Animal10n
+from cmwnet_jax.data.builders.base import LocalBuilder as LocalBuilder
+from cmwnet_jax.data.builders.digits import Digits
+from cmwnet_jax.data.builders.image_folder import ImageFolder
+from cmwnet_jax.data.builders.mnist_format import MnistFormat
+from cmwnet_jax.data.builders.webfg import WebAircraft, WebBird, WebCar
+from cmwnet_jax.data.builders.webvision import Webvision, WebvisionMini
+
+BUILDERS: dict[str, type[LocalBuilder]] = {
+    builder.name: builder
+    for builder in (
+        Digits,
+        MnistFormat,
+        ImageFolder,
+        Animal10n,
+        WebvisionMini,
+        Webvision,
+        WebAircraft,
+        WebBird,
+        WebCar,
+    )
+}
+"""Our builders by name."""

@@ -1,0 +1,102 @@
+"""A folder of images by split and class, or a tar archive of one."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cmwnet_jax.data.builders import images
+from cmwnet_jax.data.builders.base import (
+    TEST_SPLITS,
+    ImageFile,
+    ImageFiles,
+    LocalBuilder,
+    check_classes,
+    check_splits,
+)
+from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
+from cmwnet_jax.errors import UsageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class ImageFolder(LocalBuilder):
+    """`SPLIT/CLASS/*.jpg|png`, all grey or all RGB, kept as the bytes they are.
+
+    Classes are numbered in the order of their folders' names, examples ordered by class and file name.
+
+    Attributes:
+        NUM_CLASSES: how many classes there must be; None for any number.
+        MIXED_CHANNELS: whether grey images may lie among colour ones, as they do on the web.
+    """
+
+    WANTS = "a folder (or .tar, .tar.gz) of train/CLASS/*.jpg or *.png, and the same in test, val or validation"
+    NUM_CLASSES: int | None = None
+    MIXED_CHANNELS = False
+
+    @classmethod
+    def scan(cls, root: Path) -> ImageFiles:
+        """The images below `root`.
+
+        Args:
+            root: the folder, or an archive of it.
+
+        Raises:
+            UsageError: a split is missing, a class is empty or not in every split, images lie elsewhere than
+                in a class, or there is another number of classes than there must be.
+        """
+        files = RawFiles(root)
+        try:
+            return cls._contents(files)
+        except UsageError:
+            files.close()
+            raise
+
+    @classmethod
+    def _contents(cls, files: RawFiles) -> ImageFiles:
+        split_names = [split for split in ("train", *TEST_SPLITS) if split in files.folders]
+        check_splits(split_names, files.root, cls.wanted())
+        class_names = sorted(_classes(files, "train"))
+        if cls.NUM_CLASSES not in (None, len(class_names)):
+            raise raw_error(
+                files.root, f"which has {len(class_names)} classes, expected {cls.NUM_CLASSES}: {cls.wanted()}"
+            )
+        for split in split_names:
+            unknown = sorted(_classes(files, split) - set(class_names))
+            if unknown:
+                raise raw_error(
+                    files.root,
+                    f"whose split {split} has {len(unknown)} classes that "
+                    f"train has not, the first {unknown[0]!r}: every class needs training images",
+                )
+        splits = {split: _split(files, split, class_names) for split in split_names}
+        labels = {split: np.array([item.label for item in items], int) for split, items in splits.items()}
+        check_classes(labels, class_names, files.root)
+        channels = None if cls.MIXED_CHANNELS else _channels(files, splits["train"])
+        return ImageFiles(files, splits, class_names, channels=channels)
+
+
+def _channels(files: RawFiles, items: list[ImageFile]) -> int:
+    """Those of the first image that is grey or RGB; the others have to follow it."""
+    found = (images.channels_of(files.read(item.path)) for item in items)
+    return next((channels for channels in found if channels), 3)
+
+
+def _classes(files: RawFiles, split: str) -> set[str]:
+    parts = (folder.split("/") for folder in files.folders)
+    return {part[1] for part in parts if len(part) == 2 and part[0] == split}
+
+
+def _split(files: RawFiles, split: str, class_names: list[str]) -> list[ImageFile]:
+    labels = {name: label for label, name in enumerate(class_names)}
+    paths = [p for p in files.sizes if p.startswith(f"{split}/") and p.lower().endswith(SUFFIXES)]
+    elsewhere = [path for path in paths if path.count("/") != 2]
+    if elsewhere:
+        raise raw_error(
+            files.root,
+            f"where {len(elsewhere)} images do not lie in {split}/CLASS, "
+            f"the first {elsewhere[0]!r}: move them or take them out",
+        )
+    # The paths are ascending, but "a b/" sorts before "a/" and class "a" before class "a b".
+    return sorted(
+        (ImageFile(p, labels[p.split("/")[1]]) for p in paths), key=lambda item: (item.label, item.path)
+    )

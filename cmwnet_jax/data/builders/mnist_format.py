@@ -1,0 +1,107 @@
+"""A folder of files in MNIST's format: MNIST, Fashion-MNIST, KMNIST and whatever is packed like them."""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from cmwnet_jax.data.builders.base import ImageArrays, LocalBuilder, check_classes, digest
+from cmwnet_jax.data.builders.raw_files import raw_error
+from cmwnet_jax.errors import UsageError
+
+_FILES = {
+    split: (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz")
+    for split, prefix in (("train", "train"), ("test", "t10k"))
+}
+_UBYTE = 8  # the format's code of unsigned bytes, the only type that images and labels have
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """An array of bytes in MNIST's idx format, gzipped.
+
+    Two zero bytes, the type, the number of dimensions, each dimension as four bytes, most significant first,
+    then the numbers.
+
+    Args:
+        path: the file.
+        dimensions: how many it must have, 3 for images and 1 for labels.
+
+    Returns:
+        uint8, of the shape that the file says.
+
+    Raises:
+        UsageError: the file is truncated, corrupt, or not of this format.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{str(path)!r} is truncated or corrupt ({error}): fetch it again") from error
+    start = 4 * (1 + dimensions)
+    if len(data) < start or data[:4] != bytes([0, 0, _UBYTE, dimensions]):
+        raise UsageError(
+            f"{str(path)!r} begins with the bytes {data[:4].hex()}, expected "
+            f"{bytes([0, 0, _UBYTE, dimensions]).hex()} for {dimensions}-dimensional bytes: it is not in "
+            "MNIST's format"
+        )
+    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, offset=4))
+    if len(data) - start != math.prod(shape):
+        raise UsageError(
+            f"{str(path)!r} holds {len(data) - start} bytes after its header, expected {math.prod(shape)} for "
+            f"the shape {shape} that it says: fetch it again"
+        )
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+class MnistFormat(LocalBuilder):
+    """Grey images and labels from four gzipped idx files, in the files' order; the id is the row.
+
+    There are as many classes as the training labels say, and each has examples.
+    """
+
+    WANTS = f"a folder with {', '.join(name for names in _FILES.values() for name in names)}"
+    URL = "https://ossci-datasets.s3.amazonaws.com/mnist (MNIST) or https://github.com/zalandoresearch/fashion-mnist"
+
+    @classmethod
+    def scan(cls, root: Path) -> ImageArrays:
+        """The arrays in the four files.
+
+        Args:
+            root: their folder.
+
+        Raises:
+            UsageError: a file is missing or cannot be used, or they do not fit each other.
+        """
+        missing = [name for names in _FILES.values() for name in names if not (root / name).is_file()]
+        if missing:
+            raise raw_error(root, f"where {', '.join(missing)} is missing: {cls.wanted()}")
+        splits = {split: cls._split(*(root / name for name in names)) for split, names in _FILES.items()}
+        train_images, train_labels = splits["train"]
+        test_images, test_labels = splits["test"]
+        class_names = [str(c) for c in range(int(train_labels.max()) + 1)]
+        if train_images.shape[1:] != test_images.shape[1:]:
+            raise raw_error(
+                root,
+                f"whose training images are {train_images.shape[1:3]} and test "
+                f"images {test_images.shape[1:3]}, expected one shape: take both from the same data set",
+            )
+        if test_labels.max() >= len(class_names):
+            raise raw_error(
+                root,
+                f"where a test label is {test_labels.max()}, beyond the "
+                f"training labels' classes 0 to {len(class_names) - 1}: take both from the same data set",
+            )
+        check_classes({"train": train_labels}, class_names, root)
+        content = b"".join((root / name).read_bytes() for names in _FILES.values() for name in names)
+        return ImageArrays(splits, class_names, key=digest(content))
+
+    @staticmethod
+    def _split(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+        if len(images) != len(labels) or not len(labels):
+            raise UsageError(
+                f"{str(images_path)!r} has {len(images)} images and {labels_path.name!r} {len(labels)} labels, "
+                "expected one label an image and at least one: take both from the same data set"
+            )
+        return images[..., None], labels

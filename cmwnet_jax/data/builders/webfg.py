@@ -1,0 +1,32 @@
+"""WebFG-496: fine-grained classes; images from the web train, those of older sets test (Sec. 5, Table 7)."""
+
+from cmwnet_jax.data.builders.image_folder import ImageFolder
+
+_PUBLISHED = "https://github.com/NUST-Machine-Intelligence-Laboratory/weblyFG-dataset"
+
+
+class WebAircraft(ImageFolder):
+    """100 aircraft variants: 13,503 training images; tested on FGVC-Aircraft's."""
+
+    WANTS = "web-aircraft.tar.gz or the folder web-aircraft in it (train/CLASS/*.jpg and val/CLASS/*.jpg)"
+    URL = _PUBLISHED
+    NUM_CLASSES = 100
+    MIXED_CHANNELS = True
+
+
+class WebBird(ImageFolder):
+    """200 bird species: 18,388 training images; tested on CUB200-2011's."""
+
+    WANTS = "web-bird.tar.gz or the folder web-bird in it (train/CLASS/*.jpg and val/CLASS/*.jpg)"
+    URL = _PUBLISHED
+    NUM_CLASSES = 200
+    MIXED_CHANNELS = True
+
+
+class WebCar(ImageFolder):
+    """196 car models: 21,448 training images; tested on Stanford Cars'."""
+
+    WANTS = "web-car.tar.gz or the folder web-car in it (train/CLASS/*.jpg and val/CLASS/*.jpg)"
+    URL = _PUBLISHED
+    NUM_CLASSES = 196
+    MIXED_CHANNELS = True

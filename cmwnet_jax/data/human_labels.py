@@ -1,0 +1,108 @@
+"""Labels that people gave, CIFAR-10N's and CIFAR-100N's, put in the order of a data set's rows."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from cmwnet_jax.data.sources import Dataset, check_labels
+from cmwnet_jax.errors import UsageError
+
+TRUE_LABEL = "clean_label"
+
+
+def human_labels(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Every set of human labels, aligned to the rows of `dataset.train`.
+
+    The file holds them in CIFAR's original order, with `clean_label`, the true ones. A data set in that order
+    has the same labels row by row. One that is grouped by class, as an image folder is, has the k-th image of
+    class c where the k-th `clean_label` c stands, k being the number in the image's file name.
+
+    Args:
+        path: an `.npz` of [N] whole numbers by name: `clean_label` and any others, e.g. `aggre_label`,
+            `random_label1`, `worse_label` or `noisy_label`. Empty takes the data set's own columns, which
+            tfds's `cifar10_n` and `cifar100_n` have.
+        dataset: the data set that the labels are about.
+
+    Returns:
+        Name -> [N] int32 in [0, C), without `clean_label`.
+
+    Raises:
+        UsageError: the file cannot be used, a label is beyond the classes, or its clean labels are not the data
+            set's.
+    """
+    if not path:
+        return _own_columns(dataset)
+    arrays = _read(Path(path).expanduser())
+    places = _places(path, arrays.pop(TRUE_LABEL), dataset)
+    return {name: labels[places].astype(np.int32) for name, labels in _checked(path, arrays, dataset).items()}
+
+
+def _own_columns(dataset: Dataset) -> dict[str, np.ndarray]:
+    columns = dataset.train.columns
+    found = {name: c for name, c in columns.items() if name.rstrip("0123456789").endswith("_label")}
+    found.pop("coarse_label", None)  # CIFAR-100's superclass, which is true
+    if not found:
+        raise UsageError(
+            f"the path of the human labels is empty and {dataset.name!r} has none of its own: name an .npz "
+            "file of them, or use cifar10_n or cifar100_n"
+        )
+    return _checked(dataset.name, found, dataset)
+
+
+def _checked(where: str, arrays: dict[str, np.ndarray], dataset: Dataset) -> dict[str, np.ndarray]:
+    for name, labels in arrays.items():
+        check_labels(labels, dataset.num_classes, f"{where}: {name}")
+        if len(labels) != len(dataset.train):
+            raise UsageError(
+                f"{where}: {name} has {len(labels)} labels, expected one for each of {dataset.name}'s "
+                f"{len(dataset.train)} training images"
+            )
+    return arrays
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix != ".npz":
+        raise UsageError(f"{str(path)!r} is not an .npz file: name one of human labels")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{str(path)!r} is not a readable .npz file ({error}): name one of human labels"
+        ) from error
+    if TRUE_LABEL not in arrays:
+        raise UsageError(
+            f"{str(path)!r} has {', '.join(arrays) or 'nothing'}, expected {TRUE_LABEL} too, which says that "
+            "the labels are about these images"
+        )
+    return arrays
+
+
+def _places(path: str, clean: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """[N] int: where in the file the label of each row stands."""
+    labels = dataset.train.labels
+    _checked(path, {TRUE_LABEL: clean}, dataset)
+    if np.array_equal(clean, labels):
+        return np.arange(len(labels))
+    counts = [np.bincount(given, minlength=dataset.num_classes) for given in (clean, labels)]
+    if not np.array_equal(*counts):
+        c = int(np.flatnonzero(counts[0] != counts[1])[0])
+        raise UsageError(
+            f"{path}: {counts[0][c]} clean labels are class {c}, {dataset.class_names[c]!r}, of which "
+            f"{dataset.name} has {counts[1][c]} images: these human labels are about other images"
+        )
+    places = np.empty(len(labels), np.int64)
+    ids = np.full(len(labels), "") if dataset.train.ids is None else dataset.train.ids
+    for c in range(dataset.num_classes):
+        rows = np.flatnonzero(labels == c)
+        stems = [Path(name).stem for name in ids[rows]]
+        numbers = np.array([int(stem) if stem.isdecimal() else -1 for stem in stems])
+        if not np.array_equal(np.sort(numbers), np.arange(len(rows))):
+            raise UsageError(
+                f"{path}: the clean labels are not in {dataset.name}'s order, and the images of class "
+                f"{dataset.class_names[c]!r} are not named by the numbers 0 to {len(rows) - 1} of their place "
+                f"among the class's (first {stems[0]!r}): the labels cannot be aligned"
+            )
+        places[rows] = np.flatnonzero(clean == c)[numbers]
+    return places

@@ -1,0 +1,170 @@
+"""Prepared data sets: found where they are, written as ArrayRecord where they are not.
+
+TensorFlow is needed, once, to prepare the sets that tfds itself builds; ours do without it, and so does
+reading.
+"""
+
+import contextlib
+import importlib.util
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from cmwnet_jax.data.builders import BUILDERS, LocalBuilder
+from cmwnet_jax.errors import UsageError, unknown_name
+
+TFDS_TEST_SPLITS = {
+    "mnist": "test",
+    "fashion_mnist": "test",
+    "kmnist": "test",
+    "cifar10": "test",
+    "cifar100": "test",
+    "cifar10_n": "test",
+    "cifar100_n": "test",
+    "imagenet_lt": "test",
+    "imagenet2012": "validation",  # its test split has no labels
+    "imagenet2012_subset/10pct": "validation",
+}
+"""The data sets that tfds has, by its own names, each with the split that is tested on."""
+
+DATASETS = (*BUILDERS, *TFDS_TEST_SPLITS)
+"""Every data set by name."""
+
+
+def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.DatasetBuilder:
+    """A builder that reads the prepared data set, preparing it on first use.
+
+    Args:
+        name: one of `DATASETS`.
+        data_dir: where prepared data sets are kept; empty for the environment's `TFDS_DATA_DIR`, or, where that
+            is not set, `~/tensorflow_datasets`.
+        raw_dir: for sets whose files are fetched by hand, their folder or archive; empty takes what is
+            prepared.
+
+    Raises:
+        UsageError: the name is unknown, the raw files are missing or cannot be used, TensorFlow is needed and
+            missing, or the folder cannot be written.
+    """
+    if name not in DATASETS:
+        raise unknown_name("data.name", name, DATASETS)
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    tfds.disable_progress_bar()
+    try:
+        folder = _local(BUILDERS[name], root, raw_dir) if name in BUILDERS else _by_tfds(name, root, raw_dir)
+    except OSError as error:
+        raise UsageError(
+            f"data.dir is {str(root)!r}, where {name} cannot be prepared ({error}): set --config.data.dir to a "
+            "folder that can be written"
+        ) from error
+    return tfds.builder_from_directory(folder)
+
+
+def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str) -> Path:
+    version = str(builder_class.VERSION)
+    if builder_class.WANTS and not raw_dir:
+        return _only_one(builder_class, root)
+    with _quiet():
+        if not builder_class.WANTS and (root / builder_class.name / version).exists():
+            return root / builder_class.name / version
+        builder = builder_class(data_dir=os.fspath(root), raw_dir=raw_dir)
+        folder = Path(builder.data_dir)
+        with (
+            contextlib.closing(builder.contents),
+            _no_trace_of_failure(folder),
+            tempfile.TemporaryDirectory() as empty,
+        ):
+            try:
+                builder.download_and_prepare(download_dir=empty)
+            except OSError:
+                if not folder.exists():  # otherwise another process was faster
+                    raise
+    return folder
+
+
+def _only_one(builder_class: type[LocalBuilder], root: Path) -> Path:
+    """The prepared folder of a set whose raw files are not given."""
+    found = sorted((root / builder_class.name).glob(f"*/{builder_class.VERSION}/dataset_info.json"))
+    if len(found) == 1:
+        return found[0].parent
+    if not found:
+        raise UsageError(
+            f"data.name is {builder_class.name!r}, which is not prepared in {str(root)!r}: "
+            f"{builder_class.wanted()}"
+        )
+    sources = [tfds.builder_from_directory(path.parent).info.config_description for path in found]
+    raise UsageError(
+        f"data.name is {builder_class.name!r}, of which {len(found)} are in {str(root)!r} "
+        f"({'; '.join(sorted(sources))}): set --config.data.raw_dir to say which"
+    )
+
+
+def _by_tfds(name: str, root: Path, raw_dir: str) -> Path:
+    folder = _newest(root / name)
+    if folder is None:
+        if importlib.util.find_spec("tensorflow") is None:
+            raise UsageError(
+                f"data.name is {name!r}, which is not prepared in {str(root)!r} and needs TensorFlow to be: "
+                f"pip install tensorflow-cpu, or copy the folder {name} there from where it is prepared"
+            )
+        with _quiet(), _no_trace_of_failure(root / name / "version", root / "downloads" / "manual"):
+            _prepare_by_tfds(name, root, raw_dir)
+        folder = _newest(root / name)
+    formats = tfds.builder_from_directory(folder).info.available_file_formats()
+    if tfds.core.FileFormat.ARRAY_RECORD not in formats:
+        raise UsageError(
+            f"data.dir is {str(root)!r}, where {name} is prepared as {', '.join(f.value for f in formats)}, "
+            f"expected array_record: set --config.data.dir to another folder, or remove {str(folder)!r}"
+        )
+    return folder
+
+
+def _prepare_by_tfds(name: str, root: Path, raw_dir: str) -> None:
+    config = tfds.download.DownloadConfig(manual_dir=raw_dir or None)
+    try:
+        builder = tfds.builder(name, data_dir=root, file_format="array_record")
+        builder.download_and_prepare(download_config=config)
+    except Exception as error:  # tfds raises AssertionError where files are missing, and much else
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"data.name is {name!r}, which tfds could not prepare in {str(root)!r} ({type(error).__name__}: "
+            f"{reason}): files that are fetched by hand are looked for in data.raw_dir, which is {raw_dir!r}"
+        ) from error
+
+
+def _newest(folder: Path) -> Path | None:
+    """The highest version that is prepared; none where there is none."""
+    versions = [
+        (tuple(int(number) for number in path.parent.name.split(".")), path.parent)
+        for path in folder.glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    ]
+    return max(versions)[1] if versions else None
+
+
+@contextlib.contextmanager
+def _no_trace_of_failure(*targets: Path) -> Iterator[None]:
+    """Removes, where preparing fails, the empty folders it made; tfds removes the half-written one itself."""
+    new = [path for target in targets for path in (target, *target.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            with contextlib.suppress(OSError):  # not empty: downloads are kept, they are whole
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps tfds from warning that a builder's configuration, our checksum, is not a listed one."""
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
