@@ -22,6 +22,22 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.exit(2)
 
 
+def required(value, flag: str, hint: str):
+    """The value of a flag that a command cannot do without.
+
+    Args:
+        value: what `flags` holds for it.
+        flag: its name.
+        hint: what to give it.
+
+    Raises:
+        UsageError: it was not given.
+    """
+    if not value:
+        raise UsageError(f"--{flag} is missing: give {hint}")
+    return value
+
+
 def _parse(argv: list[str]) -> list[str]:
     """`flags.FLAGS`, with what config files and overrides raise turned into UsageErrors."""
     try:

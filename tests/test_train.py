@@ -13,7 +13,8 @@ import pytest
 
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train import run_folder
-from cmwnet_jax.train.build import build_data, build_recipe
+from cmwnet_jax.train.build import build_recipe
+from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.config import default_config, parse_arg
 from cmwnet_jax.train.loop import train
@@ -36,10 +37,10 @@ def small_config(**fields):
     return config
 
 
-def launch(*arguments, **environment):
-    """The command as a user types it."""
+def launch(*arguments, module="cmwnet_jax.train", **environment):
+    """A command as a user types it."""
     return subprocess.run(
-        [sys.executable, "-m", "cmwnet_jax.train", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": "", **environment},
         capture_output=True,
@@ -61,7 +62,8 @@ def test_the_command_trains_and_leaves_a_folder_that_it_will_not_overwrite(tmp_p
     assert "test accuracy, mean of the last 10 epochs" in done.stdout
     assert "epoch 12/12" in done.stderr
     assert {path.name for path in workdir.iterdir()} == {
-        "config.json", "metrics.jsonl", "weights.npz", "result.json", "checkpoints", "figures",
+        "bias.json", "bias.npz", "config.json", "metrics.jsonl", "weights.npz", "result.json",
+        "checkpoints", "figures",
     }  # fmt: skip
     assert json.loads((workdir / "config.json").read_text())["seed"] == 3
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

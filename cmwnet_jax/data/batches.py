@@ -1,10 +1,13 @@
-"""The device path: the data set lives on the device, batches are rows gathered inside the step.
+"""The order of the examples, and batches on the device.
 
-Order is a function of seed and epoch alone, so that a resumed run sees the same batches.
+Order is a function of seed and epoch alone, so that a resumed run, and either input path, sees the
+same batches.
 """
 
+import dataclasses
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -13,72 +16,108 @@ _TRAIN_ORDER, _META_ORDER = 1, 2
 
 
 @struct.dataclass
-class Table:
-    """A training split on the device.
+class Raw:
+    """Examples before any change to their pixels: a whole split on the device, or one batch.
 
     Attributes:
-        images: [N, height, width, channels] uint8.
-        labels: [N] int32, given labels.
-        mean: [channels] float32, of the training images scaled to [0, 1].
-        std: [channels] float32, of the same.
+        image: [n, height, width, channels] uint8.
+        label: [n] int32, given labels; a meta set's may be [n, C] float32.
+        row: [n] int32, where the examples are in their split; what their augmentation is drawn by.
     """
 
-    images: jax.Array
-    labels: jax.Array
-    mean: jax.Array
-    std: jax.Array
+    image: jax.Array
+    label: jax.Array
+    row: jax.Array
 
     @classmethod
-    def create(cls, images: np.ndarray, labels: np.ndarray, like: "Table | None" = None) -> "Table":
-        """A table of these examples, standardised by its own images or as `like` is.
+    def whole(cls, images: np.ndarray, labels: np.ndarray) -> "Raw":
+        """A whole split, on the host.
 
         Args:
             images: [N, height, width, channels] uint8.
             labels: [N] int.
-            like: the training table, whose mean and deviation a test table takes over.
         """
-        if like is None:
-            pixels = images.reshape(-1, images.shape[-1]) / np.float32(255)
-            mean, std = pixels.mean(axis=0), np.maximum(pixels.std(axis=0), 1e-3)
-        else:
-            mean, std = like.mean, like.std
-        return cls(images=images, labels=labels.astype(np.int32), mean=mean, std=std)
+        return cls(images, labels.astype(np.int32), np.arange(len(labels), dtype=np.int32))
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, rows: jax.Array) -> "Raw":
+        """The examples at these rows of a whole split; runs inside the compiled step.
+
+        Args:
+            rows: [m] int32.
+        """
+        return Raw(self.image[rows], self.label[rows], self.row[rows])
 
 
-def gather(table: Table, rows: jax.Array) -> dict[str, jax.Array]:
-    """The batch at these rows; runs inside the compiled step.
+@dataclasses.dataclass(frozen=True)
+class TrainOrder:
+    """The rows of every step of a run, a fresh permutation each epoch, without end.
 
-    Args:
-        table: the examples.
-        rows: [n] int32.
-
-    Returns:
-        `image` [n, height, width, channels] float32, standardised; `label` [n] int32.
+    Attributes:
+        seed: of the run.
+        num_examples: N.
+        batch_size: n; an epoch's last partial batch is left out.
     """
-    image = table.images[rows].astype(jnp.float32) / 255
-    return {"image": (image - table.mean) / table.std, "label": table.labels[rows]}
+
+    seed: int
+    num_examples: int
+    batch_size: int
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch."""
+        return self.num_examples // self.batch_size
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  (two epochs' rows, whatever the orders that ask)
+    def epoch(self, epoch: int) -> np.ndarray:
+        """[steps, n] int32, the rows of an epoch."""
+        order = np.random.default_rng([self.seed, _TRAIN_ORDER, epoch]).permutation(self.num_examples)
+        return order[: self.steps * self.batch_size].reshape(self.steps, -1).astype(np.int32)
+
+    def __call__(self, step: int) -> np.ndarray:
+        """[n] int32, the rows of a step counted from the run's first."""
+        epoch, index = divmod(step, self.steps)
+        return self.epoch(epoch)[index]
 
 
-def epoch_rows(seed: int, epoch: int, num_examples: int, batch_size: int) -> np.ndarray:
-    """[steps, batch_size] int32: a fresh permutation each epoch; the last partial batch is left out."""
-    steps = num_examples // batch_size
-    order = np.random.default_rng([seed, _TRAIN_ORDER, epoch]).permutation(num_examples)
-    return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
-
-
-def meta_rows(seed: int, epoch: int, meta_set: np.ndarray, steps: int, batch_size: int) -> np.ndarray:
+def meta_rows(seed: int, epoch: int, num_examples: int, steps: int, batch_size: int) -> np.ndarray:
     """[steps, m] int32, m = min(batch_size, M): permutations of the meta set, one after another.
 
     A meta set no larger than the batch is the batch (Q21).
 
     Args:
-        seed, epoch: what the order is a function of.
-        meta_set: [M] rows.
+        seed: of the run.
+        epoch: number of the epoch, from 0.
+        num_examples: M, the meta set's.
         steps: how many batches.
         batch_size: examples of each batch, at most.
     """
-    size = min(batch_size, len(meta_set))
+    size = min(batch_size, num_examples)
     rng = np.random.default_rng([seed, _META_ORDER, epoch])
-    passes = -(-steps * size // len(meta_set))
-    order = np.concatenate([rng.permutation(meta_set) for _ in range(passes)])
+    order = np.concatenate([rng.permutation(num_examples) for _ in range(-(-steps * size // num_examples))])
     return order[: steps * size].reshape(steps, size).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class PassOrder:
+    """All rows in order, pass after pass without end; each pass's last chunk is padded with row 0.
+
+    Attributes:
+        num_examples: N.
+        chunk_size: rows a chunk.
+    """
+
+    num_examples: int
+    chunk_size: int
+
+    def __len__(self) -> int:
+        """Chunks a pass."""
+        return -(-self.num_examples // self.chunk_size)
+
+    def __call__(self, step: int) -> np.ndarray:
+        """[chunk_size] int32."""
+        first = step % len(self) * self.chunk_size
+        rows = np.arange(first, first + self.chunk_size, dtype=np.int32)
+        return np.where(rows < self.num_examples, rows, 0)

@@ -4,8 +4,10 @@
 `load` reads a set that fits into arrays.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,10 +40,14 @@ class Records:
             decode: whether images are decoded.
         """
         feature = builder.info.features["image"]
-        self.split, self._decode = split, decode
+        self.split, self._decode, self._builder = split, decode, builder
         self._channels = feature.shape[-1] if isinstance(feature, tfds.features.Image) else None
         decoders = {} if self._channels is None else {"image": tfds.decode.SkipDecoding()}
         self._source = builder.as_data_source(split=split, decoders=decoders)
+
+    def encoded(self) -> "Records":
+        """The same split with images as the bytes they are stored as."""
+        return Records(self._builder, self.split, decode=False)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -185,6 +191,30 @@ def load(name: str, data_dir: str = "", raw_dir: str = "") -> Dataset:
     if train.images.shape[1:] != test.images.shape[1:]:
         raise UsageError(_uneven(name, train.images.shape[1:], test.images.shape[1:]))
     return Dataset(name=name, class_names=source.class_names, train=train, test=test)
+
+
+def read_labels(source: Source, split: str) -> np.ndarray:
+    """A split's true labels, without decoding an image; kept beside the prepared files for the next time.
+
+    Args:
+        source: an open data set.
+        split: a split's name.
+
+    Returns:
+        [N] int32, in [0, C).
+    """
+    kept = Path(source.folder) / f"labels-{split}.npy"
+    if kept.exists():
+        return np.load(kept, allow_pickle=False)
+    records = source.splits[split].encoded()
+    labels = np.empty(len(records), np.int32)
+    for start in range(0, len(records), 1024):
+        rows = range(start, min(start + 1024, len(records)))
+        labels[start : rows.stop] = [example["label"] for example in records.__getitems__(list(rows))]
+    check_labels(labels, source.num_classes, f"{source.name}'s {split} labels")
+    with contextlib.suppress(OSError):  # a folder that is shared and cannot be written costs time, no more
+        np.save(kept, labels)
+    return labels
 
 
 def _read(source: Source, split: str) -> Split:

@@ -17,14 +17,12 @@ def main(argv: list[str]) -> None:
     """Parses nothing itself, trains, prints the table."""
     if len(argv) > 1:
         raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
-    if _CONFIG.value is None:
-        raise UsageError("--config is missing: give a config file, e.g. --config=experiments/digits.py")
+    config = command.required(_CONFIG.value, "config", "a config file, e.g. --config=experiments/digits.py")
     if _PRINT_CONFIG.value:
-        print(_CONFIG.value)
+        print(config)
         return
-    if not _WORKDIR.value:
-        raise UsageError("--workdir is missing: give the folder that the run should be written to")
-    print_result(train(_CONFIG.value, _WORKDIR.value))
+    workdir = command.required(_WORKDIR.value, "workdir", "the folder that the run should be written to")
+    print_result(train(config, workdir))
 
 
 if __name__ == "__main__":

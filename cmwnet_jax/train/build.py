@@ -1,4 +1,4 @@
-"""Turns a config's names into objects; nothing else does."""
+"""Turns a config's names into the model, the steps and the state; `build_data` does it for data."""
 
 import dataclasses
 
@@ -10,37 +10,15 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import cmwnet_jax.models as models
-from cmwnet_jax.data import bias, meta_set, sources
-from cmwnet_jax.data.batches import Table
-from cmwnet_jax.errors import UsageError
-from cmwnet_jax.meta_classes import MetaClasses
+from cmwnet_jax import mixing
+from cmwnet_jax.data.batches import TrainOrder
 from cmwnet_jax.meta_step import make_meta_step, make_weighted_step
 from cmwnet_jax.objectives import classification_meta_loss, classification_objective
 from cmwnet_jax.schedules import step_decay
 from cmwnet_jax.train import parallel
-from cmwnet_jax.train.config import check_config
-from cmwnet_jax.types import MetaState, StepFn
-from cmwnet_jax.weight_net import WeightNet
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Data:
-    """What a run trains and tests on.
-
-    Attributes:
-        dataset: the data set as it came.
-        biased: the training labels as given, and the truth about them.
-        meta_classes: the meta-class of each class, by given labels.
-        train, test: the biased training split and the test split, as tables.
-        meta_table: what meta rows point into: a held-out table, or `train` itself.
-    """
-
-    dataset: sources.Dataset
-    biased: bias.BiasedLabels
-    meta_classes: MetaClasses
-    train: Table
-    test: Table
-    meta_table: Table
+from cmwnet_jax.train.build_data import Data, train_order
+from cmwnet_jax.types import MetaLossFn, MetaState, PyTree, StepFn
+from cmwnet_jax.weight_net import WeightNet, weighting_functions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,59 +31,35 @@ class Recipe:
     warmup: StepFn
     main: StepFn
     state: MetaState
+    order: TrainOrder
+    warmup_epochs: int
+    one_step_a_call: bool
 
+    def weighting_arrays(self, weight_params: PyTree, history: list[dict]) -> dict[str, np.ndarray]:
+        """The weighting functions for weights.npz, from loss 0 to the highest that was learned from.
 
-def build_data(config: ConfigDict) -> Data:
-    """Loads the data set and puts the config's bias on it.
-
-    Raises:
-        UsageError: a field of the config is wrong, by itself or for this data set.
-    """
-    check_config(config)
-    dataset = sources.load(config.data.name, config.data.dir)
-    clean = bias.BiasedLabels.clean(dataset.train.labels, dataset.num_classes)
-    held_out = None
-    if config.meta_set.kind == "held_out":
-        held_out, clean = meta_set.hold_out(clean, config.meta_set.per_class_examples, [config.seed, 0])
-    biased = bias.apply(config.data.bias, clean, config.data.name, config.seed)
-    _check_batch_size(config, biased)
-    train = Table.create(dataset.train.images[biased.ids], biased.given)
-    if held_out is None:
-        meta_table = train
-    else:
-        meta_table = Table.create(dataset.train.images[held_out], dataset.train.labels[held_out], like=train)
-    return Data(
-        dataset=dataset,
-        biased=biased,
-        meta_classes=MetaClasses.fit(biased.class_counts, num_meta_classes(config)),
-        train=train,
-        test=Table.create(dataset.test.images, dataset.test.labels, like=train),
-        meta_table=meta_table,
-    )
-
-
-def num_meta_classes(config: ConfigDict) -> int:
-    """K: mwnet and erm have one meta-class, whatever the weight net's field says."""
-    return config.weight_net.num_meta_classes if config.method == "cmwnet" else 1
-
-
-def _check_batch_size(config: ConfigDict, biased: bias.BiasedLabels) -> None:
-    if config.batch_size > len(biased.ids):
-        raise UsageError(
-            f"batch_size is {config.batch_size}, expected at most the {len(biased.ids)} training examples "
-            f"that {config.data.name} has under the bias {config.data.bias!r}: lower it"
-        )
-    parallel.check_divides("batch_size", config.batch_size)
+        Args:
+            weight_params: the weight net's parameters.
+            history: every epoch's metrics.
+        """
+        learned = [line["loss_max"] for line in history if line["epoch"] >= self.warmup_epochs]
+        if self.weight_net is None or not learned:
+            return {}
+        grid = jnp.linspace(0, max(learned), 200)
+        count = self.weight_net.num_meta_classes
+        functions = weighting_functions(self.weight_net.apply, weight_params, grid, count)
+        return {"grid": np.asarray(grid), "functions": np.asarray(functions)}
 
 
 def build_recipe(config: ConfigDict, data: Data) -> Recipe:
     """The model, both steps and the state before the first of them."""
     model = getattr(models, {"mlp": "MLP"}[config.model.name])(
-        num_classes=data.dataset.num_classes,
+        num_classes=data.source.num_classes,
         hidden=tuple(config.model.hidden),
         batch_norm=config.model.batch_norm,
     )
-    steps = config.num_epochs * (len(data.biased.ids) // config.batch_size)
+    order = train_order(config, data)
+    steps = config.num_epochs * order.steps
     fields = config.optimizer
     learning_rate = step_decay(fields.learning_rate, steps, fields.decay_at_percent, fields.decay_factor)
     optimizer = optax.chain(
@@ -131,20 +85,46 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
             "axis_name": parallel.AXIS,
         }
         meta_step = make_meta_step(
-            meta_loss=classification_meta_loss(model.apply),
+            meta_loss=_meta_loss(config, model, data.source.num_classes),
             weight_optimizer=weight_optimizer,
             virtual_lr=learning_rate,
             **shared,
         )
         main = _every(config.meta_every_steps, meta_step, _ignoring_meta_batch(make_weighted_step(**shared)))
-    state = _initial_state(config.seed, model, data.train, weight_net, optimizer, weight_optimizer)
-    return Recipe(model, weight_net, learning_rate, warmup, main, state)
+    state = _initial_state(config.seed, model, data.image_shape, weight_net, optimizer, weight_optimizer)
+    images = jnp.zeros((1, *data.image_shape))
+    variables = {"params": state.params, **state.model_state}
+    return Recipe(
+        model=model,
+        weight_net=weight_net,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        main=main,
+        state=state,
+        order=order,
+        warmup_epochs=config.warmup_epochs,
+        one_step_a_call=parallel.loops_are_slow(lambda v, x: model.apply(v, x, train=False), variables, images),
+    )
 
 
-def _initial_state(seed, model, table, weight_net, optimizer, weight_optimizer) -> MetaState:
+def _meta_loss(config: ConfigDict, model: nn.Module, num_classes: int) -> MetaLossFn:
+    """The mean cross-entropy on the meta batch, mixed with Beta(1, 1) where the config says so (Sec. 4.2)."""
+    plain = classification_meta_loss(model.apply)
+    if not config.meta_set.mixup:
+        return plain
+
+    def mixed(params, model_state, meta_batch, rng):
+        mix_rng, rng = jax.random.split(rng)
+        meta_batch = mixing.mix(meta_batch, mix_rng, num_classes=num_classes)
+        return plain(params, model_state, meta_batch, rng)
+
+    return mixed
+
+
+def _initial_state(seed, model, image_shape, weight_net, optimizer, weight_optimizer) -> MetaState:
     def create(rng):
         model_rng, weight_rng, step_rng = jax.random.split(rng, 3)
-        variables = model.init(model_rng, jnp.zeros((1, *table.images.shape[1:])), train=False)
+        variables = model.init(model_rng, jnp.zeros((1, *image_shape)), train=False)
         weight_params = ()
         if weight_net is not None:
             weight_params = weight_net.init(weight_rng, jnp.zeros(1), jnp.zeros(1, jnp.int32))
@@ -181,21 +161,3 @@ def _every(steps: int, meta_step: StepFn, between: StepFn) -> StepFn:
         return jax.lax.cond(state.step % steps == 0, meta_step, between, state, batch, meta_batch)
 
     return step
-
-
-def build_meta_rows(config: ConfigDict, data: Data, epoch: int, losses: np.ndarray) -> np.ndarray:
-    """This epoch's meta set, as ascending rows of `data.meta_table`.
-
-    Args:
-        config: the run's.
-        data: the run's.
-        epoch: number of the epoch, from 0.
-        losses: [N] float, the training examples' under the current classifier.
-    """
-    labels, classes = data.biased.given, data.dataset.num_classes
-    size = config.meta_set.per_class_examples
-    if config.meta_set.kind == "held_out":
-        return np.arange(len(data.meta_table.labels))
-    if config.meta_set.kind == "balanced":
-        return meta_set.balanced(labels, classes, size, [config.seed, 1, epoch])
-    return meta_set.lowest_loss(losses, labels, classes, size)

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict, config_dict
 
+from cmwnet_jax.data.augment import PAD_MODES
 from cmwnet_jax.data.sources import DATASETS
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.meta_step import NORMALIZATIONS
@@ -9,6 +10,7 @@ from cmwnet_jax.meta_step import NORMALIZATIONS
 METHODS = ("erm", "mwnet", "cmwnet")
 META_SETS = ("lowest_loss", "balanced", "held_out")
 MODELS = ("mlp",)
+PATHS = ("auto", "device", "stream")
 
 
 def default_config() -> ConfigDict:
@@ -32,8 +34,35 @@ def default_config() -> ConfigDict:
     config.data.name = "digits"
     # Where prepared data sets are kept; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets.
     config.data.dir = ""
+    # Files that were fetched by hand: a folder or archive, for the sets that are made from such.
+    config.data.raw_dir = ""
     # The bias, e.g. long_tail_100, symmetric_40, long_tail_10+asymmetric_40 (rates in per cent).
     config.data.bias = "none"
+    # A folder with bias.json and bias.npz, e.g. another run's: its bias is used instead of `bias`.
+    config.data.record = ""
+    # For pmd biases: an .npy of class probabilities, [training split, C].
+    config.data.posterior = ""
+    # For human biases: an .npz of human labels; empty: the data set's own.
+    config.data.human_labels = ""
+    # For open_set biases: the data set that images are taken from, and its raw_dir.
+    config.data.open_set_from = "cifar100"
+    config.data.open_set_raw_dir = ""
+    # device (the set lives on the devices), stream (read as needed), auto (stream beyond 2 GiB).
+    config.data.path = "auto"
+    # Streaming only: the shorter side after resizing, and the square cut out of it; 0: neither.
+    config.data.resize_pixels = 0
+    config.data.crop_pixels = 0
+    # Streaming only: processes that read and decode (0: threads), and batches each reads ahead.
+    config.data.workers = 0
+    config.data.prefetch_batches = 4
+
+    config.augment = ConfigDict()
+    # Border added on each side of a training image before a random crop of the original size.
+    config.augment.pad_pixels = 0
+    # What the border shows: reflect or constant (black).
+    config.augment.pad_mode = "reflect"
+    # Whether training images are mirrored left to right at random.
+    config.augment.flip = False
 
     config.meta_set = ConfigDict()
     # lowest_loss (each epoch, per class, the examples of lowest loss: no clean data needed, Sec. 4.2),
@@ -41,6 +70,10 @@ def default_config() -> ConfigDict:
     config.meta_set.kind = "lowest_loss"
     # Examples of each class, at most.
     config.meta_set.per_class_examples = 10
+    # Whether the meta loss compares with the classifier's own classes instead of the given labels (Q20).
+    config.meta_set.pseudo_labels = False
+    # Whether each meta batch is mixed up with itself, Beta(1, 1) (Sec. 4.2).
+    config.meta_set.mixup = False
     # Meta examples a step, over all devices; a smaller meta set is used whole.
     config.meta_set.batch_size = 100
 
@@ -128,6 +161,8 @@ def check_config(config: ConfigDict) -> None:
     for field, known in (
         ("method", METHODS),
         ("data.name", DATASETS),
+        ("data.path", PATHS),
+        ("augment.pad_mode", PAD_MODES),
         ("meta_set.kind", META_SETS),
         ("model.name", MODELS),
         ("weight_net.normalize", NORMALIZATIONS),
@@ -146,6 +181,11 @@ def check_config(config: ConfigDict) -> None:
         ("checkpoint.every_epochs", 1),
         ("checkpoint.keep", 1),
         ("seed", 0),
+        ("data.resize_pixels", 0),
+        ("data.crop_pixels", 0),
+        ("data.workers", 0),
+        ("data.prefetch_batches", 1),
+        ("augment.pad_pixels", 0),
         ("optimizer.learning_rate", 0),
         ("optimizer.momentum", 0),
         ("optimizer.weight_decay", 0),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cmwnet_jax.errors import UsageError
@@ -31,14 +32,18 @@ def pmap(function: Callable, donate_argnums: tuple[int, ...] = ()) -> Callable:
 
 def replicate(tree: PyTree) -> PyTree:
     """A copy on every local device: leaves [...] become [D, ...]."""
-    devices = jax.local_devices()
-    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    count = jax.local_device_count()
+    stack = jax.jit(
+        lambda tree: jax.tree.map(lambda x: jnp.broadcast_to(x[None], (count, *x.shape)), tree),
+        out_shardings=_over_devices(AXIS),
+    )
+    return stack(jax.device_put(tree, _over_devices()))
 
-    def copy(x):
-        return jax.device_put(jax.numpy.stack([jax.numpy.asarray(x)] * len(devices)), sharding)
 
-    return jax.tree.map(copy, tree)
+def _over_devices(*axes: str) -> jax.sharding.NamedSharding:
+    """The leading axis over the local devices, or, without an axis, the whole on each."""
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
 def unreplicate(tree: PyTree) -> PyTree:
@@ -46,16 +51,32 @@ def unreplicate(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[0], tree)
 
 
-def split_rows(rows: np.ndarray) -> np.ndarray:
-    """[steps, n] becomes [D, steps, n / D]; `gather_rows` undoes it."""
+def split(batch: PyTree) -> PyTree:
+    """Leaves [n, ...] become [D, n / D, ...]."""
+    count = jax.local_device_count()
+    return jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), batch)
+
+
+def split_steps(rows: np.ndarray) -> np.ndarray:
+    """[steps, n] becomes [D, steps, n / D]; `join_steps` undoes it."""
     steps, size = rows.shape
     count = jax.local_device_count()
     return rows.reshape(steps, count, size // count).transpose(1, 0, 2)
 
 
-def gather_rows(values: jax.Array) -> np.ndarray:
+def join_steps(values: jax.Array) -> np.ndarray:
     """[D, steps, n / D] becomes [steps, n]."""
     return np.asarray(values).transpose(1, 0, 2).reshape(values.shape[1], -1)
+
+
+def put(batch: PyTree) -> PyTree:
+    """Starts copying a split batch, leaves [D, ...], to the devices."""
+    return jax.device_put(batch, _over_devices(AXIS))
+
+
+def device_count() -> int:
+    """D, the local devices."""
+    return jax.local_device_count()
 
 
 def check_divides(field: str, size: int) -> None:
@@ -82,9 +103,15 @@ def describe() -> str:
     return f"{len(devices)} x {devices[0].device_kind}"
 
 
-def loop_is_slow(has_convolutions: bool) -> bool:
+def loops_are_slow(function: Callable, *arguments: PyTree) -> bool:
     """Whether steps should be called one at a time instead of scanned in one program.
 
     On CPU, XLA runs convolutions inside a loop about 25 times slower than outside of one.
+
+    Args:
+        function: the model's forward pass.
+        *arguments: of it; shapes are enough.
     """
-    return has_convolutions and jax.default_backend() == "cpu"
+    return jax.default_backend() == "cpu" and "conv_general_dilated" in str(
+        jax.make_jaxpr(function)(*arguments)
+    )

@@ -48,6 +48,16 @@ class RunFolder:
                 f"workdir is {str(self.path)!r}, which cannot be written ({error.strerror}): choose another"
             ) from error
 
+    def finished_config(self) -> ConfigDict:
+        """The config of the finished run in this folder.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not (self.path / "result.json").exists():
+            raise UsageError(f"workdir is {str(self.path)!r}, which holds no finished run: train it first")
+        return ConfigDict(json.loads((self.path / "config.json").read_text()))
+
     def start(self, config: ConfigDict, epoch: int) -> None:
         """Makes the folder, and drops metrics of epochs that will be run again.
 

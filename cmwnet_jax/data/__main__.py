@@ -1,0 +1,141 @@
+"""`python -m cmwnet_jax.data describe --config=FILE.py[:args] [--picture=FILE.png]`, and `posterior`.
+
+describe    prints what the config's data will be, and draws a sheet of examples; trains nothing.
+posterior   writes the class probabilities that a finished run's classifier gives its data set's
+            training split, for pmd biases: --workdir=RUN --output=FILE.npy
+"""
+
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+from rich.console import Console
+from rich.table import Table
+
+from cmwnet_jax import command
+from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.report.contact_sheet import save_contact_sheet
+from cmwnet_jax.train.build_data import Data, build_data
+from cmwnet_jax.train.posterior import save_posterior
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:ARGS", lock_config=True)
+_PICTURE = flags.DEFINE_string("picture", "examples.png", "where describe's sheet of examples is written")
+_WORKDIR = flags.DEFINE_string("workdir", None, "a finished run's folder, for posterior")
+_OUTPUT = flags.DEFINE_string("output", None, "where the probabilities are written, for posterior")
+
+_MOST_CLASSES = 20  # of a longer list, the largest and the smallest are shown
+
+
+def describe() -> None:
+    """Sizes, classes before and after, the true noise rate, the transition matrix, the meta-classes."""
+    config = command.required(_CONFIG.value, "config", "e.g. --config=experiments/digits.py")
+    data = build_data(config)
+    console = Console()
+    console.print(_classes(data))
+    if data.biased.truth_known and data.biased.is_wrong.any():
+        console.print(_transitions(data))
+    for line in _summary(config, data):
+        console.print(line, soft_wrap=True)
+    picture = Path(_PICTURE.value).expanduser()
+    _draw(data, picture)
+    console.print(f"examples: {picture}", soft_wrap=True)
+
+
+def _summary(config, data: Data) -> list[str]:
+    biased = data.biased
+    wrong = f"{100 * biased.wrong_rate:.2f}%" if biased.truth_known else "unknown"
+    lines = [
+        f"data set {data.source.name}: {len(data.true_labels)} training and {len(data.test_labels)} test "
+        f"examples, {data.source.num_classes} classes, images {' x '.join(map(str, data.image_shape))}",
+        f"bias {data.record.name!r}, seed {data.record.seed}: {len(biased.ids)} examples are kept, {wrong} of "
+        f"their labels are wrong",
+        f"meta set: {config.meta_set.kind}"
+        + ("" if data.record.held_out is None else f", {len(data.record.held_out)} examples set apart"),
+    ]
+    if biased.foreign is not None:
+        lines.append(f"{np.mean(biased.foreign >= 0):.2%} of the images are {biased.foreign_dataset}'s")
+    return lines
+
+
+def _shown(data: Data) -> np.ndarray:
+    """The classes that the tables have room for, largest first where they have not room for all."""
+    counts = data.biased.class_counts
+    if len(counts) <= _MOST_CLASSES:
+        return np.arange(len(counts))
+    order = np.argsort(-counts, kind="stable")
+    return np.concatenate([order[: _MOST_CLASSES // 2], order[-_MOST_CLASSES // 2 :]])
+
+
+def _classes(data: Data) -> Table:
+    biased, shown = data.biased, _shown(data)
+    note = "" if len(shown) == data.source.num_classes else " (largest and smallest)"
+    table = Table(title=f"classes{note}")
+    for column in (
+        "class",
+        "in the data set",
+        "kept, by true label",
+        "given",
+        "wrong among given",
+        "meta-class",
+    ):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    before = np.bincount(data.true_labels, minlength=data.source.num_classes)
+    for c in shown:
+        given = biased.given == c
+        wrong = f"{100 * biased.is_wrong[given].mean():.1f}%" if given.any() and biased.truth_known else "-"
+        k = data.meta_classes.of_class[c]
+        center = f"{k} (size {data.meta_classes.centers[k]:.0f})"
+        numbers = (before[c], np.sum(biased.true == c), np.sum(given), wrong, center)
+        table.add_row(data.source.class_names[c], *map(str, numbers))
+    return table
+
+
+def _transitions(data: Data) -> Table:
+    """P(given | true), in per cent; zeros are left blank."""
+    shown = _shown(data)
+    table = Table(title="given label (column) of each true label (row), per cent")
+    table.add_column("true")
+    for c in shown:
+        table.add_column(data.source.class_names[c], justify="right")
+    matrix = 100 * data.biased.transition_matrix
+    for row in shown:
+        cells = [f"{matrix[row, column]:.0f}" if matrix[row, column] else "" for column in shown]
+        table.add_row(data.source.class_names[row], *cells)
+    return table
+
+
+def _draw(data: Data, picture: Path) -> None:
+    """Examples of each class, some with wrong labels where there are any."""
+    biased, rng = data.biased, np.random.default_rng(0)
+    rows = []
+    for c in _shown(data):
+        members = rng.permutation(np.flatnonzero(biased.given == c))
+        wrong, right = members[biased.is_wrong[members]], members[~biased.is_wrong[members]]
+        rows.append(np.concatenate([right[: 12 - min(4, len(wrong))], wrong[:4]]))
+    train = data.splits["train"]
+    read = train.take if hasattr(train, "take") else train.read
+    names = np.array([*data.source.class_names, "another set's"])  # true label -1
+    sheet = [(read(r).image, names[biased.given[r]], names[biased.true[r]]) for r in rows if len(r)]
+    save_contact_sheet(sheet, picture)
+
+
+def posterior() -> None:
+    """Class probabilities of a finished run's classifier."""
+    workdir = command.required(_WORKDIR.value, "workdir", "a finished run's folder")
+    output = command.required(_OUTPUT.value, "output", "an .npy file to write")
+    print(f"written to {save_posterior(workdir, output)}")
+
+
+def main(argv: list[str]) -> None:
+    """Dispatches on the first argument."""
+    verbs = {"describe": describe, "posterior": posterior}
+    if len(argv) != 2:
+        raise UsageError(f"got the arguments {argv[1:]}, expected one of {', '.join(verbs)}, then flags")
+    if argv[1] not in verbs:
+        raise unknown_name("the first argument", argv[1], verbs)
+    verbs[argv[1]]()
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,246 @@
+"""Turns a config's names into data: the set, the bias on it, its meta-classes, its input path."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cmwnet_jax.data import bias, meta_set, sources
+from cmwnet_jax.data.augment import Augmentation, pixel_moments
+from cmwnet_jax.data.batches import Raw, TrainOrder
+from cmwnet_jax.data.human_labels import human_labels
+from cmwnet_jax.data.record import Record, load_record
+from cmwnet_jax.data.stream import Fit, Stream
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.meta_classes import MetaClasses
+from cmwnet_jax.train import parallel
+from cmwnet_jax.train.config import check_config
+from cmwnet_jax.train.inputs import DeviceInput, Input, StreamInput, make_prepare
+
+_DEVICE_LIMIT = 2 << 30  # bytes of pixels that "auto" still puts on each device
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """What a run trains and tests on.
+
+    Attributes:
+        source: the data set as it came.
+        record: the bias as it came out, with its meta-classes.
+        true_labels: [training split] int32, the data set's own labels.
+        splits: `train`, `test` and, maybe, `held_out`, in memory (`Raw`) or streams.
+        test_labels: [N test] int32.
+        image_shape: (height, width, channels) that the network sees.
+    """
+
+    source: sources.Source
+    record: Record
+    true_labels: np.ndarray
+    splits: dict[str, Raw] | dict[str, Stream]
+    test_labels: np.ndarray
+    image_shape: tuple[int, int, int]
+
+    @property
+    def biased(self) -> bias.BiasedLabels:
+        """The training labels as given, and the truth about them."""
+        return self.record.labels
+
+    @property
+    def meta_classes(self) -> MetaClasses:
+        """The meta-class of each class, by given labels."""
+        return self.record.meta_classes
+
+
+def build_data(config: ConfigDict) -> Data:
+    """Loads the data set and puts the config's bias on it, or a saved record's.
+
+    Raises:
+        UsageError: a field of the config is wrong, by itself or for this data set.
+    """
+    check_config(config)
+    bias.needs(config.data.bias)
+    source = sources.open(config.data.name, config.data.dir, config.data.raw_dir)
+    dataset = None
+    if _on_device(config, source):
+        dataset = sources.load(config.data.name, config.data.dir, config.data.raw_dir)
+        true_labels, test_labels = dataset.train.labels, dataset.test.labels
+    else:
+        true_labels, test_labels = (sources.read_labels(source, s) for s in ("train", source.test_split))
+    record = _record(config, source, dataset, true_labels)
+    _check_batch_size(config, record.labels)
+    if dataset is None:
+        splits = _streams(config, source, record, true_labels, test_labels)
+        shape = splits["train"].read(np.arange(1)).image.shape[1:]
+    else:
+        splits = _raws(config, dataset, record)
+        shape = splits["train"].image.shape[1:]
+    return Data(source, record, true_labels, splits, test_labels, shape)
+
+
+def build_input(config: ConfigDict, data: Data, first_epoch: int, one_step_a_call: bool) -> Input:
+    """The data's input path.
+
+    Args:
+        config: the run's.
+        data: the run's.
+        first_epoch: the first that will be asked for.
+        one_step_a_call: whether the device path calls the step from Python.
+    """
+    train = data.splits["train"]
+    mean, std = pixel_moments(_sample(train))
+    prepare = make_prepare(Augmentation(**config.augment), mean, std)
+    order = train_order(config, data)
+    if isinstance(train, Raw):
+        return DeviceInput(data.splits, prepare, order, one_step_a_call)
+    return StreamInput(data.splits, prepare, order, first_epoch * order.steps)
+
+
+def train_order(config: ConfigDict, data: Data) -> TrainOrder:
+    """The rows of every step."""
+    return TrainOrder(config.seed, len(data.biased.ids), config.batch_size)
+
+
+def num_meta_classes(config: ConfigDict) -> int:
+    """K: mwnet and erm have one meta-class, whatever the weight net's field says."""
+    return config.weight_net.num_meta_classes if config.method == "cmwnet" else 1
+
+
+def build_meta_set(
+    config: ConfigDict, data: Data, epoch: int, losses: np.ndarray, predictions: np.ndarray
+) -> tuple[str, meta_set.MetaSet]:
+    """This epoch's meta set: the split that it is of, and its rows and labels.
+
+    Args:
+        config: the run's.
+        data: the run's.
+        epoch: number of the epoch, from 0.
+        losses: [N] float, the training examples' under the current classifier.
+        predictions: [N] int, its classes for them.
+    """
+    labels, classes = data.biased.given, data.source.num_classes
+    size = config.meta_set.per_class_examples
+    if config.meta_set.kind == "held_out":
+        ids = data.record.held_out
+        return "held_out", meta_set.MetaSet(np.arange(len(ids)), data.true_labels[ids])
+    if config.meta_set.kind == "balanced":
+        rows = meta_set.balanced(labels, classes, size, [config.seed, 1, epoch])
+    else:
+        rows = meta_set.lowest_loss(losses, labels, classes, size)
+    return "train", meta_set.with_labels(rows, predictions if config.meta_set.pseudo_labels else labels)
+
+
+def _on_device(config: ConfigDict, source: sources.Source) -> bool:
+    """Whether the set lives on the devices: as the config says, or where it is small enough."""
+    if config.data.path != "auto":
+        return config.data.path == "device"
+    if config.data.resize_pixels or config.data.crop_pixels:
+        return False
+    pixels = source.train[0]["image"].size
+    return pixels * (len(source.train) + len(source.test)) <= _DEVICE_LIMIT
+
+
+def _record(
+    config: ConfigDict, source: sources.Source, dataset: sources.Dataset | None, true_labels: np.ndarray
+) -> Record:
+    """The saved record that the config names, or the bias that it asks for, applied now."""
+    if config.data.record:
+        record = load_record(config.data.record, dataset=source.name, true_labels=true_labels)
+        if config.meta_set.kind == "held_out" and record.held_out is None:
+            raise UsageError(
+                f"meta_set.kind is 'held_out', but the record in {config.data.record} has set nothing apart: "
+                f"use a record of a run that has"
+            )
+        classes = MetaClasses.fit(record.labels.class_counts, num_meta_classes(config))
+        return dataclasses.replace(record, meta_classes=classes)
+    labels, held_out = bias.BiasedLabels.clean(true_labels, source.num_classes), None
+    if config.meta_set.kind == "held_out":
+        held_out, labels = meta_set.hold_out(labels, config.meta_set.per_class_examples, [config.seed, 0])
+    needed = _needed(config, dataset)
+    labels = bias.apply(config.data.bias, labels, source.name, config.seed, **needed)
+    classes = MetaClasses.fit(labels.class_counts, num_meta_classes(config))
+    return Record(labels, config.data.bias, config.seed, source.name, classes, held_out=held_out)
+
+
+def _needed(config: ConfigDict, dataset: sources.Dataset | None) -> dict:
+    """What the bias needs besides labels, from the fields that name it."""
+    needs = bias.needs(config.data.bias)
+    needed = {}
+    if needs and dataset is None:
+        raise UsageError(
+            f"data.bias is {config.data.bias!r}, which is for sets in memory, but data.path is "
+            f"{config.data.path!r}: set it to 'device'"
+        )
+    if "posterior" in needs:
+        needed["posterior"] = _posterior(config.data.posterior, dataset)
+    if "human_labels" in needs:
+        needed["human_labels"] = human_labels(config.data.human_labels, dataset)
+    if "foreign" in needs:
+        foreign = _foreign(config)
+        needed["foreign"] = bias.ForeignSet(foreign.name, len(foreign.train))
+    return needed
+
+
+def _foreign(config: ConfigDict) -> sources.Dataset:
+    return sources.load(config.data.open_set_from, config.data.dir, config.data.open_set_raw_dir)
+
+
+def _posterior(path: str, dataset: sources.Dataset) -> np.ndarray:
+    """[training split, C] probabilities from an .npy file."""
+    try:
+        posterior = np.load(Path(path).expanduser(), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(
+            f"data.posterior is {path!r}, expected an .npy file of class probabilities, one row a training "
+            f"example ({error}): write one with python -m cmwnet_jax.data posterior"
+        ) from error
+    if posterior.shape != (len(dataset.train), dataset.num_classes):
+        raise UsageError(
+            f"data.posterior is {path!r} with shape {posterior.shape}, expected "
+            f"{(len(dataset.train), dataset.num_classes)} for {dataset.name}: take one made for it"
+        )
+    return posterior
+
+
+def _raws(config: ConfigDict, dataset: sources.Dataset, record: Record) -> dict[str, Raw]:
+    labels = record.labels
+    foreign = _foreign(config).train.images if labels.foreign is not None else None
+    splits = {
+        "train": Raw.whole(bias.shown_images(labels, dataset.train.images, foreign), labels.given),
+        "test": Raw.whole(dataset.test.images, dataset.test.labels),
+    }
+    if record.held_out is not None:
+        ids = record.held_out
+        splits["held_out"] = Raw.whole(dataset.train.images[ids], dataset.train.labels[ids])
+    return splits
+
+
+def _streams(config, source, record, true_labels, test_labels) -> dict[str, Stream]:
+    options = {
+        "fit": Fit(config.data.resize_pixels, config.data.crop_pixels),
+        "workers": config.data.workers,
+        "prefetch": config.data.prefetch_batches,
+    }
+    splits = {
+        "train": Stream(source.train, record.labels.ids, record.labels.given, **options),
+        "test": Stream(source.test, np.arange(len(test_labels)), test_labels, **options),
+    }
+    if record.held_out is not None:
+        splits["held_out"] = Stream(source.train, record.held_out, true_labels[record.held_out], **options)
+    return splits
+
+
+def _sample(train: Raw | Stream) -> np.ndarray:
+    """Images to take mean and deviation of: all that are in memory, else 1,000 spread evenly."""
+    if isinstance(train, Raw):
+        return train.image
+    return train.read(np.unique(np.linspace(0, len(train) - 1, 1000).astype(np.int32))).image
+
+
+def _check_batch_size(config: ConfigDict, biased: bias.BiasedLabels) -> None:
+    if config.batch_size > len(biased.ids):
+        raise UsageError(
+            f"batch_size is {config.batch_size}, expected at most the {len(biased.ids)} training examples "
+            f"that {config.data.name} has under the bias {config.data.bias!r}: lower it"
+        )
+    parallel.check_divides("batch_size", config.batch_size)

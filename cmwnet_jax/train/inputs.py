@@ -1,0 +1,212 @@
+"""The two input paths, with one interface: data that lives on the devices, and data that streams.
+
+Both hand the same batches, in the same order and with the same augmentation, to the same step.
+"""
+
+import collections
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cmwnet_jax.data.augment import Augmentation, augment, standardize
+from cmwnet_jax.data.batches import PassOrder, Raw, TrainOrder
+from cmwnet_jax.data.meta_set import MetaSet
+from cmwnet_jax.data.stream import Stream
+from cmwnet_jax.train import parallel
+from cmwnet_jax.types import MetaState, Metrics, PyTree, StepFn
+
+_AUGMENT = 0x61756700  # stream of the base key, apart from the steps' own
+_CHUNK = 1000  # examples a device a call in evaluation
+
+Prepare = Callable[[Raw, jax.Array | None], dict[str, jax.Array]]
+RunEpoch = Callable[[MetaState, int, Raw, np.ndarray], tuple[MetaState, Metrics]]
+"""(replicated state, epoch, meta set on the devices, its rows [steps, m]) -> (state, [D, steps, ...] values)."""
+
+
+class Input(Protocol):
+    """What the loop asks of an input path; splits have the names `train`, `test` and, maybe, `held_out`."""
+
+    def load_meta(self, split: str, meta_set: MetaSet, epoch: int) -> Raw:
+        """An epoch's meta set on every device."""
+
+    def make_run_epoch(self, step: StepFn) -> RunEpoch:
+        """An epoch of the step; nothing is compiled before its first call."""
+
+    def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
+        """(*replicated arguments) -> the outputs of function(*arguments, batch), each [N, ...]."""
+
+
+def make_prepare(augmentation: Augmentation, mean: np.ndarray, std: np.ndarray) -> Prepare:
+    """(raw batch, key) -> batch with `image` float32 and `label`; no augmentation where the key is None.
+
+    Args:
+        augmentation: what happens to training images.
+        mean: [channels] float32, of pixels scaled to [0, 1].
+        std: [channels] float32, of the same.
+    """
+
+    def prepare(raw: Raw, key: jax.Array | None) -> dict[str, jax.Array]:
+        image = raw.image if key is None else augment(raw.image, raw.row, key, augmentation)
+        return {"image": standardize(image, mean, std), "label": raw.label}
+
+    return prepare
+
+
+def _prepared(step: StepFn, prepare: Prepare) -> StepFn:
+    """The step, from raw batches."""
+
+    def run(state: MetaState, raw: Raw, raw_meta: Raw) -> tuple[MetaState, Metrics]:
+        key = jax.random.fold_in(jax.random.fold_in(state.rng, _AUGMENT), state.step)
+        key, meta_key = jax.random.split(key)
+        return step(state, prepare(raw, key), prepare(raw_meta, meta_key))
+
+    return run
+
+
+class DeviceInput:
+    """Splits on every device as uint8; batches are gathered inside the compiled program."""
+
+    def __init__(self, splits: Mapping[str, Raw], prepare: Prepare, order: TrainOrder, one_step_a_call: bool):
+        """Copies the splits to the devices.
+
+        Args:
+            splits: whole splits by name.
+            prepare: from raw batches to the step's.
+            order: rows of each step.
+            one_step_a_call: whether to call the step from Python; else an epoch is one program.
+        """
+        self._splits = {name: parallel.replicate(split) for name, split in splits.items()}
+        self._sizes = {name: len(split) for name, split in splits.items()}
+        self._prepare, self._order, self._one_step_a_call = prepare, order, one_step_a_call
+        self._take = parallel.pmap(lambda table, rows, label: table.take(rows).replace(label=label))
+
+    def load_meta(self, split: str, meta_set: MetaSet, epoch: int) -> Raw:
+        """As `Input` says."""
+        del epoch  # what is random about these images happens inside the step
+        rows, labels = parallel.replicate(
+            (np.asarray(meta_set.rows, np.int32), _device_labels(meta_set.labels))
+        )
+        return self._take(self._splits[split], rows, labels)
+
+    def make_run_epoch(self, step: StepFn) -> RunEpoch:
+        """As `Input` says."""
+        step, table = _prepared(step, self._prepare), self._splits["train"]
+
+        def one(state, table, meta, rows, meta_rows):
+            return step(state, table.take(rows), meta.take(meta_rows))
+
+        def scanned(state, table, meta, rows, meta_rows):
+            return jax.lax.scan(lambda s, r: one(s, table, meta, *r), state, (rows, meta_rows))
+
+        program = parallel.pmap(one if self._one_step_a_call else scanned, donate_argnums=(0,))
+
+        def run_epoch(state, epoch, meta, meta_rows):
+            rows, places = parallel.split_steps(self._order.epoch(epoch)), parallel.split_steps(meta_rows)
+            if not self._one_step_a_call:
+                return program(state, table, meta, rows, places)
+            steps = ((rows[:, i], places[:, i]) for i in range(len(meta_rows)))
+            return _each_step(lambda s, pair: program(s, table, meta, *pair), state, steps)
+
+        return run_epoch
+
+    def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
+        """As `Input` says."""
+        program = parallel.pmap(
+            lambda table, rows, *args: function(*args, self._prepare(table.take(rows), None))
+        )
+        order = _pass_order(self._sizes[split])
+
+        def run(*args):
+            chunks = (parallel.split(order(i)) for i in range(len(order)))
+            return _joined((program(self._splits[split], rows, *args) for rows in chunks), order.num_examples)
+
+        return run
+
+
+class StreamInput:
+    """Splits that are read as they are needed; an epoch's meta set lives on the devices."""
+
+    def __init__(self, splits: Mapping[str, Stream], prepare: Prepare, order: TrainOrder, first_step: int):
+        """Opens the streams; workers start with the first batch.
+
+        Args:
+            splits: whole splits by name.
+            prepare: from raw batches to the step's.
+            order: rows of each step.
+            first_step: where the training stream begins; epochs must follow without a gap from there.
+        """
+        self._splits, self._prepare, self._order = splits, prepare, order
+        self._train = _put_ahead(splits["train"].batches(order, start=first_step, seed=order.seed))
+
+    def load_meta(self, split: str, meta_set: MetaSet, epoch: int) -> Raw:
+        """As `Input` says."""
+        raw = self._splits[split].read(meta_set.rows, [self._order.seed, epoch])
+        return parallel.replicate(raw.replace(label=_device_labels(meta_set.labels)))
+
+    def make_run_epoch(self, step: StepFn) -> RunEpoch:
+        """As `Input` says."""
+        step = _prepared(step, self._prepare)
+        program = parallel.pmap(
+            lambda state, raw, meta, meta_rows: step(state, raw, meta.take(meta_rows)), donate_argnums=(0,)
+        )
+
+        def run_epoch(state, epoch, meta, meta_rows):
+            del epoch  # the stream is where the epoch before has left it
+            places = parallel.split_steps(meta_rows)
+            steps = ((next(self._train), places[:, i]) for i in range(len(meta_rows)))
+            return _each_step(lambda s, pair: program(s, pair[0], meta, pair[1]), state, steps)
+
+        return run_epoch
+
+    def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
+        """As `Input` says."""
+        program = parallel.pmap(lambda raw, *args: function(*args, self._prepare(raw, None)))
+        order = _pass_order(len(self._splits[split]))
+        chunks = _put_ahead(self._splits[split].batches(order))
+
+        def run(*args):
+            return _joined((program(next(chunks), *args) for _ in range(len(order))), order.num_examples)
+
+        return run
+
+
+def _device_labels(labels: np.ndarray) -> np.ndarray:
+    """int32 class indices or float32 distributions."""
+    return labels.astype(np.int32 if np.issubdtype(labels.dtype, np.integer) else np.float32)
+
+
+def _each_step(call: Callable, state: MetaState, steps: Iterator) -> tuple[MetaState, Metrics]:
+    """Calls the program once a step, without waiting for any; metrics stacked as a scan would."""
+    collected = []
+    for arguments in steps:
+        state, metrics = call(state, arguments)
+        collected.append(metrics)
+    return state, jax.tree.map(lambda *values: jnp.stack(values, axis=1), *collected)
+
+
+def _pass_order(num_examples: int) -> PassOrder:
+    devices = parallel.device_count()
+    return PassOrder(num_examples, devices * min(_CHUNK, -(-num_examples // devices)))
+
+
+def _joined(chunks: Iterator[tuple], num_examples: int) -> list[np.ndarray]:
+    """Outputs [D, n] of each chunk as one [num_examples] each; the padding is cut off."""
+    outputs = zip(*chunks, strict=True)
+    return [_flat(parts)[:num_examples] for parts in outputs]
+
+
+def _flat(parts: Sequence[jax.Array]) -> np.ndarray:
+    """[D, n, ...] each, as one [all n, ...]."""
+    return np.concatenate([np.asarray(part).reshape(-1, *part.shape[2:]) for part in parts])
+
+
+def _put_ahead(batches: Iterator[Raw], depth: int = 2) -> Iterator[PyTree]:
+    """Batches on the devices, copied while the ones before are computed with."""
+    queue = collections.deque()
+    for batch in batches:
+        queue.append(parallel.put(parallel.split(batch)))
+        if len(queue) > depth:
+            yield queue.popleft()

@@ -1,0 +1,64 @@
+"""What is left of a run: its weights as arrays, its numbers as a summary."""
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cmwnet_jax.train import parallel
+from cmwnet_jax.train.build_data import Data
+from cmwnet_jax.train.metrics import last_epochs_mean
+from cmwnet_jax.train.run_folder import RunFolder
+
+
+def weight_arrays(
+    data: Data, rows: np.ndarray, losses: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The last epoch's weight of each example that it visited, for weights.npz.
+
+    Args:
+        data: the run's.
+        rows: [n] int, the visited training examples.
+        losses: [n] float, what the weight net saw of them.
+        weights: [n] float, what it gave them.
+    """
+    given = data.biased.given[rows]
+    return {
+        "ids": data.biased.ids[rows],
+        "given": given,
+        "true": data.biased.true[rows],
+        "meta_class": data.meta_classes.of_class[given],
+        "centers": data.meta_classes.centers,
+        "losses": losses,
+        "weights": weights,
+    }
+
+
+def summarize(config: ConfigDict, data: Data, folder: RunFolder, seconds: float) -> dict:
+    """What result.json holds: the run's bias as it came out, and its honest numbers.
+
+    Args:
+        config: the run's.
+        data: the run's.
+        folder: the run's, with every epoch's metrics.
+        seconds: since the launch.
+    """
+    history = folder.metrics()
+    return {
+        "workdir": str(folder.path),
+        "method": config.method,
+        "dataset": config.data.name,
+        "bias": data.record.name,
+        "seed": config.seed,
+        "num_examples": len(data.biased.ids),
+        "wrong_rate": data.biased.wrong_rate,
+        "class_counts": data.biased.class_counts,
+        "meta_class_of_class": data.meta_classes.of_class,
+        "meta_class_centers": data.meta_classes.centers,
+        "test_accuracy_percent_last": history[-1]["test_accuracy_percent"],
+        "test_accuracy_percent_last10": last_epochs_mean(history, "test_accuracy_percent"),
+        "test_loss_last": history[-1]["test_loss"],
+        "weight_auc_last10": last_epochs_mean(history, "weight_auc"),
+        "seconds": seconds,
+        "devices": parallel.describe(),
+        "versions": {"jax": jax.__version__},
+    }

@@ -1,0 +1,121 @@
+"""Data from a config: both input paths train alike, biases and records are found and used."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_train import final_arrays, launch, small_config
+
+from cmwnet_jax import command
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.train import parallel
+from cmwnet_jax.train.build_data import build_data
+from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.posterior import save_posterior
+
+
+def trained(tmp_path, name, **fields):
+    """The arrays that a short run with augmentation ends with."""
+    config = small_config(num_epochs=4, augment__pad_pixels=1, augment__flip=True, **fields)
+    train(config, tmp_path / name)
+    return final_arrays(config, tmp_path / name)
+
+
+def test_all_ways_of_input_train_alike(tmp_path, monkeypatch):
+    """On the device in one program, on the device a step a call, and streamed."""
+    device = trained(tmp_path, "device", data__path="device")
+    streamed = trained(tmp_path, "stream", data__path="stream")
+    monkeypatch.setattr(parallel, "loops_are_slow", lambda *arguments: True)
+    stepped = trained(tmp_path, "stepped", data__path="device")
+    for others in (streamed, stepped):
+        for (path, expected), (_, got) in zip(device, others, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5, err_msg=jax.tree_util.keystr(path))
+
+
+def test_convolutions_on_a_cpu_are_found_and_not_put_into_a_loop():
+    images = jnp.zeros((1, 8, 8, 1))
+    for model, slow in ((nn.Conv(2, (3, 3)), True), (nn.Dense(2), False)):
+        variables = model.init(jax.random.key(0), images)
+        assert parallel.loops_are_slow(model.apply, variables, images) == slow
+
+
+def test_pseudo_labels_and_mixup_of_the_meta_set(tmp_path):
+    config = small_config(num_epochs=4, meta_set__pseudo_labels=True, meta_set__mixup=True)
+    assert np.isfinite(train(config, tmp_path / "run")["test_loss_last"])
+
+
+def test_a_run_can_be_started_from_a_saved_record(tmp_path):
+    train(small_config(num_epochs=3), tmp_path / "first")
+    described = json.loads((tmp_path / "first" / "bias.json").read_text())
+    again = build_data(small_config(data__record=str(tmp_path / "first"), data__bias="none", seed=9))
+    first = build_data(small_config())
+    np.testing.assert_array_equal(again.biased.given, first.biased.given)
+    assert again.record.name == described["name"] == "long_tail_5+asymmetric_60"
+    with pytest.raises(UsageError, match="has set nothing apart"):
+        build_data(small_config(data__record=str(tmp_path / "first"), meta_set__kind="held_out"))
+
+
+def test_the_posterior_of_a_clean_run_makes_feature_dependent_noise(tmp_path):
+    config = small_config(method="erm", data__bias="none", num_epochs=2)
+    train(config, tmp_path / "clean")
+    path = save_posterior(tmp_path / "clean", str(tmp_path / "posterior.npy"))
+    posterior = np.load(path)
+    assert posterior.shape == (1257, 10)
+    np.testing.assert_allclose(posterior.sum(axis=1), 1, rtol=1e-5)
+    noisy = build_data(small_config(data__bias="pmd3_10", data__posterior=str(path)))
+    assert 0.05 < noisy.biased.wrong_rate < 0.15
+    with pytest.raises(UsageError, match="data.posterior is '', expected an .npy file"):
+        build_data(small_config(data__bias="pmd3_10"))
+    np.save(path, posterior[:50])
+    with pytest.raises(UsageError, match=r"shape \(50, 10\), expected \(1257, 10\)"):
+        build_data(small_config(data__bias="pmd3_10", data__posterior=str(path)))
+
+
+def test_the_posterior_of_a_biased_or_unfinished_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="holds no finished run"):
+        save_posterior(tmp_path / "none", "p.npy")
+    train(small_config(num_epochs=1, warmup_epochs=1), tmp_path / "biased")
+    with pytest.raises(UsageError, match="expected one on clean labels"):
+        save_posterior(tmp_path / "biased", "p.npy")
+
+
+def test_human_labels_are_a_bias_by_name(tmp_path):
+    true = build_data(small_config(data__bias="none")).true_labels
+    worse = np.where(np.arange(len(true)) % 4 == 0, (true + 1) % 10, true)
+    np.savez(tmp_path / "human.npz", clean_label=true, worse_label=worse)
+    fields = {"data__human_labels": str(tmp_path / "human.npz")}
+    data = build_data(small_config(data__bias="human_worse_label", **fields))
+    np.testing.assert_array_equal(data.biased.given, worse)
+    with pytest.raises(UsageError, match="did you mean 'worse_label'"):
+        build_data(small_config(data__bias="human_worst_label", **fields))
+
+
+def test_open_set_images_are_the_other_sets(tmp_path):
+    config = small_config(data__bias="open_set_40", data__open_set_from="digits")
+    data = build_data(config)
+    shown = data.biased.foreign
+    assert np.sum(shown >= 0) == int(0.4 * 1257)
+    assert data.biased.wrong_rate == pytest.approx(0.4, abs=1e-3)
+    images = build_data(small_config(data__bias="none")).splits["train"].image
+    np.testing.assert_array_equal(data.splits["train"].image[shown >= 0], images[shown[shown >= 0]])
+
+
+def test_describe_prints_and_draws_without_training(tmp_path):
+    picture = tmp_path / "pictures" / "digits.png"
+    arguments = ["describe", "--config=experiments/digits.py", f"--picture={picture}"]
+    done = launch(*arguments, module="cmwnet_jax.data")
+    assert done.returncode == 0, done.stderr
+    assert "12.28% of their labels are wrong" in done.stdout.replace("\n", " ")
+    assert picture.stat().st_size > 10_000
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    wrong = launch("descibe", module="cmwnet_jax.data")
+    assert wrong.returncode == 2
+    assert "did you mean 'describe'" in wrong.stderr
+
+
+def test_a_flag_that_is_needed_is_asked_for():
+    with pytest.raises(UsageError, match="--workdir is missing: give a folder"):
+        command.required(None, "workdir", "a folder")

@@ -1,0 +1,169 @@
+"""Order, augmentation and the two input paths."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from cmwnet_jax.data.augment import Augmentation, augment, pixel_moments, standardize
+from cmwnet_jax.data.batches import PassOrder, Raw, TrainOrder, meta_rows
+from cmwnet_jax.data.stream import Fit, Stream
+from cmwnet_jax.errors import UsageError
+
+
+def numbered_images(count, size=6, channels=1):
+    """Image i has pixel values that say which image and which pixel they are of."""
+    base = np.arange(size * size * channels).reshape(size, size, channels)
+    return ((base[None] + 40 * np.arange(count)[:, None, None, None]) % 256).astype(np.uint8)
+
+
+class Source(list):
+    """Random access as a data source has it."""
+
+    def __getitems__(self, ids):
+        return [self[i] for i in ids]
+
+
+def source_of(images):
+    return Source({"image": image} for image in images)
+
+
+def test_an_epoch_is_a_permutation_and_another_one_each_time():
+    order = TrainOrder(seed=3, num_examples=103, batch_size=10)
+    rows = order.epoch(0)
+    assert rows.shape == (10, 10)
+    assert len(np.unique(rows)) == 100
+    assert not np.array_equal(rows, order.epoch(1))
+    assert not np.array_equal(rows, TrainOrder(4, 103, 10).epoch(0))
+    np.testing.assert_array_equal(rows, TrainOrder(3, 103, 10).epoch(0))
+    np.testing.assert_array_equal(order(23), order.epoch(2)[3])
+
+
+def test_a_pass_visits_every_row_once_and_pads_the_last_chunk():
+    order = PassOrder(num_examples=25, chunk_size=10)
+    rows = np.concatenate([order(i) for i in range(len(order))])
+    np.testing.assert_array_equal(rows[:25], np.arange(25))
+    np.testing.assert_array_equal(rows[25:], 0)
+    np.testing.assert_array_equal(order(4), order(1))
+
+
+def test_meta_batches_go_through_the_meta_set_before_they_repeat():
+    rows = meta_rows(0, 5, num_examples=12, steps=6, batch_size=4)
+    assert rows.shape == (6, 4)
+    for first in (0, 3):
+        assert len(np.unique(rows[first : first + 3])) == 12
+    np.testing.assert_array_equal(np.sort(meta_rows(0, 5, 12, 2, 100), axis=1), [np.arange(12)] * 2)
+
+
+def test_no_augmentation_is_the_identity():
+    images = jnp.asarray(numbered_images(3))
+    np.testing.assert_array_equal(augment(images, jnp.arange(3), jax.random.key(0), Augmentation()), images)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "constant"])
+def test_a_crop_is_a_window_of_the_padded_image(mode):
+    images = numbered_images(40)
+    change = Augmentation(pad_pixels=2, pad_mode=mode)
+    cropped = np.asarray(augment(jnp.asarray(images), jnp.arange(40), jax.random.key(0), change))
+    places = []
+    for image, got in zip(images, cropped, strict=True):
+        padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode=mode)
+        windows = {(y, x): padded[y : y + 6, x : x + 6] for y in range(5) for x in range(5)}
+        found = [place for place, window in windows.items() if np.array_equal(window, got)]
+        assert found
+        places += found[:1]
+    assert len(set(places)) > 10
+
+
+def test_crops_and_flips_are_uniform():
+    change, count = Augmentation(pad_pixels=1, pad_mode="constant", flip=True), 4000
+    image = np.zeros((3, 3, 1), np.uint8)
+    image[1, 1], image[1, 2] = 255, 100  # where it is says the crop, on which side the other is, the flip
+    images = jnp.asarray(np.repeat(image[None], count, axis=0))
+    out = np.asarray(augment(images, jnp.arange(count), jax.random.key(1), change))[..., 0]
+    place = np.argmax((out == 255).reshape(count, -1), axis=1)
+    assert stats.chisquare(np.bincount(place, minlength=9)).pvalue > 1e-3
+    side = np.array(
+        [np.argwhere(o == 100)[0][1] > np.argwhere(o == 255)[0][1] for o in out if (o == 100).any()]
+    )
+    assert stats.binomtest(int(side.sum()), len(side)).pvalue > 1e-3
+
+
+def test_an_examples_augmentation_does_not_depend_on_its_batch():
+    images, change = numbered_images(8), Augmentation(pad_pixels=2, flip=True)
+    rows = np.arange(8, dtype=np.int32)
+    whole = augment(jnp.asarray(images), rows, jax.random.key(0), change)
+    part = augment(jnp.asarray(images[[5, 2]]), rows[[5, 2]], jax.random.key(0), change)
+    np.testing.assert_array_equal(part, whole[jnp.array([5, 2])])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"), [({"pad_mode": "edge"}, "augment.pad_mode"), ({"pad_pixels": -1}, "-1")]
+)
+def test_an_augmentation_that_is_none_is_named(fields, message):
+    with pytest.raises(UsageError, match=message):
+        Augmentation(**fields)
+
+
+def test_pixel_moments_are_numpys():
+    images = np.random.default_rng(0).integers(256, size=(20, 5, 4, 3), dtype=np.uint8)
+    mean, std = pixel_moments(images)
+    scaled = images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(mean, scaled.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(std, scaled.std(axis=0), rtol=1e-5)
+    normal = np.asarray(standardize(jnp.asarray(images), mean, std)).reshape(-1, 3)
+    np.testing.assert_allclose(normal.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(normal.std(axis=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_gives_what_the_device_path_gives_from_any_position(workers):
+    images = numbered_images(50)
+    labels = np.arange(40, dtype=np.int32) % 5
+    ids = np.random.default_rng(0).permutation(50)[:40]
+    table = Raw.whole(images[ids], labels)
+    stream = Stream(source_of(images), ids, labels, workers=workers, prefetch=2)
+    order = TrainOrder(0, 40, 8)
+    for start in (0, 7):
+        batches = stream.batches(order, start=start)
+        for step in range(start, start + 7):
+            batch, expected = next(batches), table.take(order(step))
+            for field in ("image", "label", "row"):
+                np.testing.assert_array_equal(getattr(batch, field), getattr(expected, field))
+        del batches
+
+
+def test_random_crops_of_a_stream_depend_on_step_and_row_alone():
+    images = np.random.default_rng(0).integers(256, size=(16, 20, 24, 3), dtype=np.uint8)
+    stream = Stream(source_of(images), np.arange(16), np.zeros(16, np.int32), fit=Fit(crop_pixels=8))
+    order = TrainOrder(0, 16, 8)
+    first = [next(stream.batches(order, start=s, seed=1)).image for s in (0, 1, 2)]
+    resumed = stream.batches(order, start=1, seed=1)
+    np.testing.assert_array_equal(next(resumed).image, first[1])
+    np.testing.assert_array_equal(next(resumed).image, first[2])
+    assert first[0].shape == (8, 8, 8, 3)
+    plain = next(stream.batches(order)).image
+    np.testing.assert_array_equal(plain, images[order(0)][:, 6:14, 8:16])
+
+
+@pytest.mark.parametrize(
+    ("fit", "shape", "expected"),
+    [
+        (Fit(), (10, 12, 3), (10, 12, 3)),
+        (Fit(resize_pixels=20), (10, 12, 1), (20, 24, 1)),
+        (Fit(resize_pixels=20, crop_pixels=16), (100, 60, 3), (16, 16, 3)),
+        (Fit(crop_pixels=16), (10, 40, 3), (16, 16, 3)),
+    ],
+)
+def test_images_are_made_to_fit(fit, shape, expected):
+    image = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+    assert fit(image).shape == expected
+    assert fit(image, np.random.default_rng(0)).dtype == np.uint8
+
+
+def test_images_of_different_sizes_are_named():
+    source = Source([{"image": np.zeros((5, 5, 1), np.uint8)}, {"image": np.zeros((6, 5, 1), np.uint8)}])
+    stream = Stream(source, np.arange(2), np.zeros(2, np.int32))
+    with pytest.raises(UsageError, match=r"crop_pixels is 0, but images differ.*\(5, 5, 1\) and \(6, 5, 1\)"):
+        stream.read(np.arange(2))
