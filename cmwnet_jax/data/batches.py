@@ -48,7 +48,9 @@ class Raw:
         Args:
             rows: [m] int32.
         """
-        return Raw(self.image[rows], self.label[rows], self.row[rows])
+        # Gathered as flat pixels: over four axes XLA's gather is seven times slower on a CPU.
+        pixels = self.image.reshape(len(self), -1)[rows]
+        return Raw(pixels.reshape(len(rows), *self.image.shape[1:]), self.label[rows], self.row[rows])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -157,7 +157,8 @@ def _record(
     if config.meta_set.kind == "held_out":
         held_out, labels = meta_set.hold_out(labels, config.meta_set.per_class_examples, [config.seed, 0])
     needed = _needed(config, dataset)
-    labels = bias.apply(config.data.bias, labels, source.name, config.seed, **needed)
+    known_as = config.data.known_as or source.name
+    labels = bias.apply(config.data.bias, labels, known_as, config.seed, **needed)
     classes = MetaClasses.fit(labels.class_counts, num_meta_classes(config))
     return Record(labels, config.data.bias, config.seed, source.name, classes, held_out=held_out)
 

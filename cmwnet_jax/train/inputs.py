@@ -23,7 +23,7 @@ _CHUNK = 1000  # examples a device a call in evaluation
 
 Prepare = Callable[[Raw, jax.Array | None], dict[str, jax.Array]]
 RunEpoch = Callable[[MetaState, int, Raw, np.ndarray], tuple[MetaState, Metrics]]
-"""(replicated state, epoch, meta set on the devices, its rows [steps, m]) -> (state, [D, steps, ...] values)."""
+"""(replicated state, epoch, meta set on devices, its rows [steps, m]) -> (state, metrics [D, steps, ...])."""
 
 
 class Input(Protocol):

@@ -1,0 +1,218 @@
+"""What the input costs: each path alone, and each path with a training step behind it.
+
+    python -m experiments.benchmark_input --config=experiments/benchmark_input.py --config.data.dir=DIR \
+        --config.data.raw_dir=FOLDER_OF_UBYTE_GZ [--repeats=5] [--json=FILE]
+
+For sets that fit into memory, with an MLP. In one run and alternating, medians of `--repeats` epochs:
+examples a second of the device path, of the streaming path, and, where TensorFlow is installed, of
+tf.data doing the same work (cache, shuffle, batch, normalise, prefetch); and the time of a plain
+training step (the cheapest there is, the one that notices its input most) and of a meta step behind
+each, against the same step on one fixed batch. Results: the README's table.
+"""
+
+import importlib.util
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from rich.console import Console
+from rich.table import Table
+
+from cmwnet_jax import command
+from cmwnet_jax.data.batches import meta_rows
+from cmwnet_jax.data.meta_set import MetaSet
+from cmwnet_jax.train import parallel
+from cmwnet_jax.train.build import Recipe, build_recipe
+from cmwnet_jax.train.build_data import Data, build_data, build_input
+from cmwnet_jax.train.config import default_config
+
+
+def get_config() -> ConfigDict:
+    """An MLP on files in MNIST's format."""
+    config = default_config()
+    config.data.name = "mnist_format"
+    config.data.path = "device"
+    config.batch_size = 128
+    config.meta_set.batch_size = 100
+    config.weight_net.num_meta_classes = 1  # the classes are of one size
+    return config
+
+
+def _runs(config: ConfigDict, data: Data, recipe: Recipe) -> dict[str, Callable[[int], object]]:
+    """Name -> epoch number -> something to wait for."""
+    rows = meta_rows(0, 0, 100, recipe.order.steps, 100)
+    chosen = MetaSet(np.arange(100), data.biased.given[:100])
+    runs = {}
+    streaming = ConfigDict(config.to_dict())
+    streaming.data.path = "stream"
+    inputs = {
+        "device": build_input(config, data, 0, recipe.one_step_a_call),
+        "stream": build_input(streaming, build_data(streaming), 0, True),
+    }
+    for path, source in inputs.items():
+        meta = source.load_meta("train", chosen, 0)
+        for kind, step in (("alone", _touch), ("plain step", recipe.warmup), ("meta step", recipe.main)):
+            runs[f"{path}, {kind}"] = _epochs(source.make_run_epoch(step), recipe, meta, rows)
+    raw = parallel.unreplicate(
+        inputs["device"].load_meta("train", MetaSet(np.arange(128), data.biased.given[:128]), 0)
+    )
+    for kind, step in (("plain step", recipe.warmup), ("meta step", recipe.main)):
+        runs[f"fixed batch, {kind}"] = _fixed(step, recipe, raw)
+    if importlib.util.find_spec("tensorflow"):
+        runs |= _tf_data(data, recipe, raw)
+    return runs
+
+
+def _touch(state, batch, meta_batch):
+    """A step that looks at every pixel and does nothing else."""
+    del meta_batch
+    zero = jnp.zeros(len(batch["label"]))
+    return state.replace(step=state.step + 1), {
+        "loss": jnp.sum(batch["image"]),
+        "losses": zero,
+        "weights": zero,
+    }
+
+
+def _epochs(run_epoch, recipe: Recipe, meta, rows) -> Callable[[int], object]:
+    state = [parallel.replicate(recipe.state)]
+
+    def epoch(number):
+        state[0], metrics = run_epoch(state[0], number, meta, rows)
+        return metrics
+
+    return epoch
+
+
+def _fixed(step, recipe: Recipe, raw) -> Callable[[int], object]:
+    """An epoch's steps in one program, all on one batch that is ready."""
+    batch = {"image": raw.image.astype(np.float32) / 255, "label": raw.label}
+    meta = jax.tree.map(lambda x: x[:100], batch)
+
+    def program(state, batch, meta):
+        return jax.lax.scan(lambda s, _: step(s, batch, meta), state, None, length=recipe.order.steps)
+
+    run = parallel.pmap(program, donate_argnums=(0,))
+    state, batches = [parallel.replicate(recipe.state)], parallel.replicate((batch, meta))
+
+    def epoch(number):
+        del number
+        state[0], metrics = run(state[0], *batches)
+        return metrics
+
+    return epoch
+
+
+def _tf_data(data: Data, recipe: Recipe, raw) -> dict[str, Callable[[int], object]]:
+    """tfds.load, cache, shuffle, batch, normalise, prefetch; and a plain step that is fed by it."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    class Copy(tfds.core.GeneratorBasedBuilder):
+        """The same examples in the format that tf.data reads."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Tensor(shape=data.image_shape, dtype=np.uint8),
+                "label": tfds.features.ClassLabel(num_classes=data.source.num_classes),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            train = data.splits["train"]
+            for row in range(len(train)):
+                yield row, {"image": train.image[row], "label": int(train.label[row])}
+
+    builder = Copy(data_dir=tempfile.mkdtemp())
+    builder.download_and_prepare()
+    size, batch_size = len(data.biased.ids), recipe.order.batch_size
+    dataset = builder.as_dataset(split="train").cache().shuffle(size, reshuffle_each_iteration=True)
+    dataset = dataset.batch(batch_size, drop_remainder=True).map(
+        lambda e: {"image": tf.cast(e["image"], tf.float32) / 255, "label": tf.cast(e["label"], tf.int32)},
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    meta = parallel.replicate({"image": raw.image[:1] / 255.0, "label": raw.label[:1]})
+    step = parallel.pmap(recipe.warmup, donate_argnums=(0,))
+    state = [parallel.replicate(recipe.state)]
+
+    def alone(number):
+        del number
+        return sum(float(batch["image"][0, 0, 0, 0]) for batch in dataset.as_numpy_iterator())
+
+    def with_step(number):
+        del number
+        metrics = None
+        for batch in dataset.as_numpy_iterator():
+            state[0], metrics = step(state[0], parallel.put(parallel.split(batch)), meta)
+        return metrics
+
+    return {"tf.data, alone": alone, "tf.data, plain step": with_step}
+
+
+def measure(runs: dict[str, Callable[[int], object]], repeats: int) -> dict[str, float]:
+    """Median seconds an epoch of each, all of them in turn, after one epoch that compiles and fills caches."""
+    seconds = {name: [] for name in runs}
+    for number in range(repeats + 1):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            jax.block_until_ready(run(number))
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def print_table(seconds: dict[str, float], examples: int, steps: int) -> None:
+    """Examples a second, time a step, and both against their references."""
+    table = Table(
+        title=f"{examples} examples, {steps} steps an epoch, {parallel.describe()}, jax {jax.__version__}"
+    )
+    for column in ("input, work", "epoch (s)", "examples/s", "step (ms)", "against a fixed batch"):
+        table.add_column(column, justify="left" if column.startswith("input") else "right")
+    for name, value in seconds.items():
+        path, kind = name.split(", ")
+        fixed = seconds.get(f"fixed batch, {kind}")
+        ratio = f"{100 * (value / fixed - 1):+.1f}%" if fixed and path != "fixed batch" else ""
+        table.add_row(name, f"{value:.3f}", f"{examples / value:,.0f}", f"{1e3 * value / steps:.3f}", ratio)
+    Console().print(table)
+    if "tf.data, alone" in seconds:
+        print(
+            f"device path against tf.data, alone: {seconds['tf.data, alone'] / seconds['device, alone']:.1f}x faster"
+        )
+        ratio = seconds["tf.data, plain step"] / seconds["device, plain step"]
+        print(f"device path against tf.data, with a plain step: {ratio:.1f}x faster")
+
+
+def main(argv: list[str]) -> None:
+    """Builds, measures, prints."""
+    del argv
+    config = command.required(_CONFIG.value, "config", "this file, --config=experiments/benchmark_input.py")
+    data = build_data(config)
+    recipe = build_recipe(config, data)
+    seconds = measure(_runs(config, data, recipe), _REPEATS.value)
+    steps = recipe.order.steps
+    print_table(seconds, steps * config.batch_size, steps)
+    if _JSON.value:
+        numbers = {"device": parallel.describe(), "jax": jax.__version__, "cores": os.cpu_count()}
+        Path(_JSON.value).write_text(json.dumps(numbers | {"seconds_an_epoch": seconds}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+    _REPEATS = flags.DEFINE_integer("repeats", 5, "epochs of each", lower_bound=1)
+    _JSON = flags.DEFINE_string("json", "", "where the numbers are written, too")
+    command.run(main)
