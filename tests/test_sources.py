@@ -146,7 +146,7 @@ class TestThoseOfTfds:
         monkeypatch.setattr(prepare.tfds, "builder", fail)
         with pytest.raises(
             UsageError,
-            match=r"AssertionError: Manual directory does not exist. Get it.\): put .* data.raw_dir, which is ..",
+            match=r"AssertionError: Manual directory does not exist. Get it.\): put .* data.raw_dir, which is ",
         ):
             sources.open("imagenet2012", str(tmp_path / "data"))
         assert not (tmp_path / "data").exists()

@@ -93,7 +93,7 @@ class MnistFormat(LocalBuilder):
                 f"training labels' classes 0 to {len(class_names) - 1}: take both from the same data set",
             )
         check_classes({"train": train_labels}, class_names, root)
-        content = b"".join((root / name).read_bytes() for names in _FILES.values() for name in names)
+        content = ((root / name).read_bytes() for names in _FILES.values() for name in names)
         return ImageArrays(splits, class_names, key=digest(content))
 
     @staticmethod
