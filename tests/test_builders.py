@@ -358,3 +358,26 @@ assert "tensorflow" not in sys.modules
 """
     env = {**os.environ, "PYTHONPATH": str(Path(sources.__file__).parents[2])}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, check=True, timeout=100)
+
+
+def test_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    folder = raw_data.image_folder(tmp_path / "raw")
+    monkeypatch.setattr(base.images, "problem_with", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sources.open("image_folder", str(tmp_path / "data"), str(folder))
+    assert not (tmp_path / "data").exists()
+
+
+def test_another_process_may_be_faster(tmp_path, monkeypatch):
+    raw_data.mnist_folder(tmp_path / "raw")
+    prepare = BUILDERS["mnist_format"].download_and_prepare
+
+    def late(builder, **options):
+        prepare(builder, **options)
+        raise OSError("Directory not empty")  # what renaming onto the other's folder raises
+
+    monkeypatch.setattr(BUILDERS["mnist_format"], "download_and_prepare", late)
+    assert len(sources.load("mnist_format", str(tmp_path / "data"), str(tmp_path / "raw")).train) == 12
