@@ -139,6 +139,7 @@ class TestImageFolder:
         "spoil, message",
         [
             (lambda root: shutil.rmtree(root / "train"), "has no train split"),
+            (lambda root: raw_data.empty_folder(root / "train"), "has no class in train"),
             (lambda root: shutil.rmtree(root / "test"), "has no test or val or validation split"),
             (
                 lambda root: raw_data.empty_folder(root / "train" / "dog"),

@@ -264,3 +264,30 @@ class LocalBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _shard(self, split: str, start: int, stop: int) -> Iterator[tuple[int, dict]]:
         yield from enumerate(self.contents.examples(split, start, stop), start)
+
+
+class FilesBuilder(LocalBuilder, skip_registration=True):
+    """A builder of image files that lie in a folder or a tar archive."""
+
+    @classmethod
+    def scan(cls, root: Path) -> ImageFiles:
+        """The images below `root`.
+
+        Args:
+            root: the folder, or an archive of it.
+
+        Raises:
+            UsageError: it cannot be read, or is not laid out as the builder wants, e.g. a split is missing, a
+                class has no image, or a label is beyond the classes.
+        """
+        files = RawFiles(root)
+        try:
+            return cls._contents(files)
+        except BaseException:
+            files.close()
+            raise
+
+    @classmethod
+    @abc.abstractmethod
+    def _contents(cls, files: RawFiles) -> ImageFiles:
+        """The lists of examples, checked as far as that goes without reading every image."""
