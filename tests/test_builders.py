@@ -12,7 +12,7 @@ import raw_data
 from PIL import Image
 
 from cmwnet_jax.data import sources
-from cmwnet_jax.data.builders import BUILDERS, base
+from cmwnet_jax.data.builders import BUILDERS, base, contents
 from cmwnet_jax.data.builders.webvision import Webvision
 from cmwnet_jax.errors import UsageError
 
@@ -366,7 +366,7 @@ def test_interrupt_leaves_nothing(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     folder = raw_data.image_folder(tmp_path / "raw")
-    monkeypatch.setattr(base.images, "problem_with", interrupt)
+    monkeypatch.setattr(contents.images, "problem_with", interrupt)
     with pytest.raises(KeyboardInterrupt):
         sources.open("image_folder", str(tmp_path / "data"), str(folder))
     assert not (tmp_path / "data").exists()

@@ -4,7 +4,8 @@ import re
 
 import numpy as np
 
-from cmwnet_jax.data.builders.base import FilesBuilder, ImageFile, ImageFiles, check_classes
+from cmwnet_jax.data.builders.base import FilesBuilder, check_classes
+from cmwnet_jax.data.builders.contents import ImageFile, ImageFiles
 from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
 
 # Pairs that are confused stand together; the labels are the numbers that the file names begin with.

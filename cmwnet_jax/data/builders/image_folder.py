@@ -3,14 +3,8 @@
 import numpy as np
 
 from cmwnet_jax.data.builders import images
-from cmwnet_jax.data.builders.base import (
-    TEST_SPLITS,
-    FilesBuilder,
-    ImageFile,
-    ImageFiles,
-    check_classes,
-    check_splits,
-)
+from cmwnet_jax.data.builders.base import TEST_SPLITS, FilesBuilder, check_classes, check_splits
+from cmwnet_jax.data.builders.contents import ImageFile, ImageFiles
 from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
 
 SUFFIXES = (".jpg", ".jpeg", ".png")

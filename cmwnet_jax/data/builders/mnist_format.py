@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cmwnet_jax.data.builders.base import ImageArrays, LocalBuilder, check_classes, digest
+from cmwnet_jax.data.builders.base import LocalBuilder, check_classes
+from cmwnet_jax.data.builders.contents import ImageArrays, digest
 from cmwnet_jax.data.builders.raw_files import raw_error
 from cmwnet_jax.errors import UsageError
 

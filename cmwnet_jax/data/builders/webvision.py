@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from cmwnet_jax.data.builders.base import FilesBuilder, ImageFile, ImageFiles, check_classes
+from cmwnet_jax.data.builders.base import FilesBuilder, check_classes
+from cmwnet_jax.data.builders.contents import ImageFile, ImageFiles
 from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
 
 _VAL_LIST = "info/val_filelist.txt"
