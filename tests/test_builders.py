@@ -12,7 +12,7 @@ import raw_data
 from PIL import Image
 
 from cmwnet_jax.data import sources
-from cmwnet_jax.data.builders import BUILDERS, base
+from cmwnet_jax.data.builders import BUILDERS, base, contents
 from cmwnet_jax.data.builders.webvision import Webvision
 from cmwnet_jax.errors import UsageError
 
@@ -139,6 +139,7 @@ class TestImageFolder:
         "spoil, message",
         [
             (lambda root: shutil.rmtree(root / "train"), "has no train split"),
+            (lambda root: raw_data.empty_folder(root / "train"), "has no class in train"),
             (lambda root: shutil.rmtree(root / "test"), "has no test or val or validation split"),
             (
                 lambda root: raw_data.empty_folder(root / "train" / "dog"),
@@ -358,3 +359,26 @@ assert "tensorflow" not in sys.modules
 """
     env = {**os.environ, "PYTHONPATH": str(Path(sources.__file__).parents[2])}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, check=True, timeout=100)
+
+
+def test_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    folder = raw_data.image_folder(tmp_path / "raw")
+    monkeypatch.setattr(contents.images, "problem_with", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sources.open("image_folder", str(tmp_path / "data"), str(folder))
+    assert not (tmp_path / "data").exists()
+
+
+def test_another_process_may_be_faster(tmp_path, monkeypatch):
+    raw_data.mnist_folder(tmp_path / "raw")
+    prepare = BUILDERS["mnist_format"].download_and_prepare
+
+    def late(builder, **options):
+        prepare(builder, **options)
+        raise OSError("Directory not empty")  # what renaming onto the other's folder raises
+
+    monkeypatch.setattr(BUILDERS["mnist_format"], "download_and_prepare", late)
+    assert len(sources.load("mnist_format", str(tmp_path / "data"), str(tmp_path / "raw")).train) == 12

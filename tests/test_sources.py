@@ -138,13 +138,15 @@ class TestThoseOfTfds:
 
     def test_what_tfds_fails_at_is_one_sentence_and_leaves_nothing(self, tmp_path, monkeypatch):
         def fail(name, data_dir, file_format):
-            (data_dir / name).mkdir(parents=True)
+            raw_data.write(data_dir / "downloads" / "a.tar.tmp.123" / "a.tar", b"partial")
+            (data_dir / name / "5.1.0").mkdir(parents=True)
             raise AssertionError("Manual directory does not exist.\nGet\nit.")
 
         monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda _: True)
         monkeypatch.setattr(prepare.tfds, "builder", fail)
         with pytest.raises(
-            UsageError, match=r"AssertionError: Manual directory does not exist. Get it.\).*raw_dir"
+            UsageError,
+            match=r"AssertionError: Manual directory does not exist. Get it.\): put .* data.raw_dir, which is ",
         ):
             sources.open("imagenet2012", str(tmp_path / "data"))
         assert not (tmp_path / "data").exists()

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,7 +112,7 @@ def _by_tfds(name: str, root: Path, raw_dir: str) -> Path:
                 f"data.name is {name!r}, which is not prepared in {str(root)!r} and needs TensorFlow to be: "
                 f"pip install tensorflow-cpu, or copy the folder {name} there from where it is prepared"
             )
-        with _quiet(), _no_trace_of_failure(root / name / "version", root / "downloads" / "manual"):
+        with _quiet(), _no_trace_of_failure(root / name, root / "downloads"):
             _prepare_by_tfds(name, root, raw_dir)
         folder = _newest(root / name)
     formats = tfds.builder_from_directory(folder).info.available_file_formats()
@@ -129,10 +130,11 @@ def _prepare_by_tfds(name: str, root: Path, raw_dir: str) -> None:
         builder = tfds.builder(name, data_dir=root, file_format="array_record")
         builder.download_and_prepare(download_config=config)
     except Exception as error:  # tfds raises AssertionError where files are missing, and much else
-        reason = " ".join(str(error).split())
+        by_hand = f"put the files that it names into data.raw_dir, which is {raw_dir!r}"
+        remedy = by_hand if isinstance(error, AssertionError) else "check the network, or copy the folder there"
         raise UsageError(
             f"data.name is {name!r}, which tfds could not prepare in {str(root)!r} ({type(error).__name__}: "
-            f"{reason}): files that are fetched by hand are looked for in data.raw_dir, which is {raw_dir!r}"
+            f"{' '.join(str(error).split())}): {remedy}"
         ) from error
 
 
@@ -148,14 +150,19 @@ def _newest(folder: Path) -> Path | None:
 
 @contextlib.contextmanager
 def _no_trace_of_failure(*targets: Path) -> Iterator[None]:
-    """Removes, where preparing fails, the empty folders it made; tfds removes the half-written one itself."""
-    new = [path for target in targets for path in (target, *target.parents) if not path.exists()]
+    """Removes, where preparing fails, the empty folders and partial downloads it made below these folders.
+
+    tfds removes the half-written data set itself, but not these; whole downloads are kept.
+    """
+    before = {folder for target in targets for folder, _, _ in os.walk(target)}
+    parents = {os.fspath(path) for target in targets for path in target.parents if not path.exists()}
     try:
         yield
     except BaseException:
-        for path in new:
-            with contextlib.suppress(OSError):  # not empty: downloads are kept, they are whole
-                path.rmdir()
+        made = [folder for target in targets for folder, _, _ in os.walk(target) if folder not in before]
+        for folder in sorted({*made, *parents}, key=len, reverse=True):  # the innermost first
+            with contextlib.suppress(OSError):  # not empty, or gone already
+                shutil.rmtree(folder) if ".tmp." in os.path.basename(folder) else os.rmdir(folder)
         raise
 
 

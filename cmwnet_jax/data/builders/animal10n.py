@@ -1,13 +1,12 @@
 """ANIMAL-10N: ten confusable animals, about 8% of the labels wrong (Sec. 5, Table 5)."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 
-from cmwnet_jax.data.builders.base import ImageFile, ImageFiles, LocalBuilder, check_classes
+from cmwnet_jax.data.builders.base import FilesBuilder, check_classes
+from cmwnet_jax.data.builders.contents import ImageFile, ImageFiles
 from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
-from cmwnet_jax.errors import UsageError
 
 # Pairs that are confused stand together; the labels are the numbers that the file names begin with.
 _CLASSES = (
@@ -17,33 +16,20 @@ _CLASSES = (
 _FOLDERS = {"train": "training", "test": "testing"}
 
 
-class Animal10n(LocalBuilder):
+class Animal10n(FilesBuilder):
     """64x64 RGB images whose label is in the file name, `LABEL_NUMBER.jpg`; ordered by file name."""
 
     WANTS = "the folder (or .tar, .tar.gz) with training/*.jpg and testing/*.jpg, unpacked from raw_image.zip"
     URL = "https://dm.kaist.ac.kr/datasets/animal-10n"
 
     @classmethod
-    def scan(cls, root: Path) -> ImageFiles:
-        """The images below `root`.
-
-        Args:
-            root: the folder, or an archive of it.
-
-        Raises:
-            UsageError: a split is missing, a class is empty, or a name has no label or one beyond the classes.
-        """
-        files = RawFiles(root)
-        try:
-            missing = [folder for folder in _FOLDERS.values() if folder not in files.folders]
-            if missing:
-                raise raw_error(root, f"which has no {missing[0]} folder: {cls.wanted()}")
-            splits = {split: _split(files, folder) for split, folder in _FOLDERS.items()}
-            labels = {split: np.array([item.label for item in items], int) for split, items in splits.items()}
-            check_classes(labels, _CLASSES, root)
-        except UsageError:
-            files.close()
-            raise
+    def _contents(cls, files: RawFiles) -> ImageFiles:
+        missing = [folder for folder in _FOLDERS.values() if folder not in files.folders]
+        if missing:
+            raise raw_error(files.root, f"which has no {missing[0]} folder: {cls.wanted()}")
+        splits = {split: _split(files, folder) for split, folder in _FOLDERS.items()}
+        labels = {split: np.array([item.label for item in items], int) for split, items in splits.items()}
+        check_classes(labels, _CLASSES, files.root)
         return ImageFiles(files, splits, _CLASSES, channels=3, shape=(64, 64))
 
 

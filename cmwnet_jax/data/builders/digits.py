@@ -7,7 +7,8 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from cmwnet_jax.data.builders.base import ImageArrays, LocalBuilder
+from cmwnet_jax.data.builders.base import LocalBuilder
+from cmwnet_jax.data.builders.contents import ImageArrays
 
 _TEST_SIZE = 540  # 30%: 54 examples a class, a standard error near 1% for the demo's accuracies
 

@@ -1,25 +1,16 @@
 """A folder of images by split and class, or a tar archive of one."""
 
-from pathlib import Path
-
 import numpy as np
 
 from cmwnet_jax.data.builders import images
-from cmwnet_jax.data.builders.base import (
-    TEST_SPLITS,
-    ImageFile,
-    ImageFiles,
-    LocalBuilder,
-    check_classes,
-    check_splits,
-)
+from cmwnet_jax.data.builders.base import TEST_SPLITS, FilesBuilder, check_classes, check_splits
+from cmwnet_jax.data.builders.contents import ImageFile, ImageFiles
 from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
-from cmwnet_jax.errors import UsageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-class ImageFolder(LocalBuilder):
+class ImageFolder(FilesBuilder):
     """`SPLIT/CLASS/*.jpg|png`, all grey or all RGB, kept as the bytes they are.
 
     Classes are numbered in the order of their folders' names, examples ordered by class and file name.
@@ -34,28 +25,12 @@ class ImageFolder(LocalBuilder):
     MIXED_CHANNELS = False
 
     @classmethod
-    def scan(cls, root: Path) -> ImageFiles:
-        """The images below `root`.
-
-        Args:
-            root: the folder, or an archive of it.
-
-        Raises:
-            UsageError: a split is missing, a class is empty or not in every split, images lie elsewhere than
-                in a class, or there is another number of classes than there must be.
-        """
-        files = RawFiles(root)
-        try:
-            return cls._contents(files)
-        except UsageError:
-            files.close()
-            raise
-
-    @classmethod
     def _contents(cls, files: RawFiles) -> ImageFiles:
         split_names = [split for split in ("train", *TEST_SPLITS) if split in files.folders]
         check_splits(split_names, files.root, cls.wanted())
         class_names = sorted(_classes(files, "train"))
+        if not class_names:
+            raise raw_error(files.root, f"which has no class in train: {cls.wanted()}")
         if cls.NUM_CLASSES not in (None, len(class_names)):
             raise raw_error(
                 files.root, f"which has {len(class_names)} classes, expected {cls.NUM_CLASSES}: {cls.wanted()}"

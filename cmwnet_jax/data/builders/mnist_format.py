@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cmwnet_jax.data.builders.base import ImageArrays, LocalBuilder, check_classes, digest
+from cmwnet_jax.data.builders.base import LocalBuilder, check_classes
+from cmwnet_jax.data.builders.contents import ImageArrays, digest
 from cmwnet_jax.data.builders.raw_files import raw_error
 from cmwnet_jax.errors import UsageError
 
@@ -93,7 +94,7 @@ class MnistFormat(LocalBuilder):
                 f"training labels' classes 0 to {len(class_names) - 1}: take both from the same data set",
             )
         check_classes({"train": train_labels}, class_names, root)
-        content = b"".join((root / name).read_bytes() for names in _FILES.values() for name in names)
+        content = ((root / name).read_bytes() for names in _FILES.values() for name in names)
         return ImageArrays(splits, class_names, key=digest(content))
 
     @staticmethod

@@ -1,19 +1,17 @@
 """WebVision 1.0: images that Google and Flickr found for ImageNet's 1,000 classes (Sec. 5, Tables 6, 9, 12)."""
 
-from pathlib import Path
-
 import numpy as np
 
-from cmwnet_jax.data.builders.base import ImageFile, ImageFiles, LocalBuilder, check_classes
+from cmwnet_jax.data.builders.base import FilesBuilder, check_classes
+from cmwnet_jax.data.builders.contents import ImageFile, ImageFiles
 from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
-from cmwnet_jax.errors import UsageError
 
 _VAL_LIST = "info/val_filelist.txt"
 _SYNSETS = "info/synsets.txt"
 _VAL_FOLDERS = ("val_images_256", "val_images")  # of the resized and of the original release
 
 
-class Webvision(LocalBuilder):
+class Webvision(FilesBuilder):
     """Google's and Flickr's parts: 2.4 million training images, 50,000 for validation; in the lists' order.
 
     Attributes:
@@ -28,24 +26,6 @@ class Webvision(LocalBuilder):
     URL = "https://data.vision.ee.ethz.ch/cvl/webvision/dataset2017.html"
     LISTS = ("info/train_filelist_google.txt", "info/train_filelist_flickr.txt")
     NUM_CLASSES = 1000
-
-    @classmethod
-    def scan(cls, root: Path) -> ImageFiles:
-        """The images that the lists name.
-
-        Args:
-            root: the folder that holds `info`.
-
-        Raises:
-            UsageError: a list is missing or has a line that cannot be used, images that it names are missing
-                (how many, and the first), or a class has none.
-        """
-        files = RawFiles(root)
-        try:
-            return cls._contents(files)
-        except UsageError:
-            files.close()
-            raise
 
     @classmethod
     def _contents(cls, files: RawFiles) -> ImageFiles:
@@ -75,9 +55,10 @@ class Webvision(LocalBuilder):
         for number, line in enumerate(files.read(name).decode().splitlines(), 1):
             path, _, label = line.rpartition(" ")
             if not path or not label.isdigit() or int(label) >= Webvision.NUM_CLASSES:
-                raise UsageError(
-                    f"{name} has {line!r} in line {number}, expected a path and a label 0 to "
-                    f"{Webvision.NUM_CLASSES - 1}: fetch the list again"
+                raise raw_error(
+                    files.root,
+                    f"where {name} has {line!r} in line {number}, expected a path and a label 0 to "
+                    f"{Webvision.NUM_CLASSES - 1}: fetch the list again",
                 )
             if int(label) < cls.NUM_CLASSES:
                 items.append(ImageFile(prefix + path, int(label)))

@@ -1,0 +1,155 @@
+"""A data set before it is prepared: arrays, or encoded images by their paths."""
+
+import abc
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from cmwnet_jax.data.builders import images
+from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
+
+
+class Contents(abc.ABC):
+    """A data set before it is prepared.
+
+    Attributes:
+        class_names: C names, in label order.
+        sizes: examples of each split.
+        key: what the examples are, as 16 hexadecimal digits, so that other files get another folder; empty
+            for a set that has no raw files.
+        image_feature: how tfds stores an image.
+    """
+
+    class_names: Sequence[str]
+    sizes: Mapping[str, int]
+    key: str
+    image_feature: tfds.features.FeatureConnector
+
+    @abc.abstractmethod
+    def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """Yields `id`, `image` and `label` of the rows [start, stop) of a split."""
+
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Frees what the contents hold open."""
+
+
+class ImageArrays(Contents):
+    """Images that are already pixels in memory, written as these bytes."""
+
+    def __init__(
+        self,
+        splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        class_names: Sequence[str],
+        key: str = "",
+        ids: Mapping[str, Sequence] | None = None,
+    ):
+        """Takes the arrays.
+
+        Args:
+            splits: per split, images [N, height, width, channels] uint8 and labels [N] int in [0, C).
+            class_names: C names.
+            key: see `Contents`.
+            ids: per split, N numbers of the examples in their source; None numbers the rows.
+        """
+        self._splits, self.class_names, self.key = splits, class_names, key
+        self._ids = ids or {split: range(len(labels)) for split, (_, labels) in splits.items()}
+        self.sizes = {split: len(labels) for split, (_, labels) in splits.items()}
+        shape = next(iter(splits.values()))[0].shape[1:]
+        self.image_feature = tfds.features.Tensor(
+            shape=shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+        )
+
+    def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """Yields the rows [start, stop) of a split."""
+        pixels, labels = self._splits[split]
+        for row in range(start, stop):
+            yield {"id": f"{self._ids[split][row]:05d}", "image": pixels[row], "label": int(labels[row])}
+
+
+class ImageFile(NamedTuple):
+    """An example that is an image file: its path in the raw files, which is also its id, and its label."""
+
+    path: str
+    label: int
+
+
+class ImageFiles(Contents):
+    """Images that stay the encoded bytes they are; each is decoded once, to see that it can be."""
+
+    def __init__(
+        self,
+        files: RawFiles,
+        splits: Mapping[str, Sequence[ImageFile]],
+        class_names: Sequence[str],
+        *,
+        channels: int | None = None,
+        shape: tuple[int, int] | None = None,
+    ):
+        """Takes the lists of files.
+
+        Args:
+            files: where they are read from; closed by `close`.
+            splits: per split, its examples in the order that they shall keep.
+            class_names: C names.
+            channels: what every image must have; None allows a mixture, read as RGB.
+            shape: (height, width) of every image; None allows any.
+        """
+        self._files, self._splits, self.class_names = files, splits, class_names
+        self._channels, self._shape = channels, shape
+        self.sizes = {split: len(items) for split, items in splits.items()}
+        self.image_feature = tfds.features.Image(shape=(*(shape or (None, None)), channels or 3))
+        rows = (
+            f"{split} {path} {label} {files.sizes[path]}\n"
+            for split, items in splits.items()
+            for path, label in items
+        )
+        self.key = digest(
+            line.encode() for line in itertools.chain((f"{name}\n" for name in class_names), rows)
+        )
+
+    def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """Yields the rows [start, stop) of a split.
+
+        Raises:
+            UsageError: images among them cannot be used; after the last, to know how many.
+        """
+        bad = []
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for at in range(start, stop, 256):  # bounds what the threads read ahead
+                items = self._splits[split][at : min(at + 256, stop)]
+                for item, (data, problem) in zip(items, pool.map(self._checked, items), strict=True):
+                    if problem:
+                        bad.append(f"{item.path!r}: {problem}")
+                    else:
+                        yield {"id": item.path, "image": data, "label": item.label}
+        if bad:
+            raise raw_error(
+                self._files.root,
+                f"where {len(bad)} of the first {stop} images of "
+                f"the split {split} cannot be used, the first {bad[0]}: fetch them again or take them out",
+            )
+
+    def _checked(self, item: ImageFile) -> tuple[bytes, str]:
+        try:
+            data = self._files.read(item.path)
+        except OSError as error:
+            return b"", str(error)
+        return data, images.problem_with(data, self._channels, self._shape)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._files.close()
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """16 hexadecimal digits that stand for these bytes."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
+    return total.hexdigest()[:16]
