@@ -111,7 +111,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence_and_no_folder(argument, m
         ({"data__bias": "long_tail_1000"}, "leaves class 7 none of its 125 examples"),
         ({"data__bias": "longtail_10"}, "bias is 'longtail_10', expected"),
         ({"batch_size": 100_000}, "batch_size is 100000, expected at most the .* training examples"),
-        ({"batch_size": 50}, "batch_size is 50, expected a multiple of the 4 local devices: use 48"),
+        ({"batch_size": 50}, "batch_size is 50, expected a multiple of the run.s 4 devices: use 48"),
         ({"num_epochs": 0}, "num_epochs is 0, expected at least 1"),
         ({"weight_net__normalize": "total"}, "weight_net.normalize is 'total'"),
     ],

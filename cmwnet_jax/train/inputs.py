@@ -4,7 +4,8 @@ Both hand the same batches, in the same order and with the same augmentation, to
 """
 
 import collections
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import jax
@@ -23,7 +24,7 @@ _CHUNK = 1000  # examples a device a call in evaluation
 
 Prepare = Callable[[Raw, jax.Array | None], dict[str, jax.Array]]
 RunEpoch = Callable[[MetaState, int, Raw, np.ndarray], tuple[MetaState, Metrics]]
-"""(replicated state, epoch, meta set on devices, its rows [steps, m]) -> (state, metrics [D, steps, ...])."""
+"""(replicated state, epoch, meta set on devices, its rows [steps, m]) -> (state, metrics), alike on all D."""
 
 
 class Input(Protocol):
@@ -56,12 +57,13 @@ def make_prepare(augmentation: Augmentation, mean: np.ndarray, std: np.ndarray) 
 
 
 def _prepared(step: StepFn, prepare: Prepare) -> StepFn:
-    """The step, from raw batches."""
+    """The step, from raw batches, with each example's numbers on every device."""
 
     def run(state: MetaState, raw: Raw, raw_meta: Raw) -> tuple[MetaState, Metrics]:
         key = jax.random.fold_in(jax.random.fold_in(state.rng, _AUGMENT), state.step)
         key, meta_key = jax.random.split(key)
-        return step(state, prepare(raw, key), prepare(raw_meta, meta_key))
+        state, metrics = step(state, prepare(raw, key), prepare(raw_meta, meta_key))
+        return state, metrics | parallel.gather({name: metrics[name] for name in ("losses", "weights")})
 
     return run
 
@@ -104,7 +106,7 @@ class DeviceInput:
         program = parallel.pmap(one if self._one_step_a_call else scanned, donate_argnums=(0,))
 
         def run_epoch(state, epoch, meta, meta_rows):
-            rows, places = parallel.split_steps(self._order.epoch(epoch)), parallel.split_steps(meta_rows)
+            rows, places = parallel.share_steps(self._order.epoch(epoch)), parallel.share_steps(meta_rows)
             if not self._one_step_a_call:
                 return program(state, table, meta, rows, places)
             steps = ((rows[:, i], places[:, i]) for i in range(len(meta_rows)))
@@ -115,12 +117,12 @@ class DeviceInput:
     def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
         """As `Input` says."""
         program = parallel.pmap(
-            lambda table, rows, *args: function(*args, self._prepare(table.take(rows), None))
+            lambda table, rows, *args: parallel.gather(function(*args, self._prepare(table.take(rows), None)))
         )
         order = _pass_order(self._sizes[split])
 
         def run(*args):
-            chunks = (parallel.split(order(i)) for i in range(len(order)))
+            chunks = (parallel.share(order(i)) for i in range(len(order)))
             return _joined((program(self._splits[split], rows, *args) for rows in chunks), order.num_examples)
 
         return run
@@ -139,7 +141,7 @@ class StreamInput:
             first_step: where the training stream begins; epochs must follow without a gap from there.
         """
         self._splits, self._prepare, self._order = splits, prepare, order
-        self._train = _put_ahead(splits["train"].batches(order, start=first_step, seed=order.seed))
+        self._train = _put_ahead(splits["train"].batches(_Share(order), start=first_step, seed=order.seed))
 
     def load_meta(self, split: str, meta_set: MetaSet, epoch: int) -> Raw:
         """As `Input` says."""
@@ -155,7 +157,7 @@ class StreamInput:
 
         def run_epoch(state, epoch, meta, meta_rows):
             del epoch  # the stream is where the epoch before has left it
-            places = parallel.split_steps(meta_rows)
+            places = parallel.share_steps(meta_rows)
             steps = ((next(self._train), places[:, i]) for i in range(len(meta_rows)))
             return _each_step(lambda s, pair: program(s, pair[0], meta, pair[1]), state, steps)
 
@@ -163,9 +165,9 @@ class StreamInput:
 
     def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
         """As `Input` says."""
-        program = parallel.pmap(lambda raw, *args: function(*args, self._prepare(raw, None)))
+        program = parallel.pmap(lambda raw, *args: parallel.gather(function(*args, self._prepare(raw, None))))
         order = _pass_order(len(self._splits[split]))
-        chunks = _put_ahead(self._splits[split].batches(order))
+        chunks = _put_ahead(self._splits[split].batches(_Share(order)))
 
         def run(*args):
             return _joined((program(next(chunks), *args) for _ in range(len(order))), order.num_examples)
@@ -193,14 +195,21 @@ def _pass_order(num_examples: int) -> PassOrder:
 
 
 def _joined(chunks: Iterator[tuple], num_examples: int) -> list[np.ndarray]:
-    """Outputs [D, n] of each chunk as one [num_examples] each; the padding is cut off."""
-    outputs = zip(*chunks, strict=True)
-    return [_flat(parts)[:num_examples] for parts in outputs]
+    """Outputs of each chunk, alike on all devices, as one [num_examples, ...] each; the padding is cut off."""
+    outputs = zip(*(parallel.unreplicate(chunk) for chunk in chunks), strict=True)
+    return [np.concatenate(parts)[:num_examples] for parts in outputs]
 
 
-def _flat(parts: Sequence[jax.Array]) -> np.ndarray:
-    """[D, n, ...] each, as one [all n, ...]."""
-    return np.concatenate([np.asarray(part).reshape(-1, *part.shape[2:]) for part in parts])
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """A process's own rows of each step. Numbers, not JAX's state, go to the workers of a stream."""
+
+    order: Callable[[int], np.ndarray]
+    processes: int = dataclasses.field(default_factory=lambda: parallel.process_count())
+    process: int = dataclasses.field(default_factory=lambda: parallel.process_index())
+
+    def __call__(self, step: int) -> np.ndarray:
+        return self.order(step).reshape(self.processes, -1)[self.process]
 
 
 def _put_ahead(batches: Iterator[Raw], depth: int = 2) -> Iterator[PyTree]:

@@ -66,12 +66,13 @@ def train(config: ConfigDict, workdir: str) -> dict:
             else:
                 state, steps = run_warmup(state, epoch, nothing, np.zeros_like(rows))
                 meta_metrics = {}
-            losses, weights = (parallel.join_steps(steps.pop(name)).ravel() for name in ("losses", "weights"))
+            steps = {name: np.asarray(values) for name, values in parallel.unreplicate(steps).items()}
+            losses, weights = (steps.pop(name).ravel() for name in ("losses", "weights"))
             test_losses, predictions = measure_test(state.params, state.model_state)
             metrics = {
                 "epoch": epoch,
                 "learning_rate": float(recipe.learning_rate((epoch + 1) * len(rows) - 1)),
-                **{name: float(np.mean(values[0])) for name, values in steps.items()},
+                **{name: float(np.mean(values)) for name, values in steps.items()},
                 "loss_max": float(np.max(losses)),
                 **weight_metrics(weights, data.biased.is_wrong[rows.ravel()]),
                 **meta_metrics,

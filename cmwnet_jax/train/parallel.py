@@ -30,6 +30,43 @@ def pmap(function: Callable, donate_argnums: tuple[int, ...] = ()) -> Callable:
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate_argnums)
 
 
+def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the other processes of this run; must come before anything else of JAX.
+
+    What is None is found from the environment: SLURM, Open MPI, GKE and TPU pods are known to JAX.
+
+    Args:
+        coordinator: `HOST:PORT` of process 0.
+        num_processes: of the run.
+        process_id: this one's, from 0.
+
+    Raises:
+        UsageError: the environment does not say, or the other processes do not answer.
+    """
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"--distributed found no run to join ({str(error).splitlines()[0]}): launch under SLURM, Open "
+            f"MPI, GKE or on a TPU pod, or give --coordinator=HOST:PORT, --num_processes and --process_id"
+        ) from error
+
+
+def process_index() -> int:
+    """This process's number, from 0."""
+    return jax.process_index()
+
+
+def process_count() -> int:
+    """How many processes the run has."""
+    return jax.process_count()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return process_index() == 0
+
+
 def replicate(tree: PyTree) -> PyTree:
     """A copy on every local device: leaves [...] become [D, ...]."""
     count = jax.local_device_count()
@@ -48,25 +85,29 @@ def _over_devices(*axes: str) -> jax.sharding.NamedSharding:
 
 def unreplicate(tree: PyTree) -> PyTree:
     """The first device's copy: leaves [D, ...] become [...]."""
-    return jax.tree.map(lambda x: x[0], tree)
+    return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
+
+
+def gather(tree: PyTree) -> PyTree:
+    """Inside of a mapped function: leaves [n, ...] become all devices' [n of all, ...], on each."""
+    return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, tiled=True), tree)
+
+
+def share(rows: np.ndarray) -> np.ndarray:
+    """This process's part of the last axis: [..., n] becomes [..., D, n / (D * processes)]."""
+    parts = rows.reshape(*rows.shape[:-1], jax.process_count(), jax.local_device_count(), -1)
+    return parts[..., jax.process_index(), :, :]
+
+
+def share_steps(rows: np.ndarray) -> np.ndarray:
+    """[steps, n] becomes [D, steps, n / (D * processes)], what an epoch's program scans over."""
+    return share(rows).transpose(1, 0, 2)
 
 
 def split(batch: PyTree) -> PyTree:
-    """Leaves [n, ...] become [D, n / D, ...]."""
+    """A process's own batch over its devices: leaves [n, ...] become [D, n / D, ...]."""
     count = jax.local_device_count()
     return jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), batch)
-
-
-def split_steps(rows: np.ndarray) -> np.ndarray:
-    """[steps, n] becomes [D, steps, n / D]; `join_steps` undoes it."""
-    steps, size = rows.shape
-    count = jax.local_device_count()
-    return rows.reshape(steps, count, size // count).transpose(1, 0, 2)
-
-
-def join_steps(values: jax.Array) -> np.ndarray:
-    """[D, steps, n / D] becomes [steps, n]."""
-    return np.asarray(values).transpose(1, 0, 2).reshape(values.shape[1], -1)
 
 
 def put(batch: PyTree) -> PyTree:
@@ -75,32 +116,31 @@ def put(batch: PyTree) -> PyTree:
 
 
 def device_count() -> int:
-    """D, the local devices."""
-    return jax.local_device_count()
+    """Devices of the whole run, over all processes."""
+    return jax.device_count()
 
 
 def check_divides(field: str, size: int) -> None:
-    """Raises a UsageError where a batch cannot be split evenly over the local devices."""
-    count = jax.local_device_count()
+    """Raises a UsageError where a batch cannot be split evenly over the run's devices."""
+    count = device_count()
     if size % count:
         raise UsageError(
-            f"{field} is {size}, expected a multiple of the {count} local devices: "
+            f"{field} is {size}, expected a multiple of the run's {count} devices: "
             f"use {max(size // count, 1) * count}"
         )
 
 
 def round_down(field: str, size: int) -> int:
-    """The largest size up to this one that the local devices can share evenly."""
-    count = jax.local_device_count()
+    """The largest size up to this one that the run's devices can share evenly."""
+    count = device_count()
     if size < count:
         raise UsageError(f"{field} comes to {size}, expected at least one example for each of {count} devices")
     return size // count * count
 
 
 def describe() -> str:
-    """The local devices in words, e.g. `1 x cpu`."""
-    devices = jax.local_devices()
-    return f"{len(devices)} x {devices[0].device_kind}"
+    """The run's devices in words, e.g. `4 x cpu`."""
+    return f"{device_count()} x {jax.local_devices()[0].device_kind}"
 
 
 def loops_are_slow(function: Callable, *arguments: PyTree) -> bool:
