@@ -1,9 +1,12 @@
 """What every command shares: flags in, one sentence and status 2 out where the user erred."""
 
+import difflib
+import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import UsageError
 
@@ -41,28 +44,59 @@ def required(value, flag: str, hint: str):
 def _parse(argv: list[str]) -> list[str]:
     """`flags.FLAGS`, with what config files and overrides raise turned into UsageErrors."""
     try:
-        return flags.FLAGS(argv)
-    except UsageError:
-        raise
-    except flags.Error as error:
-        raise UsageError(str(error)) from error
-    except AttributeError as error:  # an override of a field that the config has not
-        raise UsageError(_unknown_field(argv, error)) from error
-    except (OSError, TypeError, ValueError) as error:
-        raise UsageError(f"--config cannot be used: {_root(error)}") from error
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            getattr(flags.FLAGS["config"].value, "keys", None)  # a config that failed to load says so only now
+        return rest
+    except Exception as error:
+        causes = list(_causes(error))
+        own = [cause for cause in causes if isinstance(cause, UsageError)]
+        if own:  # raised by the config file, and wrapped in a traceback's text on the way
+            raise own[-1] from None
+        if isinstance(error, flags.Error) and "\n" not in str(error):
+            raise UsageError(str(error)) from None
+        raise _unknown_field(argv) or _broken_file(argv, causes[-1]) from error
 
 
-def _unknown_field(argv: list[str], error: AttributeError) -> str:
-    message = " ".join(str(error).replace("\\n", " ").split())
-    nearest = message.split('Did you mean "')[1].split('"')[0] if "Did you mean" in message else None
-    names = [arg.split("=")[0].removeprefix("--config.") for arg in argv if arg.startswith("--config.")]
-    named = next((name for name in names if f"'{name.split('.')[-1]}" in message), ", ".join(names))
-    hint = f"; did you mean {'.'.join([*named.split('.')[:-1], nearest])!r}?" if nearest else ""
-    return f"the config has no field {named!r}{hint} (--print_config lists them all)"
-
-
-def _root(error: BaseException) -> BaseException:
-    """The first cause of a chain of errors."""
-    while error.__cause__ or error.__context__:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
         error = error.__cause__ or error.__context__
-    return error
+
+
+def _unknown_field(argv: list[str]) -> UsageError | None:
+    """The error for the first override of a field that the config has not, if there is one."""
+    try:
+        config = _load(argv)
+    except Exception:  # the file itself is what is broken
+        return None
+    for arg in argv:
+        if arg.startswith("--config."):
+            name = arg.removeprefix("--config.").split("=")[0]
+            section = config
+            for place, part in enumerate(name.split(".")):
+                if not isinstance(section, ConfigDict) or part not in section:
+                    known = section if isinstance(section, ConfigDict) else ()
+                    before = "".join(f"{outer}." for outer in name.split(".")[:place])
+                    return _no_field(before + part, [before + other for other in known])
+                section = section[part]
+    return None
+
+
+def _load(argv: list[str]) -> ConfigDict:
+    """The config without overrides; ml_collections reads those from `sys.argv` whatever it is given."""
+    given = [arg for arg in argv if arg.startswith("--config=")][-1]
+    path, _, arg = given.removeprefix("--config=").partition(":")
+    return runpy.run_path(path)["get_config"](*([arg] if arg else []))
+
+
+def _no_field(name: str, known: list[str]) -> UsageError:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return UsageError(f"the config has no field {name!r}{hint} (--print_config lists them all)")
+
+
+def _broken_file(argv: list[str], cause: BaseException) -> UsageError:
+    given = [arg for arg in argv if arg.startswith("--config=")][-1]
+    said = " ".join(str(cause).split())
+    return UsageError(f"{given} cannot be used, it raised {type(cause).__name__}: {said}")

@@ -1,7 +1,8 @@
 """Mistakes that a user can mend, told apart from bugs."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UsageError(ValueError):
@@ -24,3 +25,16 @@ def unknown_name(field: str, got: str, known: Iterable[str]) -> UsageError:
     nearest = difflib.get_close_matches(str(got), known, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     return UsageError(f"{field} is {got!r}, expected one of {', '.join(known)}{hint}")
+
+
+@contextlib.contextmanager
+def about(field: str) -> Iterator[None]:
+    """Puts a config field's name before the UsageErrors of what is done with it.
+
+    Args:
+        field: the field.
+    """
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{field}: {error}") from error

@@ -49,9 +49,9 @@ class MetaClasses:
         """
         counts = _checked_counts(class_counts)
         num_classes = len(counts)
-        if num_meta_classes != int(num_meta_classes) or not 1 <= num_meta_classes <= num_classes:
+        if not isinstance(num_meta_classes, int | np.integer) or not 1 <= num_meta_classes <= num_classes:
             raise UsageError(
-                f"num_meta_classes is {num_meta_classes}, expected a whole number from 1 to the "
+                f"num_meta_classes is {num_meta_classes!r}, expected a whole number from 1 to the "
                 f"number of classes, {num_classes}: set it in that range (the paper uses 3)"
             )
         distinct = len(np.unique(counts))
@@ -62,19 +62,23 @@ class MetaClasses:
                 f"and the weight net's other heads see no example and stay as initialised",
                 stacklevel=2,
             )
-        clusters = min(int(num_meta_classes), distinct)
+        clusters = min(num_meta_classes, distinct)
         fitted = KMeans(clusters, n_init=10, random_state=seed).fit(counts[:, None])
         order = np.argsort(fitted.cluster_centers_[:, 0])
         rank = np.empty(clusters, np.int32)
         rank[order] = np.arange(clusters, dtype=np.int32)
-        centers = np.pad(fitted.cluster_centers_[order, 0], (0, int(num_meta_classes) - clusters), "edge")
+        centers = np.pad(fitted.cluster_centers_[order, 0], (0, num_meta_classes - clusters), "edge")
         return cls(centers=centers, of_class=rank[fitted.labels_])
 
 
 def _checked_counts(class_counts: ArrayLike) -> np.ndarray:
     """The counts as [C] float64, or a UsageError."""
-    counts = np.asarray(class_counts, np.float64)
-    if counts.ndim != 1 or not len(counts) or not np.all((counts >= 0) & (counts == np.floor(counts))):
+    try:
+        counts = np.asarray(class_counts, np.float64)
+    except (TypeError, ValueError):
+        counts = np.full(1, np.nan)
+    whole = np.isfinite(counts) & (counts >= 0) & (counts == np.floor(counts))
+    if counts.ndim != 1 or not len(counts) or not whole.all():
         raise UsageError(
             f"class_counts is {class_counts!r}, expected one non-negative whole number a class: "
             f"pass np.bincount(labels, minlength=num_classes)"

@@ -94,7 +94,7 @@ def make_meta_step(
         def virtual_meta_loss(weight_params):
             virtual_grads = _gradient(linear, normalized(weights_of(weight_params)), axis_name)
             virtual_params = _sgd(state.params, virtual_grads, learning_rate(state.step))
-            return meta_loss(virtual_params, state.model_state, meta_batch, meta_rng)
+            return _checked_meta_loss(meta_loss(virtual_params, state.model_state, meta_batch, meta_rng))
 
         meta_loss_value, meta_grads = jax.value_and_grad(virtual_meta_loss)(state.weight_params)
         # The *gradient* is averaged: the virtual gradient is summed over devices inside, so that
@@ -269,6 +269,12 @@ def _check_objective(out: Objective) -> None:
             f"Objective.meta_class has dtype {jnp.result_type(out.meta_class)}, expected an integer: "
             f"use MetaClasses.of_class[labels]"
         )
+
+
+def _checked_meta_loss(value: jax.Array) -> jax.Array:
+    if jnp.shape(value) != ():
+        raise ValueError(f"meta_loss gave shape {jnp.shape(value)}, expected a scalar: take its mean")
+    return value
 
 
 def _checked_weights(weights: jax.Array, losses: jax.Array) -> jax.Array:

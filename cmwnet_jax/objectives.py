@@ -1,7 +1,9 @@
 """Objectives and meta losses of the usual kind, from a Linen-style `apply`."""
 
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,48 +11,60 @@ import jax.numpy as jnp
 
 from cmwnet_jax.losses import cross_entropy
 from cmwnet_jax.meta_classes import MetaClasses
-from cmwnet_jax.types import MetaLossFn, Objective, ObjectiveFn, PyTree
+from cmwnet_jax.types import MetaLossFn, Objective, ObjectiveFn
 
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def classification_objective(
-    apply_fn: Callable, meta_classes: MetaClasses, loss: LossFn = cross_entropy
+    apply_fn: Callable,
+    meta_classes: MetaClasses,
+    loss: LossFn = cross_entropy,
+    train_kwargs: Mapping[str, Any] | None = None,
 ) -> ObjectiveFn:
     """CMW-Net's objective (Eq. 6): terms and losses are both the per-example losses, base is 0.
 
     Args:
-        apply_fn: `model.apply` of a Linen module, or `(variables, inputs, *, mutable, rngs)` with
-            the same meaning; `train=True` is passed where the model takes it. Gives [n, C] logits.
+        apply_fn: `model.apply` of a Linen module, or a function `(variables, inputs)` that gives logits
+            [n, C]. It is passed `mutable` and `rngs={"dropout": key}`, with Linen's meaning, where it takes
+            them; with `mutable` it gives (logits, new model_state).
         meta_classes: the meta-class of each of the C classes.
-        loss: (logits [n, C], labels [n]) -> [n].
+        loss: (logits [n, C], labels [n] or [n, C]) -> [n].
+        train_kwargs: what puts the model into train mode, e.g. `{"deterministic": False}`; None passes
+            `train=True` where the signature of the model, or of `apply_fn`, has such an argument.
 
     Returns:
         An `objective` for `make_meta_step`, of batches with the entries `image` (the model's
-        input, [n, ...]) and `label` ([n] int in [0, C)).
+        input, [n, ...]) and `label` ([n] int in [0, C), or [n, C] float, whose most likely class counts
+        for the meta-class).
     """
     of_class = jnp.asarray(meta_classes.of_class)
-    forward = _train_mode(apply_fn)
+    forward = _train_mode(apply_fn, train_kwargs)
 
     def objective(params, model_state, batch, rng):
+        label = batch["label"]
         logits, new_model_state = forward(params, model_state, batch["image"], rng)
-        losses = loss(logits, batch["label"])
-        # A label beyond the classes gets a meta-class beyond K, and so the weight NaN: an
-        # unchecked gather would silently read the last class's.
-        meta_class = of_class.at[batch["label"]].get(mode="fill", fill_value=jnp.iinfo(jnp.int32).max)
+        losses = loss(logits, label)
+        hard = label if jnp.issubdtype(label.dtype, jnp.integer) else jnp.argmax(label, axis=-1)
+        # A label outside of the classes gets a meta-class outside of [0, K), and so the weight NaN: an
+        # unchecked gather would silently read another class's.
+        meta_class = of_class.at[jnp.where(hard < 0, len(of_class), hard)].get(mode="fill", fill_value=-1)
         return Objective(terms=losses, losses=losses, meta_class=meta_class), new_model_state
 
     return objective
 
 
-def classification_meta_loss(apply_fn: Callable, loss: LossFn = cross_entropy) -> MetaLossFn:
+def classification_meta_loss(
+    apply_fn: Callable, loss: LossFn = cross_entropy, train_kwargs: Mapping[str, Any] | None = None
+) -> MetaLossFn:
     """The mean loss on a meta batch (Eq. 5), in train mode, running statistics thrown away (Q18).
 
     Args:
         apply_fn: as in `classification_objective`.
         loss: (logits [m, C], labels [m] or [m, C]) -> [m].
+        train_kwargs: as in `classification_objective`.
     """
-    forward = _train_mode(apply_fn)
+    forward = _train_mode(apply_fn, train_kwargs)
 
     def meta_loss(params, model_state, meta_batch, rng):
         logits, _ = forward(params, model_state, meta_batch["image"], rng)
@@ -59,21 +73,31 @@ def classification_meta_loss(apply_fn: Callable, loss: LossFn = cross_entropy) -
     return meta_loss
 
 
-def _train_mode(apply_fn: Callable) -> Callable[..., tuple[jax.Array, PyTree]]:
+def _train_mode(apply_fn: Callable, train_kwargs: Mapping[str, Any] | None) -> Callable:
     """(params, model_state, inputs, rng) -> (logits, new model_state) in train mode."""
-    train = {"train": True} if _takes_train(apply_fn) else {}
+    names = _argument_names(apply_fn)
+    if train_kwargs is None:
+        train_kwargs = {"train": True} if "train" in names else {}
 
     def forward(params, model_state, inputs, rng):
-        variables = {"params": params, **model_state}
-        out = apply_fn(variables, inputs, mutable=list(model_state), rngs={"dropout": rng}, **train)
+        linen = {"mutable": list(model_state), "rngs": {"dropout": rng}}
+        taken = {name: value for name, value in linen.items() if name in names}
+        out = apply_fn({"params": params, **model_state}, inputs, **taken, **train_kwargs)
+        if not isinstance(out, tuple):
+            return out, model_state
         logits, new_model_state = out
-        return logits, dict(new_model_state)
+        return logits, type(model_state)(new_model_state)
 
     return forward
 
 
-def _takes_train(apply_fn: Callable) -> bool:
-    """Whether the model has a `train` argument; Linen's own `apply` hides its module's."""
-    owner = getattr(apply_fn, "__self__", None)
-    called = type(owner).__call__ if isinstance(owner, nn.Module) else apply_fn
-    return "train" in inspect.signature(called).parameters
+def _argument_names(apply_fn: Callable) -> set[str]:
+    """Arguments that can be passed by name; Linen's own `apply` hides its module's, `**` takes Linen's."""
+    parameters = dict(inspect.signature(apply_fn).parameters)
+    inner = apply_fn.func if isinstance(apply_fn, functools.partial) else apply_fn
+    owner = getattr(inner, "__self__", None)
+    if isinstance(owner, nn.Module):
+        parameters |= inspect.signature(type(owner).__call__).parameters
+    elif any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return {*parameters, "mutable", "rngs"}
+    return set(parameters)

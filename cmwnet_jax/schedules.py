@@ -19,5 +19,8 @@ def step_decay(
     Returns:
         step -> learning rate.
     """
-    boundaries = {round(num_steps * percent / 100): decay_factor for percent in decay_at_percent}
+    boundaries = {}
+    for percent in decay_at_percent:  # two shares of a short run may fall on one step
+        step = round(num_steps * percent / 100)
+        boundaries[step] = boundaries.get(step, 1.0) * decay_factor
     return optax.piecewise_constant_schedule(learning_rate, boundaries)

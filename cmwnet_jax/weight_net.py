@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cmwnet_jax.errors import UsageError
+
 
 def _uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
     """Uniform in +-1/sqrt(fan_in), for kernels and biases alike.
@@ -50,7 +52,15 @@ class WeightNet(nn.Module):
 
         Returns:
             [n] float in (0, 1).
+
+        Raises:
+            UsageError: the net has no heads or no hidden units.
         """
+        if min(self.num_meta_classes, self.hidden) < 1:
+            raise UsageError(
+                f"WeightNet has num_meta_classes = {self.num_meta_classes} and hidden = {self.hidden}, "
+                f"expected at least 1 of each"
+            )
         layers = [
             nn.Dense(
                 width,
@@ -66,7 +76,9 @@ class WeightNet(nn.Module):
         ]
         shared, heads = layers
         logits = heads(nn.relu(shared(losses[:, None])))
-        return nn.sigmoid(jnp.take_along_axis(logits, meta_class[:, None], axis=1)[:, 0])
+        # Negative indices would count from the last head.
+        head = jnp.where(meta_class < 0, self.num_meta_classes, meta_class)
+        return nn.sigmoid(jnp.take_along_axis(logits, head[:, None], axis=1)[:, 0])
 
 
 def weighting_functions(weight_fn, weight_params, losses: jax.Array, num_meta_classes: int) -> jax.Array:

@@ -160,7 +160,7 @@ def test_jit_scan_and_vmap_agree_and_compile_once(name):
         state, metrics = jitted(state, *jax.tree.map(lambda x, i=index: x[i], batches))
     assert int(state.step) == STEPS
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(metrics))
-    for field in ("params", "weight_params"):
+    for field in ("params", "weight_params", *(["model_state"] if name in ("linen", "nnx") else [])):
         moved = jax.tree.map(lambda a, b: np.any(a != b), getattr(start, field), getattr(state, field))
         assert any(jax.tree.leaves(moved)), f"{field} never moved"
 
@@ -177,6 +177,41 @@ def test_jit_scan_and_vmap_agree_and_compile_once(name):
     many, _ = jax.jit(jax.vmap(lambda s: jax.lax.scan(lambda s, p: step(s, *p), s, batches)))(states)
     alone, _ = scan(init(seeds[1]))
     chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], many.params), alone.params, rtol=1e-4, atol=1e-5)
+
+
+def test_the_builders_put_a_linen_model_into_train_mode():
+    """Dropout draws, and so do models whose argument has another name, or that are wrapped."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, deterministic):
+            return nn.Dense(CLASSES)(nn.Dropout(0.5, deterministic=deterministic)(x))
+
+    linen_model, net = linen(), Net()
+    params, model_state = linen_model.init(jax.random.key(0))
+    batch = {"image": jnp.ones((N, FEATURES)) * jnp.arange(N)[:, None], "label": jnp.zeros(N, jnp.int32)}
+    variables = net.init(jax.random.key(0), batch["image"], deterministic=True)
+    other = cmw.classification_objective(net.apply, META_CLASSES, train_kwargs={"deterministic": False})
+    for objective, arguments in (
+        (linen_model.objective, (params, model_state)),
+        (other, (variables["params"], {})),
+    ):
+        losses = [objective(*arguments, batch, jax.random.key(k))[0].losses for k in (0, 1)]
+        assert np.any(losses[0] != losses[1])
+
+
+def test_plain_functions_need_none_of_linens_arguments():
+    def apply(variables, inputs):
+        return inputs @ variables["params"]
+
+    objective = cmw.classification_objective(apply, META_CLASSES)
+    batch = {"image": jnp.ones((N, FEATURES)), "label": jnp.zeros(N, jnp.int32)}
+    out, model_state = objective(jnp.zeros((FEATURES, CLASSES)), {}, batch, jax.random.key(0))
+    np.testing.assert_allclose(out.losses, np.log(CLASSES), rtol=1e-6)
+    assert model_state == {}
+    soft = {**batch, "label": jax.nn.one_hot(jnp.full(N, 3), CLASSES)}
+    out, _ = objective(jnp.zeros((FEATURES, CLASSES)), {}, soft, jax.random.key(0))
+    np.testing.assert_array_equal(out.meta_class, META_CLASSES.of_class[3])
 
 
 def flops(function, *arguments) -> float:

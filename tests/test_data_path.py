@@ -77,7 +77,7 @@ def test_the_posterior_of_a_clean_run_makes_feature_dependent_noise(tmp_path):
 def test_the_posterior_of_a_biased_or_unfinished_run_is_refused(tmp_path):
     with pytest.raises(UsageError, match="holds no finished run"):
         save_posterior(tmp_path / "none", "p.npy")
-    train(small_config(num_epochs=1, warmup_epochs=1), tmp_path / "biased")
+    train(small_config(num_epochs=1, warmup_epochs=0), tmp_path / "biased")
     with pytest.raises(UsageError, match="expected one on clean labels"):
         save_posterior(tmp_path / "biased", "p.npy")
 

@@ -355,11 +355,62 @@ def test_an_unknown_normalization_is_named():
         make(normalize="summ")
 
 
-def test_a_label_beyond_the_classes_is_loud():
-    """Its weight is NaN, where an unchecked gather would quietly use the last class's."""
+def drawing_step(axis_name=None):
+    """A step whose model state is the number that its training pass drew, and its meta loss the other's."""
+
+    def objective(params, model_state, examples, rng):
+        losses = params * examples
+        drawn = {"drawn": jax.random.uniform(rng), "passes": model_state["passes"] + 1}
+        return cmw.Objective(losses, losses, jnp.zeros(len(losses), jnp.int32)), drawn
+
+    def meta_loss(params, model_state, examples, rng):
+        return 0 * params + model_state["passes"] * 10 + jax.random.uniform(rng)
+
+    optimizer = optax.sgd(0.1)
+    state = cmw.MetaState.create(
+        params=jnp.ones(()),
+        model_state={"drawn": jnp.zeros(()), "passes": jnp.zeros(())},
+        weight_params=jnp.ones(()),
+        optimizer=optimizer,
+        weight_optimizer=optimizer,
+        rng=jax.random.key(0),
+    )
+    step = cmw.make_meta_step(
+        objective=objective,
+        meta_loss=meta_loss,
+        weight_fn=lambda p, losses, c: p * jnp.ones_like(losses),
+        optimizer=optimizer,
+        weight_optimizer=optimizer,
+        virtual_lr=0.1,
+        axis_name=axis_name,
+    )
+    return step, state
+
+
+def test_passes_and_steps_draw_different_numbers_and_the_meta_pass_sees_the_old_model_state():
+    step, state = drawing_step()
+    drawn = []
+    for passes in range(3):
+        state, metrics = step(state, jnp.ones(4), jnp.ones(4))
+        drawn += [float(state.model_state["drawn"]), float(metrics["meta_loss"]) - 10 * passes]
+    assert all(0 < number < 1 for number in drawn)
+    assert len(set(np.round(drawn, 9))) == 6
+
+
+def test_devices_draw_different_numbers():
+    step, state = drawing_step("devices")
+    states = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
+    new, _ = jax.pmap(step, axis_name="devices")(states, jnp.ones((4, 2)), jnp.ones((4, 2)))
+    alone, _ = drawing_step()[0](state, jnp.ones(4), jnp.ones(4))
+    assert abs(float(new.model_state["drawn"][0]) - float(alone.model_state["drawn"])) > 1e-6
+
+
+@pytest.mark.parametrize("label", [CLASSES, -1])
+def test_a_label_outside_of_the_classes_is_loud(label):
+    """Its weight is NaN, where an unchecked gather would quietly use another class's."""
     step, state = make()
     examples = batch(0, N)
-    examples["label"] = examples["label"].at[0].set(CLASSES)
+    examples["label"] = examples["label"].at[0].set(label)
     _, metrics = jax.jit(step)(state, examples, batch(1, M))
     assert np.isnan(metrics["weights"][0])
 

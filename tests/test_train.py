@@ -86,7 +86,10 @@ def test_the_command_trains_and_leaves_a_folder_that_it_will_not_overwrite(tmp_p
     [
         ("--config.batch_siz=3", "no field 'batch_siz'; did you mean 'batch_size'?"),
         ("--config.optimizer.learning_rat=3", "did you mean 'optimizer.learning_rate'?"),
-        ("--config.batch_size=many", "config.batch_size"),
+        ("--config.batch_size=many", "flag --config.batch_size=many: invalid literal"),
+        ("--config.optimiser.momentum=0", "no field 'optimiser'; did you mean 'optimizer'?"),
+        ("--config=nope.py", "--config=nope.py cannot be used, it raised OSError"),
+        ("--config=experiments/digits.py:a,b,c", "has 'c' at place 3"),
         ("--config.data.bias=symmetric_140", r"noise rate is 1.4, expected a number in [0, 1]"),
     ],
 )
@@ -104,7 +107,11 @@ def test_a_mistake_on_the_command_line_is_one_sentence_and_no_folder(argument, m
     [
         ({"data__name": "digit"}, "data.name is 'digit', expected one of .*did you mean 'digits'"),
         ({"method": "cmw"}, "method is 'cmw', expected one of cmwnet, erm, mwnet; did you mean 'cmwnet'"),
-        ({"weight_net__num_meta_classes": 0}, "num_meta_classes is 0, expected at least 1"),
+        ({"weight_net__num_meta_classes": 0}, "num_meta_classes is 0, expected .* at least 1"),
+        ({"optimizer__learning_rate": float("inf")}, "learning_rate is inf, expected a number that is finite"),
+        ({"model__hidden": (0,)}, r"model.hidden is \(0,\), expected whole numbers"),
+        ({"warmup_epochs": 6}, "warmup_epochs is 6, expected less than num_epochs, 6"),
+        ({"meta_set__batch_size": 3}, "meta_set.batch_size is 3, expected a multiple of the run's 4 devices"),
         ({"weight_net__num_meta_classes": 11}, "num_meta_classes is 11, expected .* number of classes, 10"),
         ({"data__bias": "asymmetric_-1"}, r"noise rate is -0.01, expected a number in \[0, 1\]"),
         ({"data__bias": "long_tail_0.5"}, "imbalance factor is 0.5, expected at least 1"),
@@ -112,7 +119,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence_and_no_folder(argument, m
         ({"data__bias": "longtail_10"}, "bias is 'longtail_10', expected"),
         ({"batch_size": 100_000}, "batch_size is 100000, expected at most the .* training examples"),
         ({"batch_size": 50}, "batch_size is 50, expected a multiple of the run.s 4 devices: use 48"),
-        ({"num_epochs": 0}, "num_epochs is 0, expected at least 1"),
+        ({"num_epochs": 0}, "num_epochs is 0, expected a number that is finite and at least 1"),
         ({"weight_net__normalize": "total"}, "weight_net.normalize is 'total'"),
     ],
 )

@@ -49,7 +49,12 @@ def test_hidden_units_bend_at_different_losses(net_and_params):
 
 def test_a_meta_class_without_a_head_is_nan(net_and_params):
     net, params = net_and_params
-    assert np.isnan(net.apply(params, jnp.ones(1), jnp.array([3])))[0]
+    assert np.all(np.isnan(net.apply(params, jnp.ones(2), jnp.array([3, -1]))))
+
+
+def test_a_net_without_heads_is_refused():
+    with pytest.raises(cmw.UsageError, match="num_meta_classes = 0"):
+        cmw.WeightNet(num_meta_classes=0).init(jax.random.key(0), jnp.ones(1), jnp.zeros(1, jnp.int32))
 
 
 def test_weighting_functions_are_the_nets_own(net_and_params):
@@ -97,13 +102,13 @@ def test_distinct_sizes_give_no_warning():
         cmw.MetaClasses.fit([1, 2, 3], num_meta_classes=3)
 
 
-@pytest.mark.parametrize("k", [0, -1, 4, 1.5])
+@pytest.mark.parametrize("k", [0, -1, 4, 1.5, None])
 def test_k_out_of_range_is_a_usage_error(k):
     with pytest.raises(cmw.UsageError, match=rf"num_meta_classes is {k}, expected .* from 1 to .* 3"):
         cmw.MetaClasses.fit([1, 2, 3], num_meta_classes=k)
 
 
-@pytest.mark.parametrize("counts", [[], [1, -1], [[1, 2]], [0.5, 1], [np.nan, 1]])
+@pytest.mark.parametrize("counts", [[], [1, -1], [[1, 2]], [0.5, 1], [np.nan, 1], [np.inf, 1], ["a", "b"]])
 def test_counts_that_are_no_counts_are_a_usage_error(counts):
     with pytest.raises(cmw.UsageError, match="class_counts is"):
         cmw.MetaClasses.fit(counts, num_meta_classes=1)

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 from flax import struct
 
-# Streams of the seed, one a purpose, so that no two draws share random numbers.
-_TRAIN_ORDER, _META_ORDER = 1, 2
+from cmwnet_jax.data.streams import Purpose, stream
 
 
 @struct.dataclass
@@ -75,7 +74,7 @@ class TrainOrder:
     @functools.lru_cache(maxsize=2)  # noqa: B019  (two epochs' rows, whatever the orders that ask)
     def epoch(self, epoch: int) -> np.ndarray:
         """[steps, n] int32, the rows of an epoch."""
-        order = np.random.default_rng([self.seed, _TRAIN_ORDER, epoch]).permutation(self.num_examples)
+        order = stream(self.seed, Purpose.TRAIN_ORDER, epoch).permutation(self.num_examples)
         return order[: self.steps * self.batch_size].reshape(self.steps, -1).astype(np.int32)
 
     def __call__(self, step: int) -> np.ndarray:
@@ -97,7 +96,7 @@ def meta_rows(seed: int, epoch: int, num_examples: int, steps: int, batch_size: 
         batch_size: examples of each batch, at most.
     """
     size = min(batch_size, num_examples)
-    rng = np.random.default_rng([seed, _META_ORDER, epoch])
+    rng = stream(seed, Purpose.META_ORDER, epoch)
     order = np.concatenate([rng.permutation(num_examples) for _ in range(-(-steps * size // num_examples))])
     return order[: steps * size].reshape(steps, size).astype(np.int32)
 

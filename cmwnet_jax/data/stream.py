@@ -11,6 +11,7 @@ from absl import flags
 from PIL import Image
 
 from cmwnet_jax.data.batches import Raw
+from cmwnet_jax.data.streams import Purpose, stream
 from cmwnet_jax.errors import UsageError
 
 
@@ -78,12 +79,13 @@ class Stream:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, rows: np.ndarray, seed: Sequence[int] | None = None) -> Raw:
+    def read(self, rows: np.ndarray, crops: tuple[int, ...] | None = None) -> Raw:
         """The examples at these rows, now.
 
         Args:
             rows: [n] int32.
-            seed: of the random crops, with each row; None crops the centre.
+            crops: seed, purpose and counter of the random crops, each row's stream its own; None crops
+                the centre.
 
         Returns:
             `Raw` of numpy arrays.
@@ -92,7 +94,7 @@ class Stream:
             UsageError: the images are not of one size after `fit`.
         """
         examples = self.source.__getitems__([int(i) for i in self.ids[rows]])
-        rngs = [None if seed is None else np.random.default_rng([*seed, int(row)]) for row in rows]
+        rngs = [None if crops is None else stream(*crops, int(row)) for row in rows]
         images = [self.fit(example["image"], rng) for example, rng in zip(examples, rngs, strict=True)]
         sizes = {image.shape for image in images}
         if len(sizes) > 1:
@@ -140,4 +142,5 @@ class _Batches:
 
     def __getitem__(self, index: int) -> Raw:
         step = self.start + index
-        return self.stream.read(self.order(step), None if self.seed is None else [self.seed, step])
+        crops = None if self.seed is None else (self.seed, Purpose.TRAIN_CROP, step)
+        return self.stream.read(self.order(step), crops)

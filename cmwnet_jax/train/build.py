@@ -9,10 +9,10 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-import cmwnet_jax.models as models
 from cmwnet_jax import mixing
 from cmwnet_jax.data.batches import TrainOrder
 from cmwnet_jax.meta_step import make_meta_step, make_weighted_step
+from cmwnet_jax.models import MODELS
 from cmwnet_jax.objectives import classification_meta_loss, classification_objective
 from cmwnet_jax.schedules import step_decay
 from cmwnet_jax.train import parallel
@@ -53,10 +53,11 @@ class Recipe:
 
 def build_recipe(config: ConfigDict, data: Data) -> Recipe:
     """The model, both steps and the state before the first of them."""
-    model = getattr(models, {"mlp": "MLP"}[config.model.name])(
+    model = MODELS[config.model.name](
         num_classes=data.source.num_classes,
         hidden=tuple(config.model.hidden),
         batch_norm=config.model.batch_norm,
+        axis_name=parallel.AXIS if config.model.batch_norm_over == "all" else None,
     )
     order = train_order(config, data)
     steps = config.num_epochs * order.steps

@@ -12,7 +12,8 @@ from cmwnet_jax.data.batches import Raw, TrainOrder
 from cmwnet_jax.data.human_labels import human_labels
 from cmwnet_jax.data.record import Record, load_record
 from cmwnet_jax.data.stream import Fit, Stream
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.data.streams import Purpose, stream
+from cmwnet_jax.errors import UsageError, about
 from cmwnet_jax.meta_classes import MetaClasses
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.config import check_config
@@ -59,7 +60,8 @@ def build_data(config: ConfigDict) -> Data:
         UsageError: a field of the config is wrong, by itself or for this data set.
     """
     check_config(config)
-    bias.needs(config.data.bias)
+    with about("data.bias"):
+        bias.needs(config.data.bias)
     source = sources.open(config.data.name, config.data.dir, config.data.raw_dir)
     dataset = None
     if _on_device(config, source):
@@ -124,7 +126,7 @@ def build_meta_set(
         ids = data.record.held_out
         return "held_out", meta_set.MetaSet(np.arange(len(ids)), data.true_labels[ids])
     if config.meta_set.kind == "balanced":
-        rows = meta_set.balanced(labels, classes, size, [config.seed, 1, epoch])
+        rows = meta_set.balanced(labels, classes, size, stream(config.seed, Purpose.BALANCED_META_SET, epoch))
     else:
         rows = meta_set.lowest_loss(losses, labels, classes, size)
     return "train", meta_set.with_labels(rows, predictions if config.meta_set.pseudo_labels else labels)
@@ -151,16 +153,23 @@ def _record(
                 f"meta_set.kind is 'held_out', but the record in {config.data.record} has set nothing apart: "
                 f"use a record of a run that has"
             )
-        classes = MetaClasses.fit(record.labels.class_counts, num_meta_classes(config))
-        return dataclasses.replace(record, meta_classes=classes)
+        return dataclasses.replace(record, meta_classes=_meta_classes(config, record.labels))
     labels, held_out = bias.BiasedLabels.clean(true_labels, source.num_classes), None
     if config.meta_set.kind == "held_out":
-        held_out, labels = meta_set.hold_out(labels, config.meta_set.per_class_examples, [config.seed, 0])
+        held_out, labels = meta_set.hold_out(
+            labels, config.meta_set.per_class_examples, stream(config.seed, Purpose.HOLD_OUT)
+        )
     needed = _needed(config, dataset)
     known_as = config.data.known_as or source.name
-    labels = bias.apply(config.data.bias, labels, known_as, config.seed, **needed)
-    classes = MetaClasses.fit(labels.class_counts, num_meta_classes(config))
+    with about("data.bias"):
+        labels = bias.apply(config.data.bias, labels, known_as, config.seed, **needed)
+    classes = _meta_classes(config, labels)
     return Record(labels, config.data.bias, config.seed, source.name, classes, held_out=held_out)
+
+
+def _meta_classes(config: ConfigDict, labels: bias.BiasedLabels) -> MetaClasses:
+    with about("weight_net"):
+        return MetaClasses.fit(labels.class_counts, num_meta_classes(config))
 
 
 def _needed(config: ConfigDict, dataset: sources.Dataset | None) -> dict:
@@ -245,3 +254,16 @@ def _check_batch_size(config: ConfigDict, biased: bias.BiasedLabels) -> None:
             f"that {config.data.name} has under the bias {config.data.bias!r}: lower it"
         )
     parallel.check_divides("batch_size", config.batch_size)
+    if config.method == "erm":
+        return
+    parallel.check_divides("meta_set.batch_size", config.meta_set.batch_size)
+    if config.meta_set.kind == "balanced":
+        fewest = int(np.min(biased.class_counts[biased.class_counts > 0]))
+    else:
+        fewest = config.meta_set.per_class_examples
+    size = np.sum(np.minimum(biased.class_counts, min(fewest, config.meta_set.per_class_examples)))
+    if size < parallel.device_count():
+        raise UsageError(
+            f"meta_set.per_class_examples is {config.meta_set.per_class_examples}, which gives {size} in all, "
+            f"expected at least one example for each of the run's {parallel.device_count()} devices: raise it"
+        )

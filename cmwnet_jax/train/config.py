@@ -6,10 +6,10 @@ from cmwnet_jax.data.augment import PAD_MODES
 from cmwnet_jax.data.sources import DATASETS
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.meta_step import NORMALIZATIONS
+from cmwnet_jax.models import MODELS
 
 METHODS = ("erm", "mwnet", "cmwnet")
 META_SETS = ("lowest_loss", "balanced", "held_out")
-MODELS = ("mlp",)
 PATHS = ("auto", "device", "stream")
 
 
@@ -86,6 +86,8 @@ def default_config() -> ConfigDict:
     config.model.hidden = (256, 256)
     # Whether it normalises over the batch.
     config.model.batch_norm = True
+    # What that batch is: all devices' (N devices then compute what one does) or each device's own (local).
+    config.model.batch_norm_over = "all"
 
     config.optimizer = ConfigDict()
     # SGD's learning rate at the start; the virtual step (Eq. 7) uses the current one.
@@ -116,6 +118,32 @@ def default_config() -> ConfigDict:
     # How many of the newest are kept.
     config.checkpoint.keep = 2
     return config.lock()
+
+
+_LEAST = (
+    ("num_epochs", 1),
+    ("warmup_epochs", 0),
+    ("batch_size", 1),
+    ("meta_every_steps", 1),
+    ("meta_set.per_class_examples", 1),
+    ("meta_set.batch_size", 1),
+    ("weight_net.num_meta_classes", 1),
+    ("weight_net.hidden", 1),
+    ("checkpoint.every_epochs", 1),
+    ("checkpoint.keep", 1),
+    ("seed", 0),
+    ("data.resize_pixels", 0),
+    ("data.crop_pixels", 0),
+    ("data.workers", 0),
+    ("data.prefetch_batches", 1),
+    ("augment.pad_pixels", 0),
+    ("optimizer.learning_rate", 0),
+    ("optimizer.momentum", 0),
+    ("optimizer.weight_decay", 0),
+    ("optimizer.decay_factor", 0),
+    ("weight_net.learning_rate", 0),
+    ("weight_net.weight_decay", 0),
+)
 
 
 def parse_arg(arg: str, positional: tuple[str, ...], **defaults: str | int) -> config_dict.ConfigDict:
@@ -158,8 +186,9 @@ def check_config(config: ConfigDict) -> None:
     """Checks every field that can be checked without the data.
 
     Raises:
-        UsageError: the first field that is wrong.
+        UsageError: the first field that is missing, unknown or wrong.
     """
+    _check_fields(config, default_config())
     for field, known in (
         ("method", METHODS),
         ("data.name", DATASETS),
@@ -167,41 +196,50 @@ def check_config(config: ConfigDict) -> None:
         ("augment.pad_mode", PAD_MODES),
         ("meta_set.kind", META_SETS),
         ("model.name", MODELS),
+        ("model.batch_norm_over", ("all", "local")),
         ("weight_net.normalize", NORMALIZATIONS),
     ):
         if _get(config, field) not in known:
             raise unknown_name(field, _get(config, field), known)
-    for field, least in (
-        ("num_epochs", 1),
-        ("warmup_epochs", 0),
-        ("batch_size", 1),
-        ("meta_every_steps", 1),
-        ("meta_set.per_class_examples", 1),
-        ("meta_set.batch_size", 1),
-        ("weight_net.num_meta_classes", 1),
-        ("weight_net.hidden", 1),
-        ("checkpoint.every_epochs", 1),
-        ("checkpoint.keep", 1),
-        ("seed", 0),
-        ("data.resize_pixels", 0),
-        ("data.crop_pixels", 0),
-        ("data.workers", 0),
-        ("data.prefetch_batches", 1),
-        ("augment.pad_pixels", 0),
-        ("optimizer.learning_rate", 0),
-        ("optimizer.momentum", 0),
-        ("optimizer.weight_decay", 0),
-        ("optimizer.decay_factor", 0),
-        ("weight_net.learning_rate", 0),
-        ("weight_net.weight_decay", 0),
-    ):
-        if not _get(config, field) >= least:
-            raise UsageError(f"{field} is {_get(config, field)}, expected at least {least}")
+    for field, least in _LEAST:
+        value = _get(config, field)
+        if not least <= value < 2**63:
+            raise UsageError(f"{field} is {value}, expected a number that is finite and at least {least}")
+    for field, most in (("optimizer.momentum", 1), ("optimizer.decay_factor", 1)):
+        if _get(config, field) > most:
+            raise UsageError(f"{field} is {_get(config, field)}, expected at most {most}")
     if not all(0 <= percent <= 100 for percent in config.optimizer.decay_at_percent):
         raise UsageError(
             f"optimizer.decay_at_percent is {config.optimizer.decay_at_percent}, expected per cents of the "
             f"steps, 0 to 100"
         )
+    if not all(isinstance(width, int) and width >= 1 for width in config.model.hidden):
+        raise UsageError(
+            f"model.hidden is {config.model.hidden}, expected whole numbers of units, each at least 1"
+        )
+    if config.method != "erm" and config.warmup_epochs >= config.num_epochs:
+        raise UsageError(
+            f"warmup_epochs is {config.warmup_epochs}, expected less than num_epochs, {config.num_epochs}: "
+            f"{config.method} would be plain training"
+        )
+
+
+def _check_fields(config: ConfigDict, default: ConfigDict, section: str = "") -> None:
+    """Every default field is there, of the default's type, and no other."""
+    for name in sorted({*config, *default}):
+        field = f"{section}{name}"
+        if name not in default:
+            raise unknown_name("a field of the config", field, [f"{section}{known}" for known in default])
+        if name not in config:
+            raise UsageError(f"the config has no field {field!r}: start from default_config(), which has all")
+        value, expected = config[name], default[name]
+        if isinstance(expected, ConfigDict):
+            _check_fields(value, expected, f"{field}.")
+        elif isinstance(expected, tuple):
+            if not isinstance(value, tuple | list):
+                raise UsageError(f"{field} is {value!r}, expected a list of numbers, e.g. {expected}")
+        elif not isinstance(value, (int, float) if isinstance(expected, float) else type(expected)):
+            raise UsageError(f"{field} is {value!r}, expected {type(expected).__name__}")
 
 
 def _get(config: ConfigDict, field: str):

@@ -16,6 +16,7 @@ from cmwnet_jax.data.augment import Augmentation, augment, standardize
 from cmwnet_jax.data.batches import PassOrder, Raw, TrainOrder
 from cmwnet_jax.data.meta_set import MetaSet
 from cmwnet_jax.data.stream import Stream
+from cmwnet_jax.data.streams import Purpose
 from cmwnet_jax.train import parallel
 from cmwnet_jax.types import MetaState, Metrics, PyTree, StepFn
 
@@ -145,7 +146,7 @@ class StreamInput:
 
     def load_meta(self, split: str, meta_set: MetaSet, epoch: int) -> Raw:
         """As `Input` says."""
-        raw = self._splits[split].read(meta_set.rows, [self._order.seed, epoch])
+        raw = self._splits[split].read(meta_set.rows, (self._order.seed, Purpose.META_CROP, epoch))
         return parallel.replicate(raw.replace(label=_device_labels(meta_set.labels)))
 
     def make_run_epoch(self, step: StepFn) -> RunEpoch:

@@ -19,6 +19,7 @@ from cmwnet_jax.data.bias.noise import (
 )
 from cmwnet_jax.data.bias.open_set import ForeignSet, open_set
 from cmwnet_jax.data.bias.pmd import pmd_noise, pmd_noise_plc
+from cmwnet_jax.data.streams import Purpose, stream
 from cmwnet_jax.errors import UsageError, unknown_name
 
 
@@ -122,7 +123,7 @@ def apply(
         kind, amount = _parse(part)
         if kind.needs and getattr(inputs, kind.needs) is None:
             raise UsageError(f"bias is {part!r}, which needs {kind.needs}: pass {_HELP_OF_NEED[kind.needs]}")
-        labels = kind.apply(labels, amount, [seed, position], inputs)
+        labels = kind.apply(labels, amount, stream(seed, Purpose.BIAS, position), inputs)
     return labels
 
 
