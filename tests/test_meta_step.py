@@ -288,7 +288,7 @@ def test_the_state_that_comes_out_is_like_the_one_that_goes_in():
 @pytest.mark.parametrize("with_base", [False, True])
 def test_four_devices_are_one(normalize, with_base):
     """Meta-gradient, parameters, running statistics and metrics, with synchronised normalisation."""
-    size, meta_size, steps = 16, 8, 3
+    size, meta_size, steps = 16, 8, 20
 
     def with_penalty(axis_name):
         inner = cmw.classification_objective(functools.partial(apply, axis_name=axis_name), meta_classes())

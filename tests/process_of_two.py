@@ -1,0 +1,43 @@
+"""One process of a run of several: `python process_of_two.py PORT PROCESSES PROCESS NORMALIZE OUTPUT`.
+
+Takes 20 meta steps of the float64 problem, four devices in all, and the first process writes the end.
+"""
+
+import os
+import sys
+
+port, processes, process, normalize, output = sys.argv[1:]
+processes, process = int(processes), int(process)
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // processes}"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_ENABLE_X64"] = "1"
+
+import jax  # noqa: E402  (reads the environment when it is imported)
+import numpy as np  # noqa: E402
+
+from cmwnet_jax.train import parallel  # noqa: E402
+
+if processes > 1:  # before the imports below, which compute
+    parallel.initialize(f"localhost:{port}", processes, process)
+
+from problems import batch, flat  # noqa: E402
+from test_meta_step import make  # noqa: E402
+
+
+def main() -> None:
+    assert parallel.device_count() == 4
+    step, state = make(normalize, axis_name=parallel.AXIS)
+    program, state = parallel.pmap(step), parallel.replicate(state)
+    for seed in range(20):
+        pair = batch(seed, 16), batch(seed + 100, 8)
+        rows = [parallel.share(np.arange(len(b["label"]))) for b in pair]
+        shares = [jax.tree.map(lambda x, r=r: np.asarray(x)[r], b) for b, r in zip(pair, rows, strict=True)]
+        state, metrics = program(state, *shares)
+    end, metrics = parallel.unreplicate((state, metrics))
+    if parallel.is_first():
+        names = ("params", "weight_params", "model_state")
+        arrays = {name: flat(getattr(end, name)) for name in names}
+        np.savez(output, **arrays, meta_loss=metrics["meta_loss"], objective=metrics["objective"])
+
+
+main()
