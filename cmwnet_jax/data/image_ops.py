@@ -31,7 +31,7 @@ _LEVELS = 256
 _ROTATE_RADIANS = math.radians(30)
 _SHEAR = 0.3
 _TRANSLATE = 0.3  # of the image's width or height
-_FIXED = 1 << 16  # coordinates are in 16.16 fixed point, as in Pillow, so that they round as there
+_FIXED = 1 << 16  # places and shares are in 16.16 fixed point; places round in it as in Pillow
 
 Matrices = tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
 
