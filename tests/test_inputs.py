@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from cmwnet_jax.data import augment as augment_module
 from cmwnet_jax.data.augment import Augmentation, augment, pixel_moments, standardize
 from cmwnet_jax.data.batches import PassOrder, Raw, TrainOrder, meta_rows
 from cmwnet_jax.data.stream import Fit, Stream
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.train.config import check_config, default_config
 
 
 def numbered_images(count, size=6, channels=1):
@@ -98,8 +100,46 @@ def test_an_examples_augmentation_does_not_depend_on_its_batch():
     np.testing.assert_array_equal(part, whole[jnp.array([5, 2])])
 
 
+def test_random_ops_are_applied_to_what_was_cropped_and_flipped(monkeypatch):
+    images, rows, key = jnp.asarray(numbered_images(30)), np.arange(30), jax.random.key(1)
+    cropped = np.asarray(augment(images, rows, key, Augmentation(pad_pixels=2, flip=True)))
+
+    def inverted(images, rows, ops_key, **options):
+        assert options == {"num_ops": 3, "magnitude": None}
+        assert not np.array_equal(jax.random.key_data(ops_key), jax.random.key_data(key))
+        return 255 - images
+
+    monkeypatch.setattr(augment_module, "rand_augment", inverted)
+    out = augment(images, rows, key, Augmentation(pad_pixels=2, flip=True, rand_ops=3))
+    np.testing.assert_array_equal(out, 255 - cropped)
+
+
+def test_with_random_ops_too_an_augmentation_does_not_depend_on_the_batch():
+    images, rows, key = jnp.asarray(numbered_images(30, channels=3)), np.arange(30), jax.random.key(1)
+    change = Augmentation(pad_pixels=1, rand_ops=1)
+    whole = augment(images, rows, key, change)
+    assert whole.dtype == jnp.uint8
+    np.testing.assert_array_equal(augment(images[4:7], rows[4:7], key, change), whole[4:7])
+
+
+def test_the_number_of_random_ops_is_a_checked_config_field():
+    config = default_config()
+    assert Augmentation(**config.augment) == Augmentation()
+    config.augment.rand_ops = 2
+    check_config(config)
+    assert Augmentation(**config.augment).rand_ops == 2
+    config.augment.rand_ops = -1
+    with pytest.raises(UsageError, match=r"augment.rand_ops is -1, expected at least 0"):
+        check_config(config)
+
+
 @pytest.mark.parametrize(
-    ("fields", "message"), [({"pad_mode": "edge"}, "augment.pad_mode"), ({"pad_pixels": -1}, "-1")]
+    ("fields", "message"),
+    [
+        ({"pad_mode": "edge"}, "augment.pad_mode"),
+        ({"pad_pixels": -1}, "augment.pad_pixels is -1"),
+        ({"rand_ops": -1}, "augment.rand_ops is -1"),
+    ],
 )
 def test_an_augmentation_that_is_none_is_named(fields, message):
     with pytest.raises(UsageError, match=message):

@@ -1,4 +1,4 @@
-"""What happens to images inside the compiled step: padding, cropping, flipping, normalising.
+"""What happens to images inside the compiled step: padding, cropping, flipping, RandAugment, normalising.
 
 Each example's draw is a function of the key and its row alone, so that a batch that is split over
 devices, or read by another path, is augmented alike.
@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cmwnet_jax.data.rand_augment import rand_augment
 from cmwnet_jax.errors import UsageError, unknown_name
 
 PAD_MODES = ("reflect", "constant")
+
+_RAND = 0x72616E64  # stream of the key, apart from those of the rows, which are fewer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,33 +26,46 @@ class Augmentation:
         pad_pixels: border added on each side before a crop of the original size at a random place.
         pad_mode: "reflect" or "constant", which is black.
         flip: whether images are mirrored left to right with probability one half.
+        rand_ops: RandAugment's ops an example, after crop and flip, each as strong as FixMatch draws it.
     """
 
     pad_pixels: int = 0
     pad_mode: str = "reflect"
     flip: bool = False
+    rand_ops: int = 0
 
     def __post_init__(self):
         if self.pad_mode not in PAD_MODES:
             raise unknown_name("augment.pad_mode", self.pad_mode, PAD_MODES)
-        if self.pad_pixels < 0:
-            raise UsageError(f"augment.pad_pixels is {self.pad_pixels}, expected at least 0")
+        for field in ("pad_pixels", "rand_ops"):
+            if getattr(self, field) < 0:
+                raise UsageError(f"augment.{field} is {getattr(self, field)}, expected at least 0")
 
 
 def augment(images: jax.Array, rows: jax.Array, key: jax.Array, change: Augmentation) -> jax.Array:
-    """Random crops and flips.
+    """Random crops and flips, then RandAugment.
 
     Args:
-        images: [n, height, width, channels] of any dtype.
+        images: [n, height, width, channels] of any dtype; for RandAugment uint8, of 1 or 3 channels.
         rows: [n] int32, the examples' rows.
         key: of this step and purpose.
         change: what to do.
 
     Returns:
         Like `images`.
+
+    Raises:
+        UsageError: RandAugment is asked for, and the images are neither grey nor RGB.
     """
-    if change.pad_pixels == 0 and not change.flip:
-        return images
+    if change.pad_pixels or change.flip:
+        images = _crop_and_flip(images, rows, key, change)
+    if change.rand_ops:
+        rand_key = jax.random.fold_in(key, _RAND)
+        images = rand_augment(images, rows, rand_key, num_ops=change.rand_ops, magnitude=None)
+    return images
+
+
+def _crop_and_flip(images: jax.Array, rows: jax.Array, key: jax.Array, change: Augmentation) -> jax.Array:
     pad = change.pad_pixels
     if pad:
         images_padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=change.pad_mode)

@@ -65,6 +65,8 @@ def default_config() -> ConfigDict:
     config.augment.pad_mode = "reflect"
     # Whether training images are mirrored left to right at random.
     config.augment.flip = False
+    # RandAugment's ops a training image, after crop and flip, from FixMatch's pool, magnitudes drawn; 0: none.
+    config.augment.rand_ops = 0
 
     config.meta_set = ConfigDict()
     # lowest_loss (each epoch, per class, the examples of lowest loss: no clean data needed, Sec. 4.2),
@@ -137,6 +139,7 @@ _LEAST = (
     ("data.workers", 0),
     ("data.prefetch_batches", 1),
     ("augment.pad_pixels", 0),
+    ("augment.rand_ops", 0),
     ("optimizer.learning_rate", 0),
     ("optimizer.momentum", 0),
     ("optimizer.weight_decay", 0),
