@@ -115,6 +115,11 @@ def default_config() -> ConfigDict:
     config.checkpoint.every_epochs = 20
     # How many of the newest are kept.
     config.checkpoint.keep = 2
+
+    config.watch = ConfigDict()
+    # TensorBoard gets pictures (weighting functions, weights, confusion matrix) every so many epochs, and
+    # at the end; 0: only then.
+    config.watch.pictures_every_epochs = 20
     return config.lock()
 
 
@@ -182,6 +187,7 @@ def check_config(config: ConfigDict) -> None:
         ("weight_net.hidden", 1),
         ("checkpoint.every_epochs", 1),
         ("checkpoint.keep", 1),
+        ("watch.pictures_every_epochs", 0),
         ("seed", 0),
         ("data.resize_pixels", 0),
         ("data.crop_pixels", 0),
