@@ -24,7 +24,7 @@ _META_CLASS_STYLES = (
 _RIGHT, _WRONG = "#56B4E9", "#E69F00"
 _NAMES_BY_COUNT = {1: ("all",), 2: ("small", "large"), 3: ("small", "moderate", "large")}
 _NUMBERED = 12  # classes up to which a confusion matrix has room for its numbers
-_NAMED = 40  # and for the names of its classes
+_NAMED = 20  # and for the names of its classes
 
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
 """Matplotlib's settings under which these functions are meant to be called."""
@@ -104,8 +104,10 @@ def draw_confusion(axes: Axes, confusion: np.ndarray, class_names: Sequence[str]
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.spines[:].set_visible(False)
     if len(percent) <= _NAMED:
-        axes.set_xticks(range(len(percent)), class_names, rotation=90 if max(map(len, class_names)) > 2 else 0)
-        axes.set_yticks(range(len(percent)), class_names)
+        names = [name if len(name) <= 20 else f"{name[:19]}…" for name in class_names]
+        upright, size = max(map(len, names)) > 2, 10 if len(names) <= _NUMBERED else 8
+        axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0, fontsize=size)
+        axes.set_yticks(range(len(names)), names, fontsize=size)
     if len(percent) <= _NUMBERED:
         for (row, column), share in np.ndenumerate(percent):
             if confusion[row, column]:
