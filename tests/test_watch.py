@@ -1,8 +1,11 @@
 """What TensorBoard is given."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from events import read_events
+from tensorboardX import record_writer
 from test_train import small_config
 
 from cmwnet_jax import drawing
@@ -93,3 +96,10 @@ def test_a_run_is_watched(tmp_path):
     assert list(events["meta/meta_loss"]) == [2, 3, 4]
     assert list(events["test/confusion"]) == [1, 3, 4]
     assert list(events["weights/functions"]) == list(events["weights/histogram"]) == [3, 4]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_an_error_and_no_endless_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_writer, "open_file", lambda path: open("/dev/full", "wb"))
+    with pytest.raises(OSError, match="No space left"):
+        Board(tmp_path, 0)

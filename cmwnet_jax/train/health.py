@@ -122,7 +122,7 @@ def naming_the_last_checkpoint(folder: Path) -> Iterator[None]:
     try:
         yield
     except TrainingDiverged as error:
-        numbers = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+        numbers = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
         kept = f"the last good checkpoint is kept, {folder / str(max(numbers))}" if numbers else ""
         raise TrainingDiverged(
             f"{error}; {kept or 'no checkpoint had been written yet'}. The same config would come to the same "

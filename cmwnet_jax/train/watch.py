@@ -1,12 +1,16 @@
 """A run's TensorBoard events: its numbers each epoch, and pictures of what it has learned now and then."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from cmwnet_jax import drawing
 
@@ -14,20 +18,24 @@ _GROUPS = {"test": "test", "weight": "weights", "meta": "meta"}
 
 
 class Board:
-    """Events in a folder, each at the number of its epoch. A context manager."""
+    """Events in a folder, each at the number of its epoch. A context manager.
+
+    Written at once: tensorboardX's `SummaryWriter` hands events to a thread, and waits for that for ever
+    where the disk is full.
+    """
 
     def __init__(self, folder: Path, first_epoch: int):
         """Opens a file of its own in the folder, beside those of the launches before.
 
         Args:
-            folder: made with the first event.
+            folder: made where it is missing.
             first_epoch: what an earlier launch wrote of this epoch and later ones, TensorBoard drops: the run
                 goes on from a checkpoint that is older than they are.
         """
+        folder.mkdir(parents=True, exist_ok=True)
         # The suffix keeps launches apart that begin within one second, which is all that file names tell.
-        self._writer = SummaryWriter(
-            str(folder), purge_step=first_epoch, filename_suffix=f".from_epoch_{first_epoch:06d}"
-        )
+        self._writer = EventsWriter(str(folder / "events"), f".from_epoch_{first_epoch:06d}")
+        self._write(first_epoch, session_log=SessionLog(status=SessionLog.START))
 
     def __enter__(self) -> "Board":
         return self
@@ -37,9 +45,7 @@ class Board:
 
     def add_metrics(self, metrics: dict) -> None:
         """Writes one epoch's line of metrics; a list's entries one by one, nothing for what is unknown."""
-        for name, value in scalars(metrics).items():
-            self._writer.add_scalar(name, value, metrics["epoch"])
-        self._writer.flush()
+        self._summarize(metrics["epoch"], [summary.scalar(*pair) for pair in scalars(metrics).items()])
 
     def add_pictures(
         self, epoch: int, weights: drawing.Arrays, confusion: np.ndarray, class_names: Sequence[str]
@@ -52,8 +58,14 @@ class Board:
             confusion: [C, C] int, of the test split.
             class_names: C names.
         """
-        for name, picture in pictures(epoch, weights, confusion, class_names).items():
-            self._writer.add_image(name, picture, epoch, dataformats="HWC")
+        drawn = pictures(epoch, weights, confusion, class_names)
+        self._summarize(epoch, [summary.image(*pair, dataformats="HWC") for pair in drawn.items()])
+
+    def _summarize(self, epoch: int, summaries: Sequence[Summary]) -> None:
+        self._write(epoch, summary=Summary(value=[value for part in summaries for value in part.value]))
+
+    def _write(self, epoch: int, **content: Summary | SessionLog) -> None:
+        self._writer.write_event(Event(wall_time=time.time(), step=epoch, **content))
         self._writer.flush()
 
 
