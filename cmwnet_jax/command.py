@@ -1,4 +1,7 @@
-"""What every command shares: flags in, one sentence and status 2 out where the user erred."""
+"""What every command shares: flags in, one sentence out where the user can mend something.
+
+Exit status 2: a mistake of the user's; 3: training broke down.
+"""
 
 import difflib
 import runpy
@@ -8,11 +11,11 @@ from collections.abc import Callable, Iterator
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.errors import TrainingDiverged, UsageError
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Parses the flags, runs `main`, and exits; a UsageError is printed without a traceback.
+    """Parses the flags, runs `main`, and exits; errors that a user can mend are printed without a traceback.
 
     Args:
         main: takes the arguments that are not flags, the program's name first.
@@ -23,6 +26,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except TrainingDiverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(3)
 
 
 def required(value, flag: str, hint: str):

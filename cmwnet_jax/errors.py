@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend, told apart from bugs."""
+"""What a user can mend, told apart from bugs."""
 
 import contextlib
 import difflib
@@ -10,6 +10,14 @@ class UsageError(ValueError):
 
     It names the field, what it got, what is expected and what to do. Commands print it without
     a traceback and exit with status 2.
+    """
+
+
+class TrainingDiverged(RuntimeError):
+    """A run's numbers have become NaN or infinite, or its weights all 0; training cannot go on.
+
+    The message says which quantity, at which step and on which examples. Commands print it without
+    a traceback and exit with status 3.
     """
 
 

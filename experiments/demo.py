@@ -37,6 +37,7 @@ def run_all(workdir: Path) -> dict[str, list[Run]]:
             if not (folder / "result.json").exists():
                 config = get_config(f"method={method},seed={seed}")
                 config.data.dir = _DATA_DIR.value
+                config.watch.pictures_every_epochs = 0  # runs of seconds
                 train(config, folder)
             runs[method].append(Run.load(folder))
     return runs

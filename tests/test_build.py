@@ -10,7 +10,7 @@ from test_train import small_config
 import cmwnet_jax as cmw
 from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.data.streams import Purpose, stream
-from cmwnet_jax.report.figures import meta_class_names
+from cmwnet_jax.drawing import meta_class_names
 from cmwnet_jax.report.runs import mean_and_sd
 from cmwnet_jax.schedules import step_decay
 from cmwnet_jax.train import metrics, parallel
@@ -128,7 +128,7 @@ def test_numbers_of_the_weights():
     assert metrics.weight_auc(weights, wrong) == 1
     assert metrics.weight_auc(weights, ~wrong) == 0
     assert np.isnan(metrics.weight_auc(weights, np.zeros(4, bool)))
-    numbers = metrics.weight_metrics(weights, wrong)
+    numbers = metrics.weight_metrics(weights, wrong, np.zeros(4, int), 1)
     np.testing.assert_allclose(
         [numbers["weight_mean"], numbers["weight_mean_right"], numbers["weight_mean_wrong"]], [0.5, 0.85, 0.15]
     )

@@ -62,8 +62,8 @@ def test_the_command_trains_and_leaves_a_folder_that_it_will_not_overwrite(tmp_p
     assert "test accuracy, mean of the last 10 epochs" in done.stdout
     assert "epoch 12/12" in done.stderr
     assert {path.name for path in workdir.iterdir()} == {
-        "bias.json", "bias.npz", "config.json", "metrics.jsonl", "weights.npz", "result.json",
-        "checkpoints", "figures",
+        "bias.json", "bias.npz", "config.json", "metrics.jsonl", "weights.npz", "evaluation.npz", "result.json",
+        "checkpoints", "figures", "tensorboard",
     }  # fmt: skip
     assert json.loads((workdir / "config.json").read_text())["seed"] == 3
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -73,6 +73,13 @@ def test_the_command_trains_and_leaves_a_folder_that_it_will_not_overwrite(tmp_p
     result = json.loads((workdir / "result.json").read_text())
     assert result["test_accuracy_percent_last"] == lines[-1]["test_accuracy_percent"]
     assert 0.05 < result["wrong_rate"] < 0.2
+    with np.load(workdir / "evaluation.npz") as arrays:
+        right = np.diag(arrays["confusion"])
+        np.testing.assert_allclose(
+            100 * right.sum() / len(arrays["labels"]), lines[-1]["test_accuracy_percent"]
+        )
+        by_class = 100 * right / arrays["confusion"].sum(axis=1)
+    np.testing.assert_allclose(result["test_class_accuracy_percent_last"], by_class)
 
     before = (workdir / "result.json").read_bytes()
     again = launch(*arguments)
@@ -207,6 +214,7 @@ def test_meta_sets_and_meta_every(kind, every, tmp_path):
     assert np.isfinite(result["test_accuracy_percent_last"])
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert lines[-1]["meta_set_size"] == 100
+    assert lines[-1]["meta_loss"] > 0  # over the meta steps alone, where they are not all
     if kind == "held_out":
         assert lines[-1]["meta_set_right_percent"] == 100
         assert result["num_examples"] < train_size("none")

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
-
-from cmwnet_jax.report.figures import plt
+from matplotlib.figure import Figure
 
 _WRONG = "#D55E00"
 
@@ -19,10 +19,9 @@ def save_contact_sheet(rows: Sequence[tuple[np.ndarray, Sequence[str], Sequence[
     """
     columns = max(len(images) for images, _, _ in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with plt.rc_context({"font.size": 7}):
-        figure, axes = plt.subplots(
-            len(rows), columns, figsize=(1.05 * columns, 1.3 * len(rows)), squeeze=False, layout="constrained"
-        )
+    with matplotlib.rc_context({"font.size": 7}):
+        figure = Figure(figsize=(1.05 * columns, 1.3 * len(rows)), layout="constrained")
+        axes = figure.subplots(len(rows), columns, squeeze=False)
         for line, (images, given, true) in zip(axes, rows, strict=True):
             for axis in line:
                 axis.axis("off")
@@ -36,4 +35,3 @@ def save_contact_sheet(rows: Sequence[tuple[np.ndarray, Sequence[str], Sequence[
                     pad=2,
                 )
         figure.savefig(path, dpi=110)
-        plt.close(figure)

@@ -33,7 +33,14 @@ class Recipe:
     state: MetaState
     order: TrainOrder
     warmup_epochs: int
+    meta_every_steps: int
     one_step_a_call: bool
+
+    def meta_steps(self, epoch: int) -> np.ndarray:
+        """[steps] bool, in which of an epoch's steps the weight net learns."""
+        numbers = np.arange(epoch * self.order.steps, (epoch + 1) * self.order.steps)
+        learns = self.weight_net is not None and epoch >= self.warmup_epochs
+        return learns & (numbers % self.meta_every_steps == 0)
 
     def weighting_arrays(self, weight_params: PyTree, history: list[dict]) -> dict[str, np.ndarray]:
         """The weighting functions for weights.npz, from loss 0 to the highest that was learned from.
@@ -104,6 +111,7 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
         state=state,
         order=order,
         warmup_epochs=config.warmup_epochs,
+        meta_every_steps=config.meta_every_steps,
         one_step_a_call=parallel.loops_are_slow(lambda v, x: model.apply(v, x, train=False), variables, images),
     )
 

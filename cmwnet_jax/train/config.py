@@ -119,6 +119,11 @@ def default_config() -> ConfigDict:
     config.checkpoint.every_epochs = 20
     # How many of the newest are kept.
     config.checkpoint.keep = 2
+
+    config.watch = ConfigDict()
+    # TensorBoard gets pictures (weighting functions, weights, confusion matrix) every so many epochs, and
+    # at the end; 0: only then.
+    config.watch.pictures_every_epochs = 20
     return config.lock()
 
 
@@ -133,6 +138,7 @@ _LEAST = (
     ("weight_net.hidden", 1),
     ("checkpoint.every_epochs", 1),
     ("checkpoint.keep", 1),
+    ("watch.pictures_every_epochs", 0),
     ("seed", 0),
     ("data.resize_pixels", 0),
     ("data.crop_pixels", 0),
@@ -206,11 +212,10 @@ def check_config(config: ConfigDict) -> None:
             raise unknown_name(field, _get(config, field), known)
     for field, least in _LEAST:
         value = _get(config, field)
-        if not least <= value < 2**63:
+        if not least <= value < (float("inf") if isinstance(value, float) else 2**63):
             raise UsageError(f"{field} is {value}, expected a number that is finite and at least {least}")
-    for field, most in (("optimizer.momentum", 1), ("optimizer.decay_factor", 1)):
-        if _get(config, field) > most:
-            raise UsageError(f"{field} is {_get(config, field)}, expected at most {most}")
+    if config.optimizer.momentum >= 1:
+        raise UsageError(f"optimizer.momentum is {config.optimizer.momentum}, expected less than 1")
     if not all(0 <= percent <= 100 for percent in config.optimizer.decay_at_percent):
         raise UsageError(
             f"optimizer.decay_at_percent is {config.optimizer.decay_at_percent}, expected per cents of the "

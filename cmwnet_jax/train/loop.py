@@ -1,5 +1,6 @@
 """The training loop: check, build, restore, then epochs of train, measure, save; then the result."""
 
+import contextlib
 import time
 
 import numpy as np
@@ -7,16 +8,17 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.data import batches, meta_set
 from cmwnet_jax.data.record import save_record
-from cmwnet_jax.train import parallel
+from cmwnet_jax.train import health, parallel
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.build_data import Data, build_data, build_input, build_meta_set
 from cmwnet_jax.train.checkpoint import Checkpoints
-from cmwnet_jax.train.evaluate import make_measure
+from cmwnet_jax.train.evaluate import Measured, evaluation_arrays, make_measure, split_metrics
 from cmwnet_jax.train.inputs import Input
-from cmwnet_jax.train.metrics import accuracy_percent, weight_metrics
-from cmwnet_jax.train.result import summarize, weight_arrays
+from cmwnet_jax.train.metrics import weight_metrics
+from cmwnet_jax.train.result import save_evaluation, summarize, weight_arrays
 from cmwnet_jax.train.run_folder import RunFolder
 from cmwnet_jax.train.show import ProgressBar
+from cmwnet_jax.train.watch import Board, is_due
 
 
 def train(config: ConfigDict, workdir: str) -> dict:
@@ -31,6 +33,7 @@ def train(config: ConfigDict, workdir: str) -> dict:
 
     Raises:
         UsageError: the config or the folder cannot be used; nothing has been written then.
+        TrainingDiverged: NaN, infinities or weights that are all 0; the last checkpoint is from before.
     """
     started = time.perf_counter()
     parallel.use_compilation_cache()
@@ -52,14 +55,19 @@ def train(config: ConfigDict, workdir: str) -> dict:
     )
     nothing = _no_meta_set(inputs)
 
-    with ProgressBar(f"{config.method} seed {config.seed}", config.num_epochs, first_epoch) as bar:
+    with (
+        health.naming_the_last_checkpoint(folder.checkpoints),
+        contextlib.closing(checkpoints),
+        Board(folder.path / "tensorboard", first_epoch) as board,
+        ProgressBar(f"{config.method} seed {config.seed}", config.num_epochs, first_epoch) as bar,
+    ):
         for epoch in range(first_epoch, config.num_epochs):
             epoch_started = time.perf_counter()
             rows = recipe.order.epoch(epoch)
             learns_weights = config.method != "erm" and epoch >= config.warmup_epochs
             if learns_weights:
-                measured = measure_train(state.params, state.model_state)
-                split, chosen = build_meta_set(config, data, epoch, *measured)
+                measured = Measured(*measure_train(state.params, state.model_state))
+                split, chosen = build_meta_set(config, data, epoch, measured.losses, measured.predictions)
                 meta = inputs.load_meta(split, chosen, epoch)
                 state, steps = run_main(state, epoch, meta, _meta_rows(config, epoch, chosen, len(rows)))
                 meta_metrics = _meta_set_metrics(data, split, chosen)
@@ -67,30 +75,39 @@ def train(config: ConfigDict, workdir: str) -> dict:
                 state, steps = run_warmup(state, epoch, nothing, np.zeros_like(rows))
                 meta_metrics = {}
             steps = {name: np.asarray(values) for name, values in parallel.unreplicate(steps).items()}
-            losses, weights = (steps.pop(name).ravel() for name in ("losses", "weights"))
-            test_losses, predictions = measure_test(state.params, state.model_state)
+            losses, weights = (steps.pop(name) for name in ("losses", "weights"))
+            is_meta, first_step = recipe.meta_steps(epoch), epoch * len(rows)
+            ids = data.biased.ids[rows]
+            health.check_steps(steps, losses, weights, ids=ids, is_meta=is_meta, first_step=first_step)
+            test = Measured(*measure_test(state.params, state.model_state))
+            health.check_test_losses(test.losses, first_step + len(rows))
             metrics = {
                 "epoch": epoch,
                 "learning_rate": float(recipe.learning_rate((epoch + 1) * len(rows) - 1)),
-                **{name: float(np.mean(values)) for name, values in steps.items()},
+                **health.scalar_means(steps, is_meta),
                 "loss_max": float(np.max(losses)),
-                **weight_metrics(weights, data.biased.is_wrong[rows.ravel()]),
+                **(_weight_metrics(data, rows.ravel(), weights.ravel()) if learns_weights else {}),
                 **meta_metrics,
-                "test_loss": float(np.mean(test_losses)),
-                "test_accuracy_percent": accuracy_percent(predictions, data.test_labels),
+                **split_metrics(test, data.test_labels, data.biased.class_counts, data.meta_classes),
                 "seconds": time.perf_counter() - epoch_started,
             }
             folder.append_metrics(metrics)
+            board.add_metrics(metrics)
             bar.update(metrics)
             is_last = epoch + 1 == config.num_epochs
-            if is_last or (epoch + 1) % config.checkpoint.every_epochs == 0:
+            if is_last or is_due(epoch, config.watch.pictures_every_epochs):
+                learned = weight_arrays(data, rows.ravel(), losses.ravel(), weights.ravel())
+                weight_params = parallel.unreplicate(state.weight_params)
+                learned |= recipe.weighting_arrays(weight_params, folder.metrics())
+                tested = evaluation_arrays(test, data.test_labels, data.source.num_classes)
+                board.add_pictures(epoch, learned, tested["confusion"], data.source.class_names)
+            if is_last or is_due(epoch, config.checkpoint.every_epochs):
                 one = parallel.unreplicate(state)
+                health.check_state(one, first_step + len(rows))
                 if is_last:  # before the checkpoint that says that no epoch is left
-                    arrays = weight_arrays(data, rows.ravel(), losses, weights)
-                    arrays |= recipe.weighting_arrays(one.weight_params, folder.metrics())
-                    folder.write_weights(**arrays)
+                    folder.write_weights(**learned)
+                    save_evaluation(folder.path, tested)
                 checkpoints.save(epoch + 1, one)
-    checkpoints.close()
     result = summarize(config, data, folder, time.perf_counter() - started)
     folder.write_result(result)
     return result
@@ -106,6 +123,13 @@ def _meta_rows(config: ConfigDict, epoch: int, chosen: meta_set.MetaSet, steps: 
     size = min(config.meta_set.batch_size, len(chosen.rows))
     size = parallel.round_down("meta_set.batch_size", size)
     return batches.meta_rows(config.seed, epoch, len(chosen.rows), steps, size)
+
+
+def _weight_metrics(data: Data, rows: np.ndarray, weights: np.ndarray) -> dict:
+    """The health of the weights [n] that the training examples at these rows [n] got."""
+    is_wrong = data.biased.is_wrong[rows] if data.biased.truth_known else None
+    meta_class = data.meta_classes.of_class[data.biased.given[rows]]
+    return weight_metrics(weights, is_wrong, meta_class, data.meta_classes.num_meta_classes)
 
 
 def _meta_set_metrics(data: Data, split: str, chosen: meta_set.MetaSet) -> dict[str, float]:

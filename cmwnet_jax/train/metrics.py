@@ -3,6 +3,9 @@
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+NEAR = 0.05
+"""Weights closer to 0 or to 1 than this count as near it."""
+
 
 def weight_auc(weights: np.ndarray, is_wrong: np.ndarray) -> float:
     """How well weights tell right labels from wrong ones: ROC AUC, rightly labelled as positive.
@@ -19,30 +22,41 @@ def weight_auc(weights: np.ndarray, is_wrong: np.ndarray) -> float:
     return float(roc_auc_score(~is_wrong, weights))
 
 
-def accuracy_percent(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Share of right predictions, in per cent."""
-    return float(100 * np.mean(predictions == labels))
-
-
 def effective_share(weights: np.ndarray) -> float:
     """Effective sample size over n, (sum w)^2 / (n sum w^2), in [0, 1]; 0 where all weights are."""
     squares = float(np.sum(np.square(weights, dtype=np.float64)))
     return float(np.sum(weights, dtype=np.float64)) ** 2 / (len(weights) * squares) if squares else 0.0
 
 
-def weight_metrics(weights: np.ndarray, is_wrong: np.ndarray) -> dict[str, float]:
-    """An epoch's weights in numbers.
+def weight_metrics(
+    weights: np.ndarray, is_wrong: np.ndarray | None, meta_class: np.ndarray, num_meta_classes: int
+) -> dict[str, float | list[float]]:
+    """An epoch's weights in numbers; NaN for the mean of no weight.
 
     Args:
         weights: [n] float, each visited example's.
-        is_wrong: [n] bool, whether its label is.
+        is_wrong: [n] bool, whether its label is; None where the truth is not known.
+        meta_class: [n] int in [0, K), its given label's.
+        num_meta_classes: K.
+
+    Returns:
+        Shares are in [0, 1]; `weight_mean_by_meta_class` is [K].
     """
+    if is_wrong is None:
+        by_truth = dict.fromkeys(("weight_mean_right", "weight_mean_wrong", "weight_auc"), float("nan"))
+    else:
+        by_truth = {
+            "weight_mean_right": _mean(weights[~is_wrong]),
+            "weight_mean_wrong": _mean(weights[is_wrong]),
+            "weight_auc": weight_auc(weights, is_wrong),
+        }
     return {
         "weight_mean": float(np.mean(weights)),
         "weight_effective_share": effective_share(weights),
-        "weight_mean_right": _mean(weights[~is_wrong]),
-        "weight_mean_wrong": _mean(weights[is_wrong]),
-        "weight_auc": weight_auc(weights, is_wrong),
+        "weight_share_near_zero": float(np.mean(weights < NEAR)),
+        "weight_share_near_one": float(np.mean(weights > 1 - NEAR)),
+        "weight_mean_by_meta_class": [_mean(weights[meta_class == k]) for k in range(num_meta_classes)],
+        **by_truth,
     }
 
 

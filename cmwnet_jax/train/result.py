@@ -1,5 +1,8 @@
 """What is left of a run: its weights as arrays, its numbers as a summary."""
 
+import os
+from pathlib import Path
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -8,6 +11,7 @@ from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build_data import Data
 from cmwnet_jax.train.metrics import last_epochs_mean
 from cmwnet_jax.train.run_folder import RunFolder
+from cmwnet_jax.train.scores import class_accuracy_percent
 
 
 def weight_arrays(
@@ -33,16 +37,33 @@ def weight_arrays(
     }
 
 
+def save_evaluation(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes evaluation.npz, as a whole or not at all.
+
+    Args:
+        folder: the run's.
+        arrays: `evaluate.evaluation_arrays` of the last epoch.
+    """
+    partial = folder / ".evaluation.partial.npz"
+    np.savez_compressed(partial, **arrays)
+    os.replace(partial, folder / "evaluation.npz")
+
+
+def _last_confusion(folder: Path) -> np.ndarray:
+    with np.load(folder / "evaluation.npz", allow_pickle=False) as file:
+        return file["confusion"]
+
+
 def summarize(config: ConfigDict, data: Data, folder: RunFolder, seconds: float) -> dict:
     """What result.json holds: the run's bias as it came out, and its honest numbers.
 
     Args:
         config: the run's.
         data: the run's.
-        folder: the run's, with every epoch's metrics.
+        folder: the run's, with every epoch's metrics and the last one's evaluation.npz.
         seconds: since the launch.
     """
-    history = folder.metrics()
+    history, last = folder.metrics(), folder.metrics()[-1]
     return {
         "workdir": str(folder.path),
         "method": config.method,
@@ -54,9 +75,9 @@ def summarize(config: ConfigDict, data: Data, folder: RunFolder, seconds: float)
         "class_counts": data.biased.class_counts,
         "meta_class_of_class": data.meta_classes.of_class,
         "meta_class_centers": data.meta_classes.centers,
-        "test_accuracy_percent_last": history[-1]["test_accuracy_percent"],
+        **{f"{name}_last": value for name, value in last.items() if name.startswith("test_")},
         "test_accuracy_percent_last10": last_epochs_mean(history, "test_accuracy_percent"),
-        "test_loss_last": history[-1]["test_loss"],
+        "test_class_accuracy_percent_last": class_accuracy_percent(_last_confusion(folder.path)),
         "weight_auc_last10": last_epochs_mean(history, "weight_auc"),
         "seconds": seconds,
         "devices": parallel.describe(),

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 _SHOWN = (
     ("loss", "loss {:.3f}"),
@@ -24,9 +24,11 @@ class ProgressBar:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            # On a narrow terminal the bar and the numbers give way, not how far it is and how long it takes.
+            MofNCompleteColumn(table_column=Column(min_width=len(f"{num_epochs}/{num_epochs}"))),
+            TextColumn("ETA", table_column=Column(min_width=3)),
+            TimeRemainingColumn(compact=True, table_column=Column(min_width=7)),
+            TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True)),
             console=Console(stderr=True),
             disable=not self._live,
         )
@@ -52,9 +54,8 @@ class ProgressBar:
 
 def print_result(result: dict) -> None:
     """A finished run's numbers as a table."""
-    table = Table(
-        title=f"{result['method']} on {result['dataset']}, bias {result['bias']}, seed {result['seed']}"
-    )
+    title = f"{result['method']} on {result['dataset']}, bias {result['bias']}, seed {result['seed']}"
+    table = Table(title=title, min_width=len(title))
     table.add_column("number")
     table.add_column("value", justify="right")
     for label, text in (

@@ -1,0 +1,130 @@
+"""Whether a run is still sound: numbers of an epoch's weights, and where it broke down."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cmwnet_jax.errors import TrainingDiverged
+from cmwnet_jax.types import PyTree
+
+_META = ("meta_loss", "meta_grad_norm")
+_TINY = float(np.finfo(np.float32).tiny)
+_NAMED = 8  # ids that a message lists
+
+
+def scalar_means(scalars: Mapping[str, np.ndarray], is_meta: np.ndarray) -> dict[str, float]:
+    """The epoch's means; of what meta steps alone report, over the meta steps; NaN where there is none.
+
+    Args:
+        scalars: [steps] float each, by name.
+        is_meta: [steps] bool, where the weight net learned.
+    """
+    chosen = {name: values[is_meta] if name in _META else values for name, values in scalars.items()}
+    return {name: float(np.mean(values)) if len(values) else float("nan") for name, values in chosen.items()}
+
+
+def check_steps(
+    scalars: Mapping[str, np.ndarray],
+    losses: np.ndarray,
+    weights: np.ndarray,
+    *,
+    ids: np.ndarray,
+    is_meta: np.ndarray,
+    first_step: int,
+) -> None:
+    """Raises where a step's numbers are NaN or infinite, or all its weights 0: the earliest such step.
+
+    Args:
+        scalars: [steps] float each, by name; `meta_loss` and `meta_grad_norm` count on meta steps alone.
+        losses: [steps, n] float.
+        weights: [steps, n] float.
+        ids: [steps, n] int, the examples' rows in the data set's training split.
+        is_meta: [steps] bool, where the weight net learned.
+        first_step: number of the first of these steps in the run.
+
+    Raises:
+        TrainingDiverged: says which quantity, at which step and on which ids.
+    """
+    all_zero = np.sum(np.abs(weights), axis=1, dtype=np.float64) < _TINY
+    bad = {"the losses": ~np.isfinite(losses).all(axis=1), "the weights": ~np.isfinite(weights).all(axis=1)}
+    for name, values in scalars.items():
+        bad[name] = ~np.isfinite(values) & (is_meta if name in _META else True)
+    broken = np.any([all_zero, *bad.values()], axis=0)
+    if not broken.any():
+        return
+    step = int(np.argmax(broken))
+    where = f"at step {first_step + step}"
+    for name, values in (("the losses", losses[step]), ("the weights", weights[step])):
+        if bad[name][step]:
+            chosen = ~np.isfinite(values)
+            examples = f"on the training examples {_listed(ids[step][chosen])}"
+            raise TrainingDiverged(f"{name} have become {values[chosen][0]} {where}, {examples}")
+    batch = f"whose batch is of the training examples {_listed(ids[step])}"
+    if all_zero[step]:
+        raise TrainingDiverged(f"the weights are all 0 {where}, {batch}")
+    name = next(name for name in scalars if bad[name][step])
+    raise TrainingDiverged(f"{name} has become {scalars[name][step]} {where}, {batch}")
+
+
+def check_test_losses(losses: np.ndarray, steps_done: int) -> None:
+    """Raises where a test loss is NaN or infinite: the epoch's last update has broken the classifier.
+
+    Args:
+        losses: [N] float, the test examples'.
+        steps_done: how many steps the run has taken.
+
+    Raises:
+        TrainingDiverged: says after which step and on which examples.
+    """
+    chosen = ~np.isfinite(losses)
+    if chosen.any():
+        raise TrainingDiverged(
+            f"the test losses have become {losses[chosen][0]} with the update of step {steps_done - 1}, "
+            f"on the test examples {_listed(np.flatnonzero(chosen))}"
+        )
+
+
+def check_state(state: PyTree, steps_done: int) -> None:
+    """Raises where a state is not worth saving: an array of it has a NaN or an infinity.
+
+    Args:
+        state: unreplicated.
+        steps_done: how many steps it has behind it.
+
+    Raises:
+        TrainingDiverged: names the first such array.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(np.asarray(leaf)).all():
+            raise TrainingDiverged(
+                f"state{jax.tree_util.keystr(path)} has become NaN or infinite by step {steps_done - 1}"
+            )
+
+
+def _listed(ids: np.ndarray) -> str:
+    """`3, 5, 8`, or the first few of many."""
+    listed = ", ".join(str(i) for i in ids[:_NAMED])
+    return f"{listed}" if len(ids) <= _NAMED else f"{listed} and {len(ids) - _NAMED} more"
+
+
+@contextlib.contextmanager
+def naming_the_last_checkpoint(folder: Path) -> Iterator[None]:
+    """Makes a TrainingDiverged from inside say what is left of the run.
+
+    Args:
+        folder: of the run's checkpoints, one a subfolder with a number for its name; all written by
+            the time that this context ends.
+    """
+    try:
+        yield
+    except TrainingDiverged as error:
+        numbers = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+        kept = f"the last good checkpoint is kept, {folder / str(max(numbers))}" if numbers else ""
+        raise TrainingDiverged(
+            f"{error}; {kept or 'no checkpoint had been written yet'}. The same config would come to the same "
+            f"end: change it (a lower optimizer.learning_rate, as a rule) and train into another folder"
+        ) from None
