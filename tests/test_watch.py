@@ -100,6 +100,7 @@ def test_a_run_is_watched(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_an_error_and_no_endless_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(record_writer, "open_file", lambda path: open("/dev/full", "wb"))  # noqa: SIM115
+    open_file = record_writer.open_file
+    monkeypatch.setattr(record_writer, "open_file", lambda path: open_file("/dev/full"))
     with pytest.raises(OSError, match="No space left"):
         Board(tmp_path, 0)

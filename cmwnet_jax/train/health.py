@@ -53,10 +53,9 @@ def check_steps(
     bad = {"the losses": ~np.isfinite(losses).all(axis=1), "the weights": ~np.isfinite(weights).all(axis=1)}
     for name, values in scalars.items():
         bad[name] = ~np.isfinite(values) & (is_meta if name in _META else True)
-    broken = np.any([all_zero, *bad.values()], axis=0)
+    step = int(np.argmax(broken := np.any([all_zero, *bad.values()], axis=0)))
     if not broken.any():
         return
-    step = int(np.argmax(broken))
     where = f"at step {first_step + step}"
     for name, values in (("the losses", losses[step]), ("the weights", weights[step])):
         if bad[name][step]:
