@@ -70,16 +70,10 @@ def _shown(data: Data) -> np.ndarray:
 def _classes(data: Data) -> Table:
     biased, shown = data.biased, _shown(data)
     note = "" if len(shown) == data.source.num_classes else " (largest and smallest)"
-    table = Table(title=f"classes{note}")
-    for column in (
-        "class",
-        "in the data set",
-        "kept, by true label",
-        "given",
-        "wrong among given",
-        "meta-class",
-    ):
-        table.add_column(column, justify="left" if column == "class" else "right")
+    table = Table(title=f"classes{note}: examples in the set, kept by true label, as given; wrong among given")
+    table.add_column("class")
+    for column in ("in the set", "kept", "given", "wrong", "meta-class"):
+        table.add_column(column, justify="right", no_wrap=True)
     before = np.bincount(data.true_labels, minlength=data.source.num_classes)
     for c in shown:
         given = biased.given == c
