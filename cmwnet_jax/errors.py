@@ -24,3 +24,20 @@ def unknown_name(field: str, got: str, known: Iterable[str]) -> UsageError:
     nearest = difflib.get_close_matches(str(got), known, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     return UsageError(f"{field} is {got!r}, expected one of {', '.join(known)}{hint}")
+
+
+class Preempted(Exception):
+    """A run was asked to stop, has saved all it did, and can be continued.
+
+    Commands print the message and exit with status 75, the system's "try again" (EX_TEMPFAIL).
+    """
+
+
+def first_line(error: BaseException) -> str:
+    """An error in a few words, for a message about what it means.
+
+    Args:
+        error: anybody's; TensorStore's messages go on with pages of settings.
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.splitlines() or [type(error).__name__])[0][:200]
