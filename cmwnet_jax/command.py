@@ -1,25 +1,34 @@
-"""What every command shares: flags in, one sentence and status 2 out where the user erred."""
+"""What every command shares: flags in, one sentence and a status out.
 
+Status 0: done. 2: the user erred. 75 (EX_TEMPFAIL): asked to stop by SIGTERM or SIGINT, and saved; the
+same command goes on. Anything else is a bug or a signal.
+"""
+
+import os
 import sys
 from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.errors import Preempted, UsageError
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Parses the flags, runs `main`, and exits; a UsageError is printed without a traceback.
+    """Parses the flags, runs `main`, and exits; a UsageError or Preempted is printed without a traceback.
 
     Args:
         main: takes the arguments that are not flags, the program's name first.
     """
-    logging.set_verbosity(logging.ERROR)  # Orbax and tfds narrate below it; ours are Python warnings
+    # Orbax and tfds narrate; Orbax logs an error from each of its threads before it raises it once.
+    logging.set_verbosity(logging.FATAL)
     try:
         app.run(main, flags_parser=_parse)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Preempted as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)
 
 
 def required(value, flag: str, hint: str):

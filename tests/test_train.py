@@ -62,7 +62,7 @@ def test_the_command_trains_and_leaves_a_folder_that_it_will_not_overwrite(tmp_p
     assert "test accuracy, mean of the last 10 epochs" in done.stdout
     assert "epoch 12/12" in done.stderr
     assert {path.name for path in workdir.iterdir()} == {
-        "bias.json", "bias.npz", "config.json", "metrics.jsonl", "weights.npz", "result.json",
+        ".lock", "bias.json", "bias.npz", "config.json", "metrics.jsonl", "weights.npz", "result.json",
         "checkpoints", "figures",
     }  # fmt: skip
     assert json.loads((workdir / "config.json").read_text())["seed"] == 3

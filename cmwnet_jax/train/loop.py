@@ -8,13 +8,14 @@ from ml_collections import ConfigDict
 from cmwnet_jax.data import batches, meta_set
 from cmwnet_jax.data.record import save_record
 from cmwnet_jax.train import parallel
-from cmwnet_jax.train.build import build_recipe
+from cmwnet_jax.train.build import Recipe, build_recipe
 from cmwnet_jax.train.build_data import Data, build_data, build_input, build_meta_set
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.evaluate import make_measure
 from cmwnet_jax.train.inputs import Input
 from cmwnet_jax.train.metrics import accuracy_percent, weight_metrics
-from cmwnet_jax.train.result import summarize, weight_arrays
+from cmwnet_jax.train.preemption import StopRequests
+from cmwnet_jax.train.result import saved_weight_net, summarize, weight_arrays
 from cmwnet_jax.train.run_folder import RunFolder
 from cmwnet_jax.train.show import ProgressBar
 
@@ -30,7 +31,11 @@ def train(config: ConfigDict, workdir: str) -> dict:
         What result.json holds.
 
     Raises:
-        UsageError: the config or the folder cannot be used; nothing has been written then.
+        UsageError: the config or the folder cannot be used; nothing has been written then. Or the disk
+            is full; the checkpoints are as they were then.
+        Preempted: SIGTERM or SIGINT came, and the epoch that was running is saved. The grace between
+            the signal and a SIGKILL should be longer than an epoch; where it is not, the run goes on
+            from the checkpoint before.
     """
     started = time.perf_counter()
     parallel.use_compilation_cache()
@@ -38,8 +43,14 @@ def train(config: ConfigDict, workdir: str) -> dict:
     folder.check(config)
     data = build_data(config)
     recipe = build_recipe(config, data)
+    with folder.writing(config), Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints:
+        return _train(config, folder, checkpoints, data, recipe, started)
 
-    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
+
+def _train(
+    config: ConfigDict, folder: RunFolder, checkpoints: Checkpoints, data: Data, recipe: Recipe, started: float
+) -> dict:
+    """The part of `train` that writes."""
     first_epoch, state = checkpoints.restore(recipe.state)
     folder.start(config, first_epoch)
     save_record(folder.path, data.record, data.true_labels)
@@ -52,7 +63,10 @@ def train(config: ConfigDict, workdir: str) -> dict:
     )
     nothing = _no_meta_set(inputs)
 
-    with ProgressBar(f"{config.method} seed {config.seed}", config.num_epochs, first_epoch) as bar:
+    with (
+        ProgressBar(f"{config.method} seed {config.seed}", config.num_epochs, first_epoch) as bar,
+        StopRequests() as stop,
+    ):
         for epoch in range(first_epoch, config.num_epochs):
             epoch_started = time.perf_counter()
             rows = recipe.order.epoch(epoch)
@@ -72,6 +86,7 @@ def train(config: ConfigDict, workdir: str) -> dict:
                 "epoch": epoch,
                 "learning_rate": float(recipe.learning_rate((epoch + 1) * len(rows) - 1)),
                 **{name: float(np.mean(values[0])) for name, values in steps.items()},
+                "loss_min": float(np.min(losses)),
                 "loss_max": float(np.max(losses)),
                 **weight_metrics(weights, data.biased.is_wrong[rows.ravel()]),
                 **meta_metrics,
@@ -82,14 +97,18 @@ def train(config: ConfigDict, workdir: str) -> dict:
             folder.append_metrics(metrics)
             bar.update(metrics)
             is_last = epoch + 1 == config.num_epochs
-            if is_last or (epoch + 1) % config.checkpoint.every_epochs == 0:
+            stopping = stop.requested and not is_last  # asked once, so that all that stops is saved
+            if is_last or stopping or (epoch + 1) % config.checkpoint.every_epochs == 0:
                 one = parallel.unreplicate(state)
                 if is_last:  # before the checkpoint that says that no epoch is left
                     arrays = weight_arrays(data, rows.ravel(), losses, weights)
                     arrays |= recipe.weighting_arrays(one.weight_params, folder.metrics())
                     folder.write_weights(**arrays)
-                checkpoints.save(epoch + 1, one)
-    checkpoints.close()
+                learned = saved_weight_net(config, data, one.weight_params, folder.metrics())
+                checkpoints.save(epoch + 1, one, learned)
+            if stopping:
+                raise stop.preempted(epoch + 1, config.num_epochs, str(folder.path))
+    checkpoints.wait()
     result = summarize(config, data, folder, time.perf_counter() - started)
     folder.write_result(result)
     return result

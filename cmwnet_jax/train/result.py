@@ -4,10 +4,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cmwnet_jax.array_facts import to_host
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build_data import Data
 from cmwnet_jax.train.metrics import last_epochs_mean
 from cmwnet_jax.train.run_folder import RunFolder
+from cmwnet_jax.transfer import SavedWeightNet
+from cmwnet_jax.types import PyTree
 
 
 def weight_arrays(
@@ -31,6 +34,39 @@ def weight_arrays(
         "losses": losses,
         "weights": weights,
     }
+
+
+def saved_weight_net(
+    config: ConfigDict, data: Data, weight_params: PyTree, history: list[dict]
+) -> SavedWeightNet | None:
+    """The weight net as it is saved with a checkpoint; None before it has learned anything.
+
+    Args:
+        config: the run's.
+        data: the run's.
+        weight_params: the weight net's parameters.
+        history: every epoch's metrics so far.
+    """
+    learned = [
+        line for line in history if line["epoch"] >= config.warmup_epochs and line["loss_max"] is not None
+    ]
+    if config.method == "erm" or not learned:
+        return None
+    loss_range = min(line["loss_min"] for line in learned), max(line["loss_max"] for line in learned)
+    provenance = {
+        "dataset": config.data.name,
+        "bias": data.record.name,
+        "num_examples": len(data.biased.ids),
+        "class_counts": data.biased.class_counts.tolist(),
+        "meta_class_of_class": data.meta_classes.of_class.tolist(),
+        "method": config.method,
+        "model": config.model.name,
+        "normalize": config.weight_net.normalize,
+        "seed": config.seed,
+        "epochs_done": history[-1]["epoch"] + 1,
+        "versions": {"jax": jax.__version__},
+    }
+    return SavedWeightNet(to_host(weight_params), data.meta_classes.centers, loss_range, provenance)
 
 
 def summarize(config: ConfigDict, data: Data, folder: RunFolder, seconds: float) -> dict:
