@@ -216,9 +216,8 @@ def check_config(config: ConfigDict) -> None:
             raise UsageError(f"{field} is {_get(config, field)}, expected at least {least}")
     if not all(type(width) is int and width >= 1 for width in config.model.hidden):
         raise UsageError(f"model.hidden is {config.model.hidden}, expected whole numbers of at least 1")
-    if not all(
-        type(percent) in (int, float) and 0 <= percent <= 100 for percent in config.optimizer.decay_at_percent
-    ):
+    percents = config.optimizer.decay_at_percent
+    if not all(type(percent) in (int, float) and 0 <= percent <= 100 for percent in percents):
         raise UsageError(f"optimizer.decay_at_percent is {percents}, expected per cents of the steps, 0 to 100")
 
 
