@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from cmwnet_jax.errors import Preempted, UsageError
 
@@ -50,7 +51,9 @@ def required(value, flag: str, hint: str):
 def _parse(argv: list[str]) -> list[str]:
     """`flags.FLAGS`, with what config files and overrides raise turned into UsageErrors."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        _check_config_was_read()
+        return rest
     except UsageError:
         raise
     except flags.Error as error:
@@ -58,7 +61,18 @@ def _parse(argv: list[str]) -> list[str]:
     except AttributeError as error:  # an override of a field that the config has not
         raise UsageError(_unknown_field(argv, error)) from error
     except (OSError, TypeError, ValueError) as error:
-        raise UsageError(f"--config cannot be used: {_root(error)}") from error
+        raise UsageError(f"--config cannot be used: {' '.join(str(_root(error)).split())}") from error
+
+
+def _check_config_was_read() -> None:
+    """A config file that cannot be read is an error only when it is used; here is better than later."""
+    value = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+    if value is not None and not isinstance(value, ConfigDict):
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        raise UsageError(
+            f"--config is {path!r}, which cannot be read, expected a Python file whose get_config(arg) returns "
+            f"a ConfigDict: check the path"
+        )
 
 
 def _unknown_field(argv: list[str], error: AttributeError) -> str:
