@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from numpy.typing import ArrayLike
 
 from cmwnet_jax import array_facts
@@ -126,7 +125,7 @@ def load_weight_net(path: str | os.PathLike) -> SavedWeightNet:
     item = _find(Path(path).expanduser().absolute())
     try:
         handler = ocp.PyTreeCheckpointHandler()
-        about = handler.metadata(epath.Path(item)).custom_metadata
+        about = handler.metadata(item).custom_metadata
         with ocp.Checkpointer(handler) as checkpointer:
             weight_params = checkpointer.restore(item)
         wrong = array_facts.mismatches(about["arrays"], weight_params)

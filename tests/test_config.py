@@ -58,7 +58,7 @@ def test_every_field_is_read_by_something(tmp_path, monkeypatch):
     true = build_data(small_config(data__bias="none")).true_labels
     np.savez(tmp_path / "human.npz", clean_label=true, worse_label=(true + 1) % 10)
     np.save(tmp_path / "posterior.npy", np.full((1257, 10), 0.1))
-    train(Recorded(small_config(num_epochs=1, warmup_epochs=0, data__path="stream"), read), tmp_path / "run")
+    train(Recorded(small_config(num_epochs=2, warmup_epochs=1, data__path="stream"), read), tmp_path / "run")
     for config in (
         small_config(data__bias="open_set_40", data__open_set_from="digits"),
         small_config(data__bias="human_worse_label", data__human_labels=str(tmp_path / "human.npz")),
