@@ -12,13 +12,17 @@ _MODULE_OF = {
     "MetaState": "types",
     "Metrics": "types",
     "Objective": "types",
+    "Preempted": "errors",
+    "SavedWeightNet": "transfer",
     "UsageError": "errors",
     "WeightNet": "weight_net",
     "classification_meta_loss": "objectives",
     "classification_objective": "objectives",
     "cross_entropy": "losses",
+    "load_weight_net": "transfer",
     "make_meta_step": "meta_step",
     "make_weighted_step": "meta_step",
+    "save_weight_net": "transfer",
     "weighting_functions": "weight_net",
 }
 

@@ -1,9 +1,11 @@
-"""What every command shares: flags in, one sentence out where the user can mend something.
+"""What every command shares: flags in, one sentence and a status out.
 
-Exit status 2: a mistake of the user's; 3: training broke down.
+Status 0: done. 2: the user erred. 3: training broke down. 75 (EX_TEMPFAIL): asked to stop by SIGTERM or
+SIGINT, and saved; the same command goes on. Anything else is a bug or a signal.
 """
 
 import difflib
+import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from collections.abc import Callable, Iterator
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from cmwnet_jax.errors import TrainingDiverged, UsageError
+from cmwnet_jax.errors import Preempted, TrainingDiverged, UsageError
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -20,7 +22,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     Args:
         main: takes the arguments that are not flags, the program's name first.
     """
-    logging.set_verbosity(logging.ERROR)  # Orbax and tfds narrate below it; ours are Python warnings
+    # Orbax and tfds narrate; Orbax logs an error from each of its threads before it raises it once.
+    logging.set_verbosity(logging.FATAL)
     try:
         app.run(main, flags_parser=_parse)
     except UsageError as error:
@@ -29,6 +32,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     except TrainingDiverged as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(3)
+    except Preempted as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)
 
 
 def required(value, flag: str, hint: str):

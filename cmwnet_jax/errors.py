@@ -46,3 +46,20 @@ def about(field: str) -> Iterator[None]:
         yield
     except UsageError as error:
         raise UsageError(f"{field}: {error}") from error
+
+
+class Preempted(Exception):
+    """A run was asked to stop, has saved all it did, and can be continued.
+
+    Commands print the message and exit with status 75, the system's "try again" (EX_TEMPFAIL).
+    """
+
+
+def first_line(error: BaseException) -> str:
+    """An error in a few words, for a message about what it means.
+
+    Args:
+        error: anybody's; TensorStore's messages go on with pages of settings.
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.splitlines() or [type(error).__name__])[0][:200]

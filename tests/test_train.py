@@ -62,8 +62,8 @@ def test_the_command_trains_and_leaves_a_folder_that_it_will_not_overwrite(tmp_p
     assert "test accuracy, mean of the last 10 epochs" in done.stdout
     assert "epoch 12/12" in done.stderr
     assert {path.name for path in workdir.iterdir()} == {
-        "bias.json", "bias.npz", "config.json", "metrics.jsonl", "weights.npz", "evaluation.npz", "result.json",
-        "checkpoints", "figures", "tensorboard",
+        ".lock", "bias.json", "bias.npz", "config.json", "metrics.jsonl", "weights.npz", "evaluation.npz",
+        "result.json",        "checkpoints", "figures", "tensorboard",
     }  # fmt: skip
     assert json.loads((workdir / "config.json").read_text())["seed"] == 3
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -2,6 +2,9 @@
 
 import dataclasses
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -124,7 +127,7 @@ class Stream:
         batches = dataset.to_iter_dataset(grain.ReadOptions(threads, max(self.prefetch, threads)))
         if self.workers:
             options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=self.prefetch)
-            batches = batches.mp_prefetch(options)
+            batches = batches.mp_prefetch(options, worker_init_fn=_live_and_die_with_parent)
         return iter(batches)
 
 
@@ -144,3 +147,22 @@ class _Batches:
         step = self.start + index
         crops = None if self.seed is None else (self.seed, Purpose.TRAIN_CROP, step)
         return self.stream.read(self.order(step), crops)
+
+
+def _live_and_die_with_parent(worker: int, num_workers: int) -> None:
+    """Runs in each worker: only the process that reads its batches decides when it ends.
+
+    A SIGTERM or Ctrl-C to the whole process group, which asks a run to stop at the next epoch's edge,
+    must not take the batches until then away; and a run that is killed must not leave workers behind.
+    """
+    del worker, num_workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

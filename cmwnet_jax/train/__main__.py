@@ -1,16 +1,24 @@
-"""`python -m cmwnet_jax.train --config=FILE.py[:args] --workdir=DIR [--config.a.b=x]`."""
+"""`python -m cmwnet_jax.train --config=FILE.py[:args] --workdir=DIR [--config.a.b=x] [--print_config]`.
+
+Exits with 0 when the run is finished, 2 after a mistake of the user's, and 75 when SIGTERM or SIGINT
+asked it to stop: it has saved the epoch by then, and the same command goes on. A second signal stops
+it at once; then, as after SIGKILL, it goes on from the newest checkpoint.
+"""
 
 from absl import flags
 from ml_collections import config_flags
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.train.config import as_json, check_config
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.show import print_result
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:ARGS", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the run writes")
-_PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config that would run, and exit")
+_PRINT_CONFIG = flags.DEFINE_bool(
+    "print_config", False, "check the config, print it as config.json has it, and exit"
+)
 
 
 def main(argv: list[str]) -> None:
@@ -19,7 +27,8 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
     config = command.required(_CONFIG.value, "config", "a config file, e.g. --config=experiments/digits.py")
     if _PRINT_CONFIG.value:
-        print(config)
+        check_config(config)
+        print(as_json(config), end="")
         return
     workdir = command.required(_WORKDIR.value, "workdir", "the folder that the run should be written to")
     print_result(train(config, workdir))

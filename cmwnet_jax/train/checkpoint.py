@@ -1,54 +1,170 @@
 """Checkpoints with Orbax: the whole state, and the weight net as an item that restores alone."""
 
+import errno
+import os
+import shutil
+import warnings
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
+from cmwnet_jax import array_facts, transfer
+from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.types import MetaState
+
+_CONTENTS = "contents"  # the item that says what "state" must hold: shapes, dtypes, checksums
+_SPARE_BYTES = 1 << 20  # room for a checkpoint's many small files
 
 
 class Checkpoints:
-    """The newest few states of a run, numbered by how many epochs are done.
+    """The newest few states of a run, numbered by how many epochs are done. A context manager.
 
-    Saved: everything of the state but its base random key, which the seed gives again.
+    A checkpoint appears under its number once it is whole and on disk; until then it has another name
+    and is no checkpoint. Saved is the whole state. What else the future of a run depends on (the order
+    of the examples, the meta set and its order, augmentation) is a function of the state, the seed and
+    the epoch.
     """
 
     def __init__(self, folder: Path, keep: int):
+        """Opens or makes the folder, and removes what a killed process has left half-written.
+
+        Args:
+            folder: of the checkpoints.
+            keep: how many of the newest to keep.
+        """
+        self._folder = folder
         self._manager = ocp.CheckpointManager(
             folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
-            item_names=("state", "weight_net"),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True),
+            item_names=("state", transfer.ITEM, _CONTENTS),
         )
 
-    def save(self, epochs_done: int, state: MetaState) -> None:
-        """Starts writing an unreplicated state; the next save or `close` waits for it."""
-        arrays = _without_rng(state)
-        self._manager.save(
-            epochs_done,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays),
-                weight_net=ocp.args.StandardSave({"params": arrays["weight_params"]}),
-            ),
-        )
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def save(
+        self, epochs_done: int, state: MetaState, weight_net: transfer.SavedWeightNet | None = None
+    ) -> None:
+        """Starts writing an unreplicated state; the next save or `close` waits for it.
+
+        Args:
+            epochs_done: the checkpoint's number.
+            state: after that many epochs.
+            weight_net: the state's, where it has learned something.
+
+        Raises:
+            OSError: the disk has no room for it (ENOSPC); the checkpoints before are as they were.
+        """
+        self._manager.wait_until_finished()  # the room that is left is known only then
+        arrays = _to_arrays(state)
+        _check_room(self._folder, arrays)
+        items = {"state": ocp.args.StandardSave(arrays)}
+        items[_CONTENTS] = ocp.args.JsonSave(array_facts.facts(arrays))
+        if weight_net is not None:
+            items[transfer.ITEM] = transfer.save_args(weight_net)
+        self._manager.save(epochs_done, args=ocp.args.Composite(**items))
 
     def restore(self, template: MetaState) -> tuple[int, MetaState]:
-        """(epochs done, state) of the newest checkpoint; (0, template) where there is none."""
-        newest = self._manager.latest_step()
-        if newest is None:
-            return 0, template
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _without_rng(template))
-        restored = self._manager.restore(
-            newest, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        )
-        return newest, template.replace(**restored["state"])
+        """(epochs done, state) of the newest checkpoint that is whole; (0, template) where there is none.
+
+        A damaged checkpoint is passed over with a warning, and moved out of the way of its successor.
+
+        Args:
+            template: a state of the same structure, shapes and dtypes.
+
+        Raises:
+            UsageError: the checkpoint is of another architecture, or every one is damaged.
+        """
+        reasons = {}
+        for epochs_done in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state = self._read(epochs_done, template)
+            except UsageError:
+                raise
+            except Exception as error:  # Orbax's and TensorStore's errors have nothing else in common
+                reasons[epochs_done] = first_line(error)
+                continue
+            if reasons:
+                self._set_aside(reasons, epochs_done)
+            return epochs_done, state
+        if reasons:
+            raise UsageError(
+                f"workdir has checkpoints in {str(self._folder)!r}, all of them damaged ({_listed(reasons)}): "
+                f"bring back a copy of one, or remove the workdir to start over"
+            )
+        return 0, template
+
+    def wait(self) -> None:
+        """Waits until everything is written, and raises what went wrong with it."""
+        self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits as `wait` does, and ends Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _read(self, epochs_done: int, template: MetaState) -> MetaState:
+        """One checkpoint's state; any error but a UsageError means that it is damaged."""
+        restore = self._manager.restore
+        facts = restore(epochs_done, args=ocp.args.Composite(**{_CONTENTS: ocp.args.JsonRestore()}))[_CONTENTS]
+        expected = jax.eval_shape(_arrays, template)
+        different = array_facts.mismatches(facts, expected)
+        if different:
+            raise UsageError(
+                f"workdir has a checkpoint in {str(self._folder / str(epochs_done))!r} of another architecture "
+                f"than the config's ({different}): set the config's model back, or choose another workdir"
+            )
+        blank = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), expected)
+        arrays = restore(epochs_done, args=ocp.args.Composite(state=ocp.args.StandardRestore(blank)))["state"]
+        damaged = array_facts.damaged(facts, arrays)
+        if damaged:
+            raise ValueError(f"other values than were saved in {', '.join(damaged[:3])}")
+        arrays = jax.tree.map(jnp.asarray, arrays)
+        rng = jax.random.wrap_key_data(arrays.pop("rng"), impl=jax.random.key_impl(template.rng))
+        return template.replace(**arrays, rng=rng)
+
+    def _set_aside(self, reasons: dict[int, str], restored: int) -> None:
+        """Moves damaged checkpoints beside the folder: training on will write their numbers again."""
+        beside = self._folder.with_name("damaged_checkpoints")
+        beside.mkdir(exist_ok=True)
+        for epochs_done in reasons:
+            places = (beside / f"{epochs_done}{suffix}" for suffix in ("", *(f"_{i}" for i in range(1, 1000))))
+            os.rename(self._folder / str(epochs_done), next(place for place in places if not place.exists()))
+        self._manager.reload()
+        warnings.warn(
+            f"damaged checkpoints in {self._folder} were moved to {beside} ({_listed(reasons)}): going on from "
+            f"the one before, {restored}",
+            stacklevel=3,
+        )
 
 
-def _without_rng(state: MetaState) -> dict:
-    fields = {name: getattr(state, name) for name in state.__dataclass_fields__ if name != "rng"}
-    return fields
+def _listed(reasons: dict[int, str]) -> str:
+    return "; ".join(f"{epochs_done}: {reason}" for epochs_done, reason in reasons.items())
+
+
+def _arrays(state: MetaState) -> dict:
+    """The state by its fields' names, without extended dtypes."""
+    arrays = {name: getattr(state, name) for name in state.__dataclass_fields__}
+    return {**arrays, "rng": jax.random.key_data(state.rng)}
+
+
+def _to_arrays(state: MetaState) -> dict:
+    return array_facts.to_host(_arrays(state))
+
+
+def _check_room(folder: Path, arrays: dict) -> None:
+    """Fails before anything is written, with one plain error instead of one for each writing thread."""
+    needed = sum(array.nbytes for array in jax.tree.leaves(arrays)) + _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC, f"a checkpoint needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free", str(folder)
+        )

@@ -1,5 +1,7 @@
 """The default config, a comment above every field, and the check that its values make sense."""
 
+import json
+
 from ml_collections import ConfigDict, config_dict
 
 from cmwnet_jax.data.augment import PAD_MODES
@@ -46,16 +48,19 @@ def default_config() -> ConfigDict:
     config.data.posterior = ""
     # For human biases: an .npz of human labels; empty: the data set's own.
     config.data.human_labels = ""
-    # For open_set biases: the data set that images are taken from, and its raw_dir.
+    # For open_set biases: the data set that images are taken from.
     config.data.open_set_from = "cifar100"
+    # Its `raw_dir`.
     config.data.open_set_raw_dir = ""
     # device (the set lives on the devices), stream (read as needed), auto (stream beyond 2 GiB).
     config.data.path = "auto"
-    # Streaming only: the shorter side after resizing, and the square cut out of it; 0: neither.
+    # Streaming only: the shorter side after resizing; 0: images keep their size.
     config.data.resize_pixels = 0
+    # Streaming only: the square that is cut out then; 0: nothing is.
     config.data.crop_pixels = 0
-    # Streaming only: processes that read and decode (0: threads), and batches each reads ahead.
+    # Streaming only: processes that read and decode; 0: threads of this one.
     config.data.workers = 0
+    # Streaming only: batches that each of them reads ahead.
     config.data.prefetch_batches = 4
 
     config.augment = ConfigDict()
@@ -96,9 +101,11 @@ def default_config() -> ConfigDict:
     config.optimizer.learning_rate = 0.1
     # The learning rate is multiplied by `decay_factor` at each of these shares of the steps.
     config.optimizer.decay_at_percent = (60.0, 85.0)
+    # The factor.
     config.optimizer.decay_factor = 0.1
-    # SGD's momentum, and whether it is Nesterov's.
+    # SGD's momentum.
     config.optimizer.momentum = 0.9
+    # Whether it is Nesterov's.
     config.optimizer.nesterov = False
     # Coupled L2 on every parameter (Q32).
     config.optimizer.weight_decay = 5e-4
@@ -108,14 +115,15 @@ def default_config() -> ConfigDict:
     config.weight_net.num_meta_classes = 3
     # Units of its hidden layer.
     config.weight_net.hidden = 100
-    # Adam's learning rate and coupled L2 for it.
+    # Adam's learning rate for it.
     config.weight_net.learning_rate = 1e-3
+    # Coupled L2 on its parameters.
     config.weight_net.weight_decay = 1e-4
     # What weights are divided by: sum (their own), mean (the batch size) or none (Q1).
     config.weight_net.normalize = "sum"
 
     config.checkpoint = ConfigDict()
-    # A checkpoint every so many epochs, and at the end.
+    # A checkpoint every so many epochs, at the end, and when SIGTERM or SIGINT asks to stop.
     config.checkpoint.every_epochs = 20
     # How many of the newest are kept.
     config.checkpoint.keep = 2
@@ -153,6 +161,15 @@ _LEAST = (
     ("weight_net.learning_rate", 0),
     ("weight_net.weight_decay", 0),
 )
+
+
+def as_json(config: ConfigDict) -> str:
+    """The config as config.json has it, which is what a restarted run is compared with.
+
+    Args:
+        config: any.
+    """
+    return json.dumps(json.loads(config.to_json_best_effort()), indent=2) + "\n"
 
 
 def parse_arg(arg: str, positional: tuple[str, ...], **defaults: str | int) -> config_dict.ConfigDict:
@@ -216,12 +233,10 @@ def check_config(config: ConfigDict) -> None:
             raise UsageError(f"{field} is {value}, expected a number that is finite and at least {least}")
     if config.optimizer.momentum >= 1:
         raise UsageError(f"optimizer.momentum is {config.optimizer.momentum}, expected less than 1")
-    if not all(0 <= percent <= 100 for percent in config.optimizer.decay_at_percent):
-        raise UsageError(
-            f"optimizer.decay_at_percent is {config.optimizer.decay_at_percent}, expected per cents of the "
-            f"steps, 0 to 100"
-        )
-    if not all(isinstance(width, int) and width >= 1 for width in config.model.hidden):
+    percents = config.optimizer.decay_at_percent
+    if not all(type(percent) in (int, float) and 0 <= percent <= 100 for percent in percents):
+        raise UsageError(f"optimizer.decay_at_percent is {percents}, expected per cents of the steps, 0 to 100")
+    if not all(type(width) is int and width >= 1 for width in config.model.hidden):
         raise UsageError(
             f"model.hidden is {config.model.hidden}, expected whole numbers of units, each at least 1"
         )

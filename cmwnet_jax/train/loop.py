@@ -1,21 +1,20 @@
 """The training loop: check, build, restore, then epochs of train, measure, save; then the result."""
 
-import contextlib
-import time
-
 import numpy as np
 from ml_collections import ConfigDict
 
 from cmwnet_jax.data import batches, meta_set
 from cmwnet_jax.data.record import save_record
 from cmwnet_jax.train import health, parallel
-from cmwnet_jax.train.build import build_recipe
+from cmwnet_jax.train.build import Recipe, build_recipe
 from cmwnet_jax.train.build_data import Data, build_data, build_input, build_meta_set
 from cmwnet_jax.train.checkpoint import Checkpoints
+from cmwnet_jax.train.clock import Clock
 from cmwnet_jax.train.evaluate import Measured, evaluation_arrays, make_measure, split_metrics
 from cmwnet_jax.train.inputs import Input
 from cmwnet_jax.train.metrics import weight_metrics
-from cmwnet_jax.train.result import save_evaluation, summarize, weight_arrays
+from cmwnet_jax.train.preemption import StopRequests
+from cmwnet_jax.train.result import saved_weight_net, summarize, weight_arrays
 from cmwnet_jax.train.run_folder import RunFolder
 from cmwnet_jax.train.show import ProgressBar
 from cmwnet_jax.train.watch import Board, is_due
@@ -23,6 +22,9 @@ from cmwnet_jax.train.watch import Board, is_due
 
 def train(config: ConfigDict, workdir: str) -> dict:
     """Trains what the config says, into a run's folder; goes on where an unfinished run stopped.
+
+    In a run of several processes, each calls this; the first one's folder is the run's, the others write
+    to a scratch folder that is gone at the end.
 
     Args:
         config: `default_config()` with changes.
@@ -32,18 +34,33 @@ def train(config: ConfigDict, workdir: str) -> dict:
         What result.json holds.
 
     Raises:
-        UsageError: the config or the folder cannot be used; nothing has been written then.
+        UsageError: the config or the folder cannot be used; nothing has been written then. Or the disk
+            is full; the checkpoints are as they were then.
         TrainingDiverged: NaN, infinities or weights that are all 0; the last checkpoint is from before.
+        Preempted: SIGTERM or SIGINT came, and the epoch that was running is saved. The grace between
+            the signal and a SIGKILL should be longer than an epoch; where it is not, the run goes on
+            from the checkpoint before.
     """
-    started = time.perf_counter()
+    clock = Clock()
     parallel.use_compilation_cache()
-    folder = RunFolder(workdir)
-    folder.check(config)
-    data = build_data(config)
-    recipe = build_recipe(config, data)
+    with parallel.scratch_unless_first(workdir) as own_workdir:
+        folder = RunFolder(own_workdir)
+        folder.check(config)
+        data = build_data(config)
+        recipe = build_recipe(config, data)
+        with (
+            folder.writing(config),
+            health.naming_the_last_checkpoint(folder.checkpoints),
+            Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints,
+        ):
+            return _train(config, folder, checkpoints, data, recipe, clock)
 
-    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
-    first_epoch, state = checkpoints.restore(recipe.state)
+
+def _train(
+    config: ConfigDict, folder: RunFolder, checkpoints: Checkpoints, data: Data, recipe: Recipe, clock: Clock
+) -> dict:
+    """The part of `train` that writes."""
+    first_epoch, state = parallel.from_first(checkpoints.restore(recipe.state))
     folder.start(config, first_epoch)
     save_record(folder.path, data.record, data.true_labels)
     state = parallel.replicate(state)
@@ -56,59 +73,68 @@ def train(config: ConfigDict, workdir: str) -> dict:
     nothing = _no_meta_set(inputs)
 
     with (
-        health.naming_the_last_checkpoint(folder.checkpoints),
-        contextlib.closing(checkpoints),
         Board(folder.path / "tensorboard", first_epoch) as board,
         ProgressBar(f"{config.method} seed {config.seed}", config.num_epochs, first_epoch) as bar,
+        StopRequests() as stop,
     ):
         for epoch in range(first_epoch, config.num_epochs):
-            epoch_started = time.perf_counter()
-            rows = recipe.order.epoch(epoch)
-            learns_weights = config.method != "erm" and epoch >= config.warmup_epochs
-            if learns_weights:
-                measured = Measured(*measure_train(state.params, state.model_state))
-                split, chosen = build_meta_set(config, data, epoch, measured.losses, measured.predictions)
-                meta = inputs.load_meta(split, chosen, epoch)
-                state, steps = run_main(state, epoch, meta, _meta_rows(config, epoch, chosen, len(rows)))
-                meta_metrics = _meta_set_metrics(data, split, chosen)
-            else:
-                state, steps = run_warmup(state, epoch, nothing, np.zeros_like(rows))
-                meta_metrics = {}
-            steps = {name: np.asarray(values) for name, values in parallel.unreplicate(steps).items()}
+            clock.start_epoch()
+            rows, is_meta = recipe.order.epoch(epoch), recipe.meta_steps(epoch)
+            first_step = epoch * len(rows)
+            learns_weights = recipe.weight_net is not None and epoch >= config.warmup_epochs
+            meta_metrics = {}
+            with clock.compute():
+                if learns_weights:
+                    measured = Measured(*measure_train(state.params, state.model_state))
+                    split, chosen = build_meta_set(config, data, epoch, measured.losses, measured.predictions)
+                    meta = inputs.load_meta(split, chosen, epoch)
+                    meta_rows = _meta_rows(config, epoch, chosen, len(rows))
+                    state, steps = run_main(state, epoch, meta, meta_rows)
+                    meta_metrics = _meta_set_metrics(data, split, chosen)
+                else:
+                    state, steps = run_warmup(state, epoch, nothing, np.zeros_like(rows))
+                steps = {name: np.asarray(values) for name, values in parallel.unreplicate(steps).items()}
+                test = Measured(*measure_test(state.params, state.model_state))
             losses, weights = (steps.pop(name) for name in ("losses", "weights"))
-            is_meta, first_step = recipe.meta_steps(epoch), epoch * len(rows)
-            ids = data.biased.ids[rows]
-            health.check_steps(steps, losses, weights, ids=ids, is_meta=is_meta, first_step=first_step)
-            test = Measured(*measure_test(state.params, state.model_state))
+            health.check_steps(
+                steps, losses, weights, ids=data.biased.ids[rows], is_meta=is_meta, first_step=first_step
+            )
             health.check_test_losses(test.losses, first_step + len(rows))
             metrics = {
                 "epoch": epoch,
-                "learning_rate": float(recipe.learning_rate((epoch + 1) * len(rows) - 1)),
+                "learning_rate": float(recipe.learning_rate(first_step + len(rows) - 1)),
                 **health.scalar_means(steps, is_meta),
+                "loss_min": float(np.min(losses)),
                 "loss_max": float(np.max(losses)),
                 **(_weight_metrics(data, rows.ravel(), weights.ravel()) if learns_weights else {}),
                 **meta_metrics,
                 **split_metrics(test, data.test_labels, data.biased.class_counts, data.meta_classes),
-                "seconds": time.perf_counter() - epoch_started,
+                **clock.epoch_seconds(),
             }
             folder.append_metrics(metrics)
             board.add_metrics(metrics)
             bar.update(metrics)
+
             is_last = epoch + 1 == config.num_epochs
+            stopping = not is_last and parallel.any_process(stop.requested)
             if is_last or is_due(epoch, config.watch.pictures_every_epochs):
-                learned = weight_arrays(data, rows.ravel(), losses.ravel(), weights.ravel())
+                arrays = weight_arrays(data, rows.ravel(), losses.ravel(), weights.ravel())
                 weight_params = parallel.unreplicate(state.weight_params)
-                learned |= recipe.weighting_arrays(weight_params, folder.metrics())
+                arrays |= recipe.weighting_arrays(weight_params, folder.metrics())
                 tested = evaluation_arrays(test, data.test_labels, data.source.num_classes)
-                board.add_pictures(epoch, learned, tested["confusion"], data.source.class_names)
-            if is_last or is_due(epoch, config.checkpoint.every_epochs):
+                board.add_pictures(epoch, arrays, tested["confusion"], data.source.class_names)
+            if is_last or stopping or is_due(epoch, config.checkpoint.every_epochs):
                 one = parallel.unreplicate(state)
                 health.check_state(one, first_step + len(rows))
                 if is_last:  # before the checkpoint that says that no epoch is left
-                    folder.write_weights(**learned)
-                    save_evaluation(folder.path, tested)
-                checkpoints.save(epoch + 1, one)
-    result = summarize(config, data, folder, time.perf_counter() - started)
+                    folder.write_weights(**arrays)
+                    folder.write_evaluation(**tested)
+                learned = saved_weight_net(config, data, one.weight_params, folder.metrics())
+                checkpoints.save(epoch + 1, one, learned)
+            if stopping:
+                raise stop.preempted(epoch + 1, config.num_epochs, str(folder.path))
+    checkpoints.wait()
+    result = summarize(config, data, folder, clock)
     folder.write_result(result)
     return result
 

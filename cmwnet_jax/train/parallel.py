@@ -1,11 +1,14 @@
 """The one place that knows how many devices there are."""
 
-from collections.abc import Callable
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.types import PyTree
@@ -60,6 +63,38 @@ def process_index() -> int:
 def process_count() -> int:
     """How many processes the run has."""
     return jax.process_count()
+
+
+@contextlib.contextmanager
+def scratch_unless_first(workdir: str) -> Iterator[str]:
+    """The folder that this process writes to: the run's for the first, its own and short-lived for others.
+
+    Args:
+        workdir: the run's.
+    """
+    if is_first():
+        yield workdir
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield scratch
+
+
+def from_first(tree: PyTree) -> PyTree:
+    """The first process's values on all, for what the others have not read."""
+    if process_count() == 1:
+        return tree
+    is_key = [jnp.issubdtype(getattr(x, "dtype", np.int32), jax.dtypes.prng_key) for x in jax.tree.leaves(tree)]
+    leaves, treedef = jax.tree.flatten(tree)
+    plain = [jax.random.key_data(x) if key else x for x, key in zip(leaves, is_key, strict=True)]
+    sent = multihost_utils.broadcast_one_to_all(plain)
+    back = [jax.random.wrap_key_data(x) if key else x for x, key in zip(sent, is_key, strict=True)]
+    first_epoch, state = treedef.unflatten(back)
+    return int(first_epoch), state
+
+
+def any_process(flag: bool) -> bool:
+    """Whether any process says so; all must ask at the same place."""
+    return flag if process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
 def is_first() -> bool:

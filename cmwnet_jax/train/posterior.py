@@ -40,9 +40,8 @@ def save_posterior(workdir: str, output: str) -> Path:
     if not isinstance(data.splits["train"], Raw):
         raise UsageError(f"workdir is {workdir!r}, a run that streams its data, expected data.path 'device'")
     recipe = build_recipe(config, data)
-    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
-    _, state = checkpoints.restore(recipe.state)
-    checkpoints.close()
+    with Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints:
+        _, state = checkpoints.restore(recipe.state)
 
     def probabilities(params, model_state, batch):
         logits = recipe.model.apply({"params": params, **model_state}, batch["image"], train=False)

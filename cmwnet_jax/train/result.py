@@ -1,17 +1,20 @@
 """What is left of a run: its weights as arrays, its numbers as a summary."""
 
-import os
 from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cmwnet_jax.array_facts import to_host
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build_data import Data
+from cmwnet_jax.train.clock import Clock
 from cmwnet_jax.train.metrics import last_epochs_mean
 from cmwnet_jax.train.run_folder import RunFolder
 from cmwnet_jax.train.scores import class_accuracy_percent
+from cmwnet_jax.transfer import SavedWeightNet
+from cmwnet_jax.types import PyTree
 
 
 def weight_arrays(
@@ -37,31 +40,52 @@ def weight_arrays(
     }
 
 
-def save_evaluation(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes evaluation.npz, as a whole or not at all.
-
-    Args:
-        folder: the run's.
-        arrays: `evaluate.evaluation_arrays` of the last epoch.
-    """
-    partial = folder / ".evaluation.partial.npz"
-    np.savez_compressed(partial, **arrays)
-    os.replace(partial, folder / "evaluation.npz")
-
-
 def _last_confusion(folder: Path) -> np.ndarray:
     with np.load(folder / "evaluation.npz", allow_pickle=False) as file:
         return file["confusion"]
 
 
-def summarize(config: ConfigDict, data: Data, folder: RunFolder, seconds: float) -> dict:
+def saved_weight_net(
+    config: ConfigDict, data: Data, weight_params: PyTree, history: list[dict]
+) -> SavedWeightNet | None:
+    """The weight net as it is saved with a checkpoint; None before it has learned anything.
+
+    Args:
+        config: the run's.
+        data: the run's.
+        weight_params: the weight net's parameters.
+        history: every epoch's metrics so far.
+    """
+    learned = [
+        line for line in history if line["epoch"] >= config.warmup_epochs and line["loss_max"] is not None
+    ]
+    if config.method == "erm" or not learned:
+        return None
+    loss_range = min(line["loss_min"] for line in learned), max(line["loss_max"] for line in learned)
+    provenance = {
+        "dataset": config.data.name,
+        "bias": data.record.name,
+        "num_examples": len(data.biased.ids),
+        "class_counts": data.biased.class_counts.tolist(),
+        "meta_class_of_class": data.meta_classes.of_class.tolist(),
+        "method": config.method,
+        "model": config.model.name,
+        "normalize": config.weight_net.normalize,
+        "seed": config.seed,
+        "epochs_done": history[-1]["epoch"] + 1,
+        "versions": {"jax": jax.__version__},
+    }
+    return SavedWeightNet(to_host(weight_params), data.meta_classes.centers, loss_range, provenance)
+
+
+def summarize(config: ConfigDict, data: Data, folder: RunFolder, clock: Clock) -> dict:
     """What result.json holds: the run's bias as it came out, and its honest numbers.
 
     Args:
         config: the run's.
         data: the run's.
         folder: the run's, with every epoch's metrics and the last one's evaluation.npz.
-        seconds: since the launch.
+        clock: of this launch.
     """
     history, last = folder.metrics(), folder.metrics()[-1]
     return {
@@ -79,7 +103,7 @@ def summarize(config: ConfigDict, data: Data, folder: RunFolder, seconds: float)
         "test_accuracy_percent_last10": last_epochs_mean(history, "test_accuracy_percent"),
         "test_class_accuracy_percent_last": class_accuracy_percent(_last_confusion(folder.path)),
         "weight_auc_last10": last_epochs_mean(history, "weight_auc"),
-        "seconds": seconds,
+        **clock.summary(),
         "devices": parallel.describe(),
         "versions": {"jax": jax.__version__},
     }

@@ -1,14 +1,22 @@
 """A run's folder: config.json, metrics.jsonl, weights.npz, result.json (last), checkpoints/, figures/."""
 
+import contextlib
+import errno
 import json
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.train import lock
+from cmwnet_jax.train.config import as_json
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunFolder:
@@ -26,8 +34,44 @@ class RunFolder:
         """Checks that a run may be started or continued here, and leaves nothing behind.
 
         Raises:
-            UsageError: the folder cannot be written, or holds a finished run or another config's.
+            UsageError: another process is running in the folder, or it cannot be written, or holds a
+                finished run or another config's.
         """
+        lock.check_free(self._lock_file)
+        self._check_contents(config)
+        parent = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
+        try:
+            with tempfile.TemporaryFile(dir=parent):
+                pass
+        except OSError as error:
+            raise UsageError(
+                f"workdir is {str(self.path)!r}, which cannot be written ({error.strerror}): choose another"
+            ) from error
+
+    @contextlib.contextmanager
+    def writing(self, config: ConfigDict) -> Iterator[None]:
+        """Makes the folder and keeps it from other processes; explains a full disk.
+
+        Args:
+            config: the run's.
+
+        Raises:
+            UsageError: as `check` does, since much may have happened since; or the disk is full.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with lock.hold(self._lock_file):
+                self._check_contents(config)
+                yield
+        except Exception as error:
+            if not _is_full_disk(error):
+                raise
+            raise UsageError(
+                f"workdir is {str(self.path)!r}, whose disk is full ({first_line(error)}): make room and give "
+                f"the same command again, it goes on from the newest checkpoint"
+            ) from error
+
+    def _check_contents(self, config: ConfigDict) -> None:
         if (self.path / "result.json").exists():
             raise UsageError(
                 f"workdir is {str(self.path)!r}, which holds a finished run: choose another folder or remove it"
@@ -39,14 +83,6 @@ class RunFolder:
                 f"({_first_difference(json.loads(before.read_text()), _plain(config))}): "
                 f"choose another folder, or remove it"
             )
-        parent = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
-        try:
-            with tempfile.TemporaryFile(dir=parent):
-                pass
-        except OSError as error:
-            raise UsageError(
-                f"workdir is {str(self.path)!r}, which cannot be written ({error.strerror}): choose another"
-            ) from error
 
     def finished_config(self) -> ConfigDict:
         """The config of the finished run in this folder.
@@ -64,16 +100,25 @@ class RunFolder:
         Args:
             config: the run's.
             epoch: the first epoch that will be run.
+
+        Raises:
+            UsageError: metrics of epochs that will not be run again are missing.
         """
-        (self.path / "figures").mkdir(parents=True, exist_ok=True)
-        self._replace("config.json", json.dumps(_plain(config), indent=2) + "\n")
         kept = [line for line in self._metric_lines() if json.loads(line)["epoch"] < epoch]
+        if len(kept) < epoch:
+            raise UsageError(
+                f"workdir is {str(self.path)!r}, whose metrics.jsonl has {len(kept)} of the {epoch} epochs "
+                f"that its newest checkpoint has done: bring the file back, or remove the workdir to start over"
+            )
+        (self.path / "figures").mkdir(parents=True, exist_ok=True)
+        self._replace("config.json", as_json(config))
         self._replace("metrics.jsonl", "".join(line + "\n" for line in kept))
 
     def append_metrics(self, metrics: dict) -> None:
         """Adds one epoch's line to metrics.jsonl; a NaN becomes null."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(_json(metrics) + "\n")
+        with (self.path / "metrics.jsonl").open("ab") as file:
+            file.write((_json(metrics) + "\n").encode())
+            _sync(file)  # a checkpoint of this epoch may follow, and must not outlive the line
 
     def metrics(self) -> list[dict]:
         """The epochs so far."""
@@ -81,9 +126,11 @@ class RunFolder:
 
     def write_weights(self, **arrays: np.ndarray) -> None:
         """Writes weights.npz."""
-        with tempfile.NamedTemporaryFile(dir=self.path, delete=False) as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(file.name, self.path / "weights.npz")
+        self._replace("weights.npz", lambda file: np.savez_compressed(file, **arrays))
+
+    def write_evaluation(self, **arrays: np.ndarray) -> None:
+        """Writes evaluation.npz."""
+        self._replace("evaluation.npz", lambda file: np.savez_compressed(file, **arrays))
 
     def write_result(self, result: dict) -> None:
         """Writes result.json, which says that the run is finished."""
@@ -94,14 +141,42 @@ class RunFolder:
         file = self.path / "metrics.jsonl"
         return file.read_text().split("\n")[:-1] if file.exists() else []
 
-    def _replace(self, name: str, text: str) -> None:
+    def _replace(self, name: str, content: str | Callable[[BinaryIO], None]) -> None:
+        """Writes a file beside its place and moves it there; `content` is its text or writes it."""
         partial = self.path / f".{name}.partial"
-        partial.write_text(text)
-        os.replace(partial, self.path / name)
+        try:
+            with partial.open("wb") as file:
+                content(file) if callable(content) else file.write(content.encode())
+                _sync(file)
+            os.replace(partial, self.path / name)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / ".lock"
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether this error or one that led to it says so; TensorStore's has no number, only words."""
+    if error is None:
+        return False
+    texts = [os.strerror(number) for number in _FULL_DISK]
+    return (
+        (isinstance(error, OSError) and error.errno in _FULL_DISK)
+        or any(text in str(error) for text in texts)
+        or _is_full_disk(error.__cause__)
+    )
 
 
 def _plain(config: ConfigDict) -> dict:
-    return json.loads(config.to_json_best_effort())
+    return json.loads(as_json(config))
 
 
 def _first_difference(old: dict, new: dict, prefix: str = "") -> str:

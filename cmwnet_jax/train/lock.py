@@ -1,0 +1,75 @@
+"""A lock on a folder that ends with its process, however that ends."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from cmwnet_jax.errors import UsageError
+
+_PATIENCE_SECONDS = 1.0  # another process that only looks holds the lock for an instant
+
+
+def check_free(file: Path) -> None:
+    """Checks that nobody holds the lock, and changes nothing.
+
+    Args:
+        file: the lock's; it may be missing.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError), file.open() as opened:
+        _acquire(opened.fileno(), fcntl.LOCK_SH, file)
+
+
+@contextlib.contextmanager
+def hold(file: Path) -> Iterator[None]:
+    """Holds the lock while the context lasts; the kernel gives it back when the process is killed.
+
+    The file stays behind: removing it would let two processes lock two files of the same name.
+
+    Args:
+        file: the lock's, made where it is missing; it names the process that had it last.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    with file.open("a+") as opened:
+        _acquire(opened.fileno(), fcntl.LOCK_EX, file)
+        opened.truncate(0)
+        opened.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+        opened.flush()
+        yield
+
+
+def _acquire(descriptor: int, kind: int, file: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise UsageError(
+                    f"workdir is {str(file.parent)!r}, in which another process ({_holder(file)}) is running: "
+                    f"wait for it, stop it, or choose another folder"
+                ) from None
+            time.sleep(0.05)
+        except OSError as error:  # a file system without locks
+            warnings.warn(
+                f"{file} cannot be locked ({error.strerror}): start no second run there", stacklevel=4
+            )
+            return None
+
+
+def _holder(file: Path) -> str:
+    try:
+        holder = json.loads(file.read_text())
+        return f"pid {holder['pid']}, host {holder['host']}"
+    except (ValueError, KeyError, TypeError):
+        return "of unknown pid"

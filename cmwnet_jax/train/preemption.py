@@ -1,0 +1,62 @@
+"""SIGTERM and SIGINT as a request to stop at the next epoch's edge."""
+
+import os
+import signal
+import threading
+
+from cmwnet_jax.errors import Preempted
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequests:
+    """Hears the first SIGTERM or SIGINT while it is entered; a second one acts as it did before.
+
+    Only the main thread can hear signals; in others this never hears of any.
+
+    Attributes:
+        signal_name: of the signal that asked to stop, e.g. `SIGTERM`; empty until one has.
+    """
+
+    def __init__(self):
+        self.signal_name = ""
+        self._before = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether somebody has asked to stop."""
+        return bool(self.signal_name)
+
+    def __enter__(self) -> "StopRequests":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._hear) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._restore()
+
+    def preempted(self, epochs_done: int, num_epochs: int, workdir: str) -> Preempted:
+        """The error that ends a run which was asked to stop and has been saved.
+
+        Args:
+            epochs_done: that are in the checkpoint.
+            num_epochs: of the whole run.
+            workdir: the run's folder.
+        """
+        return Preempted(
+            f"{self.signal_name} came; {epochs_done} of {num_epochs} epochs are done and saved in {workdir}: "
+            f"the same command goes on from there"
+        )
+
+    def _hear(self, number: int, frame) -> None:
+        del frame
+        self.signal_name = signal.Signals(number).name
+        self._restore()
+        # Not `print`: the signal may have come in the middle of one, whose buffer cannot be entered twice.
+        text = f"{self.signal_name}: stopping after this epoch is saved; once more to stop without\n"
+        os.write(2, text.encode())
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
