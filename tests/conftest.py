@@ -12,6 +12,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 import jax
 import pytest
 
+collect_ignore = ["process_of_two.py"]  # a program that a test runs
+
 
 @pytest.fixture(scope="session", autouse=True)
 def data_dir(tmp_path_factory):

@@ -129,7 +129,7 @@ def test_the_number_of_random_ops_is_a_checked_config_field():
     check_config(config)
     assert Augmentation(**config.augment).rand_ops == 2
     config.augment.rand_ops = -1
-    with pytest.raises(UsageError, match=r"augment.rand_ops is -1, expected at least 0"):
+    with pytest.raises(UsageError, match=r"augment.rand_ops is -1, expected a number"):
         check_config(config)
 
 

@@ -193,7 +193,10 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, mon
     for (path, expected), (_, got) in zip(whole, resumed, strict=True):
         np.testing.assert_array_equal(got, expected, err_msg=jax.tree_util.keystr(path))
     metrics = [
-        [{**json.loads(line), "seconds": 0} for line in (tmp_path / name / "metrics.jsonl").open()]
+        [
+            {**json.loads(line), "seconds": 0, "seconds_compute": 0}
+            for line in (tmp_path / name / "metrics.jsonl").open()
+        ]
         for name in ("whole", "resumed")
     ]
     assert metrics[0] == metrics[1]

@@ -10,6 +10,7 @@ from ml_collections import config_flags
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.train import parallel
 from cmwnet_jax.train.config import as_json, check_config
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.show import print_result
@@ -19,6 +20,12 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the 
 _PRINT_CONFIG = flags.DEFINE_bool(
     "print_config", False, "check the config, print it as config.json has it, and exit"
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "join the run's other processes; SLURM, Open MPI, GKE and TPU pods are found"
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing else says it")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of the run, with --coordinator")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "this process's number, with --coordinator")
 
 
 def main(argv: list[str]) -> None:
@@ -31,7 +38,11 @@ def main(argv: list[str]) -> None:
         print(as_json(config), end="")
         return
     workdir = command.required(_WORKDIR.value, "workdir", "the folder that the run should be written to")
-    print_result(train(config, workdir))
+    if _DISTRIBUTED.value:
+        parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    result = train(config, workdir)
+    if parallel.is_first():
+        print_result(result)
 
 
 if __name__ == "__main__":

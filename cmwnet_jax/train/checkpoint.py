@@ -36,9 +36,17 @@ class Checkpoints:
             keep: how many of the newest to keep.
         """
         self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        # Each process of a run has a folder of its own, so that none waits for another here.
+        process = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
+        )
         self._manager = ocp.CheckpointManager(
             folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=False, cleanup_tmp_directories=True, multiprocessing_options=alone
+            ),
             item_names=("state", transfer.ITEM, _CONTENTS),
         )
 

@@ -74,7 +74,7 @@ def _train(
 
     with (
         Board(folder.path / "tensorboard", first_epoch) as board,
-        ProgressBar(f"{config.method} seed {config.seed}", config.num_epochs, first_epoch) as bar,
+        ProgressBar(_title(config), config.num_epochs, first_epoch, silent=not parallel.is_first()) as bar,
         StopRequests() as stop,
     ):
         for epoch in range(first_epoch, config.num_epochs):
@@ -137,6 +137,10 @@ def _train(
     result = summarize(config, data, folder, clock)
     folder.write_result(result)
     return result
+
+
+def _title(config: ConfigDict) -> str:
+    return f"{config.method} seed {config.seed}"
 
 
 def _no_meta_set(inputs: Input):

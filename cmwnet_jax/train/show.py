@@ -18,9 +18,17 @@ _SHOWN = (
 class ProgressBar:
     """A live bar on a terminal; elsewhere about five plain lines a run. A context manager."""
 
-    def __init__(self, name: str, num_epochs: int, first_epoch: int):
+    def __init__(self, name: str, num_epochs: int, first_epoch: int, silent: bool = False):
+        """Shows nothing yet.
+
+        Args:
+            name: what is running.
+            num_epochs: of the whole run.
+            first_epoch: where it goes on from.
+            silent: shows nothing at all, for a run's other processes.
+        """
         self._name, self._num_epochs = name, num_epochs
-        self._live = sys.stderr.isatty()
+        self._live, self._plain = sys.stderr.isatty() and not silent, not sys.stderr.isatty() and not silent
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -48,7 +56,7 @@ class ProgressBar:
         )
         done = metrics["epoch"] + 1
         self._progress.update(self._task, completed=done, numbers=numbers)
-        if not self._live and (done % max(self._num_epochs // 5, 1) == 0 or done == self._num_epochs):
+        if self._plain and (done % max(self._num_epochs // 5, 1) == 0 or done == self._num_epochs):
             print(f"{self._name}  epoch {done}/{self._num_epochs}  {numbers}", file=sys.stderr, flush=True)
 
 
