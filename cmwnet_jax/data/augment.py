@@ -92,7 +92,9 @@ def standardize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array
         mean: [channels] float32, of pixels scaled to [0, 1].
         std: [channels] float32, of the same.
     """
-    return (images.astype(jnp.float32) / 255 - mean) / std
+    # One multiplication and one addition a pixel: on a CPU two divisions cost a small network's step 5%.
+    scale = 1 / (255 * std)
+    return images.astype(jnp.float32) * scale - mean * (255 * scale)
 
 
 def pixel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -64,7 +64,7 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
         num_classes=data.source.num_classes,
         hidden=tuple(config.model.hidden),
         batch_norm=config.model.batch_norm,
-        axis_name=parallel.AXIS if config.model.batch_norm_over == "all" else None,
+        axis_name=parallel.axis_name() if config.model.batch_norm_over == "all" else None,
     )
     order = train_order(config, data)
     steps = config.num_epochs * order.steps
@@ -76,7 +76,7 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
     )
     objective = classification_objective(model.apply, data.meta_classes)
     warmup = _ignoring_meta_batch(
-        make_weighted_step(objective=objective, optimizer=optimizer, axis_name=parallel.AXIS)
+        make_weighted_step(objective=objective, optimizer=optimizer, axis_name=parallel.axis_name())
     )
     weight_net, weight_optimizer, main = None, None, warmup
     if config.method != "erm":
@@ -90,7 +90,7 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
             "weight_fn": weight_net.apply,
             "optimizer": optimizer,
             "normalize": config.weight_net.normalize,
-            "axis_name": parallel.AXIS,
+            "axis_name": parallel.axis_name(),
         }
         meta_step = make_meta_step(
             meta_loss=_meta_loss(config, model, data.source.num_classes),
