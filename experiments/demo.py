@@ -15,9 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cmwnet_jax import command
+from cmwnet_jax.errors import UsageError
 from cmwnet_jax.report.figures import save_weighting_figure
 from cmwnet_jax.report.runs import Run, mean_and_sd
+from cmwnet_jax.train.config import as_json
 from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.run_folder import RunFolder
 from experiments.digits import get_config
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "folder for the runs and the picture")
@@ -34,11 +37,13 @@ def run_all(workdir: Path) -> dict[str, list[Run]]:
         runs[method] = []
         for seed in range(_SEEDS.value):
             folder = workdir / method / f"seed{seed}"
+            config = get_config(f"method={method},seed={seed}")
+            config.data.dir = _DATA_DIR.value
+            config.watch.pictures_every_epochs = 0  # runs of seconds
             if not (folder / "result.json").exists():
-                config = get_config(f"method={method},seed={seed}")
-                config.data.dir = _DATA_DIR.value
-                config.watch.pictures_every_epochs = 0  # runs of seconds
                 train(config, folder)
+            elif as_json(RunFolder(folder).finished_config()) != as_json(config):
+                raise UsageError(f"workdir is {str(workdir)!r}, where {folder} is of another config: remove it")
             runs[method].append(Run.load(folder))
     return runs
 
@@ -70,7 +75,8 @@ def print_table(runs: dict[str, list[Run]]) -> None:
 
 def main(argv: list[str]) -> None:
     """Runs, prints, draws."""
-    del argv
+    if len(argv) > 1:
+        raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
     started = time.perf_counter()
     workdir = Path(_WORKDIR.value)
     runs = run_all(workdir)
