@@ -97,8 +97,7 @@ def _unknown_field(argv: list[str]) -> UsageError | None:
 
 def _load(argv: list[str]) -> ConfigDict:
     """The config without overrides; ml_collections reads those from `sys.argv` whatever it is given."""
-    given = [arg for arg in argv if arg.startswith("--config=")][-1]
-    path, _, arg = given.removeprefix("--config=").partition(":")
+    path, _, arg = _given(argv).partition(":")
     return runpy.run_path(path)["get_config"](*([arg] if arg else []))
 
 
@@ -108,7 +107,15 @@ def _no_field(name: str, known: list[str]) -> UsageError:
     return UsageError(f"the config has no field {name!r}{hint} (--print_config lists them all)")
 
 
+def _given(argv: list[str]) -> str:
+    """The last --config, as `--config=X` or `--config X`."""
+    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    configs = [(arg, after) for arg, after in pairs if arg.lstrip("-").split("=")[0] == "config"]
+    arg, after = configs[-1] if configs else ("", "")
+    return arg.partition("=")[2] if "=" in arg else after
+
+
 def _broken_file(argv: list[str], cause: BaseException) -> UsageError:
-    given = [arg for arg in argv if arg.startswith("--config=")][-1]
+    given = f"--config={_given(argv)}"
     said = " ".join(str(cause).split())
     return UsageError(f"{given} cannot be used, it raised {type(cause).__name__}: {said}")

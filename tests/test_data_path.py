@@ -1,6 +1,7 @@
 """Data from a config: both input paths train alike, biases and records are found and used."""
 
 import json
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,9 @@ import pytest
 from test_train import final_arrays, launch, small_config
 
 from cmwnet_jax import command
+from cmwnet_jax.data import sources
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.train import build_data as build_data_module
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.loop import train
@@ -101,6 +104,37 @@ def test_open_set_images_are_the_other_sets(tmp_path):
     assert data.biased.wrong_rate == pytest.approx(0.4, abs=1e-3)
     images = build_data(small_config(data__bias="none")).splits["train"].image
     np.testing.assert_array_equal(data.splits["train"].image[shown >= 0], images[shown[shown >= 0]])
+
+
+def test_an_open_set_record_is_not_trained_on_without_its_images(tmp_path, monkeypatch):
+    config = small_config(data__bias="open_set_40", data__open_set_from="digits", num_epochs=3)
+    train(config, tmp_path / "open")
+    record = {"data__record": str(tmp_path / "open"), "data__bias": "none"}
+    with pytest.raises(UsageError, match="open-set bias, which is for sets in memory"):
+        build_data(small_config(data__path="stream", data__open_set_from="digits", **record))
+    load = sources.load
+    monkeypatch.setattr(sources, "load", lambda name, *rest: load("digits", *rest))
+    monkeypatch.setattr(build_data_module, "_foreign", lambda config: SimpleNamespace(name="another"))
+    with pytest.raises(UsageError, match="open_set_from is 'another', but the record's images are of 'digits'"):
+        build_data(small_config(data__path="device", **record))
+
+
+def test_web_labels_are_not_taken_for_the_truth(monkeypatch):
+    monkeypatch.setattr(sources, "_WEB_LABELS", ("digits",))
+    data = build_data(small_config(data__bias="none"))
+    assert np.isnan(data.biased.wrong_rate)
+    with pytest.raises(UsageError, match="held_out.*not known to be right"):
+        build_data(small_config(data__bias="none", meta_set__kind="held_out"))
+
+
+def test_kept_labels_that_are_damaged_are_read_again(tmp_path):
+    source = sources.open("digits", str(tmp_path))
+    labels = sources.read_labels(source, "train")
+    kept = next(tmp_path.rglob("labels-train.npy"))
+    kept.write_bytes(kept.read_bytes()[:100])
+    np.testing.assert_array_equal(sources.read_labels(source, "train"), labels)
+    np.testing.assert_array_equal(np.load(kept), labels)
+    assert not list(tmp_path.rglob("*.partial*"))
 
 
 def test_describe_prints_and_draws_without_training(tmp_path):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_together(commands, **environment):
+def run_together(commands, status=0, while_running=lambda started: None, **environment):
     """Starts all, waits for all, and shows what the first that failed said."""
     paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
-    environment = {**os.environ, "PYTHONPATH": paths, **environment}
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONFAULTHANDLER": "1", **environment}
     started = [
         subprocess.Popen(
             [sys.executable, *map(str, command)],
@@ -35,12 +37,17 @@ def run_together(commands, **environment):
         for command in commands
     ]
     try:
-        said = [process.communicate(timeout=240)[0] for process in started]
+        while_running(started)
+        said = [process.communicate(timeout=150)[0] for process in started]
+    except subprocess.TimeoutExpired:
+        for process in started:
+            process.send_signal(signal.SIGABRT)
+        raise AssertionError("\n\n".join(process.communicate()[0][-8000:] for process in started)) from None
     finally:
         for process in started:
             process.kill()
     for process, text in zip(started, said, strict=True):
-        assert process.returncode == 0, text[-4000:]
+        assert process.returncode == status, text[-4000:]
     return said
 
 
@@ -58,31 +65,56 @@ def test_two_processes_of_two_devices_are_one_of_four(normalize, tmp_path):
         np.testing.assert_allclose(ends[2][name], ends[1][name], rtol=0, atol=1e-10, err_msg=name)
 
 
-def test_the_launcher_over_two_processes_is_the_launcher_over_one(tmp_path):
-    """The same run, streamed too: the first process's folder has what one process's would have."""
+def launch(workdir, processes, path, **options):
+    """The launcher on the digits over so many processes and four devices in all."""
     flags = [
         "--config=experiments/digits.py",
         "--config.num_epochs=12",
         "--config.batch_size=48",
-        "--config.data.path=stream",
+        f"--config.data.path={path}",
+        f"--workdir={workdir}",
     ]
-    results = {}
-    for processes in (1, 2):
-        port, workdir = free_port(), tmp_path / str(processes)
-        joined = [f"--coordinator=localhost:{port}", f"--num_processes={processes}"]
-        run_together(
-            [
-                ["-m", "cmwnet_jax.train", *flags, f"--workdir={workdir}"]
-                + (["--distributed", *joined, f"--process_id={process}"] if processes > 1 else [])
-                for process in range(processes)
-            ],
-            XLA_FLAGS=f"--xla_force_host_platform_device_count={4 // processes}",
-        )
-        results[processes] = json.loads((workdir / "result.json").read_text())
-        assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["12"]
-    assert results[2]["devices"] == results[1]["devices"] == "4 x cpu"
+    joined = ["--distributed", f"--coordinator=localhost:{free_port()}", f"--num_processes={processes}"]
+    joined = joined if processes > 1 else []
+    own = [[f"--process_id={process}"] if processes > 1 else [] for process in range(processes)]
+    environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}"}
+    return run_together(
+        [["-m", "cmwnet_jax.train", *flags, *joined, *number] for number in own], **environment, **options
+    )
+
+
+def stop_after_three_epochs(workdir):
+    """Sends SIGTERM to the second process alone, once the run is under way."""
+
+    def stop(started):
+        metrics, deadline = workdir / "metrics.jsonl", time.monotonic() + 200
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
+            assert time.monotonic() < deadline
+            assert all(process.poll() is None for process in started)
+            time.sleep(0.05)
+        started[1].send_signal(signal.SIGTERM)
+
+    return stop
+
+
+@pytest.mark.parametrize("path", ["device", pytest.param("stream", marks=pytest.mark.slow)])
+def test_the_launcher_over_two_processes_stops_goes_on_and_is_the_launcher_over_one(path, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch(one, 1, path)
+    said = launch(two, 2, path, status=75, while_running=stop_after_three_epochs(two))
+    assert "saved in" in said[0]
+    assert not (two / "result.json").exists()
+    launch(two, 2, path)
+    results = [json.loads((workdir / "result.json").read_text()) for workdir in (one, two)]
+    assert (two / "checkpoints" / "12").exists()
+    assert results[1]["devices"] == results[0]["devices"] == "4 x cpu"
     for field in ("test_loss_last", "test_accuracy_percent_last", "weight_auc_last10"):
-        assert results[2][field] == pytest.approx(results[1][field], rel=1e-3)
+        assert results[1][field] == pytest.approx(results[0][field], rel=1e-3)
+
+    (two / "result.json").unlink()  # as if killed between the last checkpoint and the result
+    launch(two, 2, path)
+    again = json.loads((two / "result.json").read_text())
+    assert again["test_loss_last"] == results[1]["test_loss_last"]
 
 
 def test_a_run_that_cannot_be_joined_is_one_sentence(tmp_path):
@@ -98,3 +130,7 @@ def test_a_run_that_cannot_be_joined_is_one_sentence(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: --distributed found no run to join")
     assert not (tmp_path / "run").exists()
+    alone = [sys.executable, "-m", "cmwnet_jax.train", "--config=experiments/digits.py", "--num_processes=2"]
+    done = subprocess.run([*alone, workdir], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "go with --distributed" in done.stderr

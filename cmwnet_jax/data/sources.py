@@ -6,6 +6,7 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from cmwnet_jax.data.builders.base import TEST_SPLITS
 from cmwnet_jax.errors import UsageError
 
 DATASETS = prepare.DATASETS
+_WEB_LABELS = ("animal10n", "webvision", "webvision_mini", "web_aircraft", "web_bird", "web_car")
 _MEMORY_LIMIT = 8 << 30  # bytes of pixels; ImageNet at 224x224 would be 190 GB
 _ID_FEATURES = ("id", "file_name")  # what tfds's own builders call it
 
@@ -93,6 +95,11 @@ class Source:
     def num_classes(self) -> int:
         """C."""
         return len(self.class_names)
+
+    @property
+    def truth_known(self) -> bool:
+        """Whether its own training labels are taken to be right; web sets' are not."""
+        return self.name not in _WEB_LABELS
 
     @property
     def train(self) -> Records:
@@ -204,16 +211,21 @@ def read_labels(source: Source, split: str) -> np.ndarray:
         [N] int32, in [0, C).
     """
     kept = Path(source.folder) / f"labels-{split}.npy"
-    if kept.exists():
-        return np.load(kept, allow_pickle=False)
     records = source.splits[split].encoded()
+    with contextlib.suppress(OSError, ValueError, EOFError, UsageError):  # missing, or not ours: read again
+        labels = np.load(kept, allow_pickle=False)
+        check_labels(labels, source.num_classes)
+        if len(labels) == len(records):
+            return labels
     labels = np.empty(len(records), np.int32)
     for start in range(0, len(records), 1024):
         rows = range(start, min(start + 1024, len(records)))
         labels[start : rows.stop] = [example["label"] for example in records.__getitems__(list(rows))]
     check_labels(labels, source.num_classes, f"{source.name}'s {split} labels")
     with contextlib.suppress(OSError):  # a folder that is shared and cannot be written costs time, no more
-        np.save(kept, labels)
+        partial = kept.with_name(f".{kept.stem}.{os.getpid()}.partial.npy")
+        np.save(partial, labels)
+        os.replace(partial, kept)
     return labels
 
 

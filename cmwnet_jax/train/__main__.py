@@ -38,6 +38,8 @@ def main(argv: list[str]) -> None:
         print(as_json(config), end="")
         return
     workdir = command.required(_WORKDIR.value, "workdir", "the folder that the run should be written to")
+    if not _DISTRIBUTED.value and (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value) != (None,) * 3:
+        raise UsageError("--coordinator, --num_processes and --process_id go with --distributed: add it")
     if _DISTRIBUTED.value:
         parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     result = train(config, workdir)

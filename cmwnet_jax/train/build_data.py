@@ -17,6 +17,7 @@ from cmwnet_jax.errors import UsageError, about
 from cmwnet_jax.meta_classes import MetaClasses
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.config import check_config
+from cmwnet_jax.train.evaluate import Measured
 from cmwnet_jax.train.inputs import DeviceInput, Input, StreamInput, make_prepare
 
 _DEVICE_LIMIT = 2 << 30  # bytes of pixels that "auto" still puts on each device
@@ -108,8 +109,13 @@ def num_meta_classes(config: ConfigDict) -> int:
     return config.weight_net.num_meta_classes if config.method == "cmwnet" else 1
 
 
+def needs_losses(config: ConfigDict) -> bool:
+    """Whether the choice of the meta set looks at the training examples' losses or predictions."""
+    return config.meta_set.kind == "lowest_loss" or config.meta_set.pseudo_labels
+
+
 def build_meta_set(
-    config: ConfigDict, data: Data, epoch: int, losses: np.ndarray, predictions: np.ndarray
+    config: ConfigDict, data: Data, epoch: int, measured: Measured | None
 ) -> tuple[str, meta_set.MetaSet]:
     """This epoch's meta set: the split that it is of, and its rows and labels.
 
@@ -117,8 +123,8 @@ def build_meta_set(
         config: the run's.
         data: the run's.
         epoch: number of the epoch, from 0.
-        losses: [N] float, the training examples' under the current classifier.
-        predictions: [N] int, its classes for them.
+        measured: what the current classifier makes of the training examples; None where `needs_losses`
+            says that nobody looks.
     """
     labels, classes = data.biased.given, data.source.num_classes
     size = config.meta_set.per_class_examples
@@ -128,8 +134,10 @@ def build_meta_set(
     if config.meta_set.kind == "balanced":
         rows = meta_set.balanced(labels, classes, size, stream(config.seed, Purpose.BALANCED_META_SET, epoch))
     else:
-        rows = meta_set.lowest_loss(losses, labels, classes, size)
-    return "train", meta_set.with_labels(rows, predictions if config.meta_set.pseudo_labels else labels)
+        rows = meta_set.lowest_loss(measured.losses, labels, classes, size)
+    return "train", meta_set.with_labels(
+        rows, measured.predictions if config.meta_set.pseudo_labels else labels
+    )
 
 
 def _on_device(config: ConfigDict, source: sources.Source) -> bool:
@@ -155,7 +163,13 @@ def _record(
             )
         return dataclasses.replace(record, meta_classes=_meta_classes(config, record.labels))
     labels, held_out = bias.BiasedLabels.clean(true_labels, source.num_classes), None
+    labels = dataclasses.replace(labels, truth_known=source.truth_known)
     if config.meta_set.kind == "held_out":
+        if not source.truth_known:
+            raise UsageError(
+                f"meta_set.kind is 'held_out', but {source.name}'s labels are from the web and not known to be "
+                f"right: use lowest_loss or balanced"
+            )
         held_out, labels = meta_set.hold_out(
             labels, config.meta_set.per_class_examples, stream(config.seed, Purpose.HOLD_OUT)
         )
@@ -214,7 +228,15 @@ def _posterior(path: str, dataset: sources.Dataset) -> np.ndarray:
 
 def _raws(config: ConfigDict, dataset: sources.Dataset, record: Record) -> dict[str, Raw]:
     labels = record.labels
-    foreign = _foreign(config).train.images if labels.foreign is not None else None
+    foreign = None
+    if labels.foreign is not None:
+        other = _foreign(config)
+        if other.name != labels.foreign_dataset:
+            raise UsageError(
+                f"data.open_set_from is {other.name!r}, but the record's images are of "
+                f"{labels.foreign_dataset!r}: set it to that"
+            )
+        foreign = other.train.images
     splits = {
         "train": Raw.whole(bias.shown_images(labels, dataset.train.images, foreign), labels.given),
         "test": Raw.whole(dataset.test.images, dataset.test.labels),
@@ -226,6 +248,11 @@ def _raws(config: ConfigDict, dataset: sources.Dataset, record: Record) -> dict[
 
 
 def _streams(config, source, record, true_labels, test_labels) -> dict[str, Stream]:
+    if record.labels.foreign is not None:
+        raise UsageError(
+            "data.record is of an open-set bias, which is for sets in memory: set data.path to 'device', and "
+            "no resize_pixels or crop_pixels"
+        )
     options = {
         "fit": Fit(config.data.resize_pixels, config.data.crop_pixels),
         "workers": config.data.workers,

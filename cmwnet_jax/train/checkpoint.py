@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 
 from cmwnet_jax import array_facts, transfer
 from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.train import parallel
 from cmwnet_jax.types import MetaState
 
 _CONTENTS = "contents"  # the item that says what "state" must hold: shapes, dtypes, checksums
@@ -38,7 +39,7 @@ class Checkpoints:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         # Each process of a run has a folder of its own, so that none waits for another here.
-        process = jax.process_index()
+        process = parallel.process_index()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
         )

@@ -231,6 +231,11 @@ def check_config(config: ConfigDict) -> None:
         value = _get(config, field)
         if not least <= value < (float("inf") if isinstance(value, float) else 2**63):
             raise UsageError(f"{field} is {value}, expected a number that is finite and at least {least}")
+    if config.data.path == "device" and (config.data.resize_pixels or config.data.crop_pixels):
+        raise UsageError(
+            "data.path is 'device', where data.resize_pixels and data.crop_pixels do nothing: set it to "
+            "'stream'"
+        )
     if config.optimizer.momentum >= 1:
         raise UsageError(f"optimizer.momentum is {config.optimizer.momentum}, expected less than 1")
     percents = config.optimizer.decay_at_percent

@@ -21,7 +21,9 @@ from cmwnet_jax.train import parallel
 from cmwnet_jax.types import MetaState, Metrics, PyTree, StepFn
 
 _AUGMENT = 0x61756700  # stream of the base key, apart from the steps' own
-_CHUNK = 1000  # examples a device a call in evaluation
+_STEPS_AHEAD = 4
+_CHUNK = 1000  # examples a device a call in evaluation, at most
+_CHUNK_BYTES = 64 << 20  # of their pixels as float32
 
 Prepare = Callable[[Raw, jax.Array | None], dict[str, jax.Array]]
 RunEpoch = Callable[[MetaState, int, Raw, np.ndarray], tuple[MetaState, Metrics]]
@@ -120,7 +122,7 @@ class DeviceInput:
         program = parallel.pmap(
             lambda table, rows, *args: parallel.gather(function(*args, self._prepare(table.take(rows), None)))
         )
-        order = _pass_order(self._sizes[split])
+        order = _pass_order(self._sizes[split], self._splits[split].image[0, 0])
 
         def run(*args):
             chunks = (parallel.share(order(i)) for i in range(len(order)))
@@ -167,8 +169,9 @@ class StreamInput:
     def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
         """As `Input` says."""
         program = parallel.pmap(lambda raw, *args: parallel.gather(function(*args, self._prepare(raw, None))))
-        order = _pass_order(len(self._splits[split]))
-        chunks = _put_ahead(self._splits[split].batches(_Share(order)))
+        stream = self._splits[split]
+        order = _pass_order(len(stream), stream.read(np.zeros(1, np.int32)).image)
+        chunks = _put_ahead(stream.batches(_Share(order)))
 
         def run(*args):
             return _joined((program(next(chunks), *args) for _ in range(len(order))), order.num_examples)
@@ -182,17 +185,21 @@ def _device_labels(labels: np.ndarray) -> np.ndarray:
 
 
 def _each_step(call: Callable, state: MetaState, steps: Iterator) -> tuple[MetaState, Metrics]:
-    """Calls the program once a step, without waiting for any; metrics stacked as a scan would."""
+    """Calls the program once a step, a few steps ahead of the devices; metrics stacked as a scan would."""
     collected = []
     for arguments in steps:
         state, metrics = call(state, arguments)
         collected.append(metrics)
+        if len(collected) > _STEPS_AHEAD:  # else a whole epoch's batches could wait in the devices' memory
+            jax.block_until_ready(collected[-1 - _STEPS_AHEAD])
     return state, jax.tree.map(lambda *values: jnp.stack(values, axis=1), *collected)
 
 
-def _pass_order(num_examples: int) -> PassOrder:
+def _pass_order(num_examples: int, image: np.ndarray) -> PassOrder:
+    """Chunks that the devices share evenly, and whose pixels they have room for."""
     devices = parallel.device_count()
-    return PassOrder(num_examples, devices * min(_CHUNK, -(-num_examples // devices)))
+    size = min(_CHUNK, max(1, _CHUNK_BYTES // (4 * image.size)), -(-num_examples // devices))
+    return PassOrder(num_examples, devices * size)
 
 
 def _joined(chunks: Iterator[tuple], num_examples: int) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from cmwnet_jax.data import batches, meta_set
 from cmwnet_jax.data.record import save_record
 from cmwnet_jax.train import health, parallel
 from cmwnet_jax.train.build import Recipe, build_recipe
-from cmwnet_jax.train.build_data import Data, build_data, build_input, build_meta_set
+from cmwnet_jax.train.build_data import Data, build_data, build_input, build_meta_set, needs_losses
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.clock import Clock
 from cmwnet_jax.train.evaluate import Measured, evaluation_arrays, make_measure, split_metrics
@@ -31,7 +31,7 @@ def train(config: ConfigDict, workdir: str) -> dict:
         workdir: the run's folder; made where it is missing.
 
     Returns:
-        What result.json holds.
+        What result.json holds; nothing in a run's other processes.
 
     Raises:
         UsageError: the config or the folder cannot be used; nothing has been written then. Or the disk
@@ -53,15 +53,22 @@ def train(config: ConfigDict, workdir: str) -> dict:
             health.naming_the_last_checkpoint(folder.checkpoints),
             Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints,
         ):
-            return _train(config, folder, checkpoints, data, recipe, clock)
+            return _train(config, workdir, folder, checkpoints, data, recipe, clock)
 
 
 def _train(
-    config: ConfigDict, folder: RunFolder, checkpoints: Checkpoints, data: Data, recipe: Recipe, clock: Clock
+    config: ConfigDict,
+    workdir: str,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    data: Data,
+    recipe: Recipe,
+    clock: Clock,
 ) -> dict:
-    """The part of `train` that writes."""
+    """The part of `train` that writes; `folder` is `workdir` in the first process."""
     first_epoch, state = parallel.from_first(checkpoints.restore(recipe.state))
-    folder.start(config, first_epoch)
+    first_epoch = int(first_epoch)
+    folder.start(config, first_epoch if parallel.is_first() else 0)  # others' folders are new each time
     save_record(folder.path, data.record, data.true_labels)
     state = parallel.replicate(state)
 
@@ -85,8 +92,10 @@ def _train(
             meta_metrics = {}
             with clock.compute():
                 if learns_weights:
-                    measured = Measured(*measure_train(state.params, state.model_state))
-                    split, chosen = build_meta_set(config, data, epoch, measured.losses, measured.predictions)
+                    measured = None
+                    if needs_losses(config):
+                        measured = Measured(*measure_train(state.params, state.model_state))
+                    split, chosen = build_meta_set(config, data, epoch, measured)
                     meta = inputs.load_meta(split, chosen, epoch)
                     meta_rows = _meta_rows(config, epoch, chosen, len(rows))
                     state, steps = run_main(state, epoch, meta, meta_rows)
@@ -132,8 +141,10 @@ def _train(
                 learned = saved_weight_net(config, data, one.weight_params, folder.metrics())
                 checkpoints.save(epoch + 1, one, learned)
             if stopping:
-                raise stop.preempted(epoch + 1, config.num_epochs, str(folder.path))
+                raise stop.preempted(epoch + 1, config.num_epochs, workdir)
     checkpoints.wait()
+    if not parallel.is_first():
+        return {}
     result = summarize(config, data, folder, clock)
     folder.write_result(result)
     return result

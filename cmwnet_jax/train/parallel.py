@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.types import PyTree
 
 AXIS = "devices"
@@ -55,7 +55,7 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
         raise UsageError(
-            f"--distributed found no run to join ({str(error).splitlines()[0]}): launch under SLURM, Open "
+            f"--distributed found no run to join ({first_line(error)}): launch under SLURM, Open "
             f"MPI, GKE or on a TPU pod, or give --coordinator=HOST:PORT, --num_processes and --process_id"
         ) from error
 
@@ -92,9 +92,9 @@ def from_first(tree: PyTree) -> PyTree:
     leaves, treedef = jax.tree.flatten(tree)
     plain = [jax.random.key_data(x) if key else x for x, key in zip(leaves, is_key, strict=True)]
     sent = multihost_utils.broadcast_one_to_all(plain)
-    back = [jax.random.wrap_key_data(x) if key else x for x, key in zip(sent, is_key, strict=True)]
-    first_epoch, state = treedef.unflatten(back)
-    return int(first_epoch), state
+    return treedef.unflatten(
+        [jax.random.wrap_key_data(x) if key else x for x, key in zip(sent, is_key, strict=True)]
+    )
 
 
 def any_process(flag: bool) -> bool:

@@ -41,7 +41,11 @@ def save_posterior(workdir: str, output: str) -> Path:
         raise UsageError(f"workdir is {workdir!r}, a run that streams its data, expected data.path 'device'")
     recipe = build_recipe(config, data)
     with Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints:
-        _, state = checkpoints.restore(recipe.state)
+        epochs_done, state = checkpoints.restore(recipe.state)
+    if epochs_done != config.num_epochs:
+        raise UsageError(f"workdir is {workdir!r}, whose last checkpoint is missing: train it again")
+    if not path.parent.is_dir():
+        raise UsageError(f"output is {output!r}, in a folder that does not exist: make it")
 
     def probabilities(params, model_state, batch):
         logits = recipe.model.apply({"params": params, **model_state}, batch["image"], train=False)

@@ -43,8 +43,9 @@ class StopRequests:
             num_epochs: of the whole run.
             workdir: the run's folder.
         """
+        came = self.signal_name or "a signal to another process"
         return Preempted(
-            f"{self.signal_name} came; {epochs_done} of {num_epochs} epochs are done and saved in {workdir}: "
+            f"{came} came; {epochs_done} of {num_epochs} epochs are done and saved in {workdir}: "
             f"the same command goes on from there"
         )
 

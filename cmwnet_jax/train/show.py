@@ -68,7 +68,7 @@ def print_result(result: dict) -> None:
     table.add_column("value", justify="right")
     for label, text in (
         ("training examples", f"{result['num_examples']}"),
-        ("wrong labels among them", f"{100 * result['wrong_rate']:.1f}%"),
+        ("wrong labels among them", _optional(100 * result["wrong_rate"], "{:.1f}%")),
         ("test accuracy, last epoch", f"{result['test_accuracy_percent_last']:.2f}%"),
         ("test accuracy, mean of the last 10 epochs", f"{result['test_accuracy_percent_last10']:.2f}%"),
         ("weight AUC, mean of the last 10 epochs", _optional(result["weight_auc_last10"], "{:.3f}")),
