@@ -62,6 +62,9 @@ class Checkpoints:
     ) -> None:
         """Starts writing an unreplicated state; the next save or `close` waits for it.
 
+        Only a run's first process writes: Orbax's threads wait for each other by notes in a store that all
+        processes share, and would take another process's note for their own.
+
         Args:
             epochs_done: the checkpoint's number.
             state: after that many epochs.
@@ -70,6 +73,8 @@ class Checkpoints:
         Raises:
             OSError: the disk has no room for it (ENOSPC); the checkpoints before are as they were.
         """
+        if not parallel.is_first():
+            return
         self._manager.wait_until_finished()  # the room that is left is known only then
         arrays = _to_arrays(state)
         _check_room(self._folder, arrays)
