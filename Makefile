@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-runs lint clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m experiments.demo --workdir=runs/demo
 
 test: lint
 	$(VENV)/bin/python -m pytest -n 2
+
+# Runs that are killed, stopped and continued, and runs of several processes.
+test-runs: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -n 2 -m whole_runs
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

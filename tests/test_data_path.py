@@ -27,6 +27,7 @@ def trained(tmp_path, name, **fields):
     return final_arrays(config, tmp_path / name)
 
 
+@pytest.mark.whole_runs
 def test_all_ways_of_input_train_alike(tmp_path, monkeypatch):
     """On the device in one program, on the device a step a call, and streamed."""
     device = trained(tmp_path, "device", data__path="device")

@@ -51,6 +51,7 @@ def run_together(commands, status=0, while_running=lambda started: None, **envir
     return said
 
 
+@pytest.mark.whole_runs
 @pytest.mark.parametrize("normalize", ["sum", "mean"])
 def test_two_processes_of_two_devices_are_one_of_four(normalize, tmp_path):
     """Float64, 20 meta steps with synchronised normalisation, to 1e-10."""
@@ -97,7 +98,13 @@ def stop_after_three_epochs(workdir):
     return stop
 
 
-@pytest.mark.parametrize("path", ["device", pytest.param("stream", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("device", marks=pytest.mark.whole_runs),
+        pytest.param("stream", marks=pytest.mark.slow),
+    ],
+)
 def test_the_launcher_over_two_processes_stops_goes_on_and_is_the_launcher_over_one(path, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     launch(one, 1, path)

@@ -107,6 +107,7 @@ def run_under_fire(tmp_path, path, signals):
     compare(tmp_path, config, tmp_path / "whole", workdir)
 
 
+@pytest.mark.whole_runs
 @pytest.mark.parametrize(
     ("path", "signals"), [("device", (_KILL, _KILL, _KILL, _TERM)), ("stream", (_KILL, _TERM))]
 )
