@@ -155,6 +155,7 @@ class _Linear(NamedTuple):
     losses: jax.Array
     meta_class: jax.Array
     model_state: PyTree
+    aux: PyTree
 
 
 def _linearize(objective: ObjectiveFn, state: MetaState, batch: PyTree, rng: jax.Array) -> _Linear:
@@ -163,10 +164,11 @@ def _linearize(objective: ObjectiveFn, state: MetaState, batch: PyTree, rng: jax
     def affine(params):
         out, model_state = objective(params, state.model_state, batch, rng)
         _check_objective(out)
-        return (jnp.asarray(out.base, out.terms.dtype), out.terms), (out.losses, out.meta_class, model_state)
+        beside = (jax.lax.stop_gradient(out.losses), out.meta_class, model_state, out.aux)
+        return (jnp.asarray(out.base, out.terms.dtype), out.terms), beside
 
-    (base, terms), pullback, (losses, meta_class, model_state) = jax.vjp(affine, state.params, has_aux=True)
-    return _Linear(base, terms, pullback, jax.lax.stop_gradient(losses), meta_class, model_state)
+    (base, terms), pullback, beside = jax.vjp(affine, state.params, has_aux=True)
+    return _Linear(base, terms, pullback, *beside)
 
 
 def _gradient(linear: _Linear, normalized_weights: jax.Array, axis_name: str | None) -> PyTree:
@@ -195,6 +197,7 @@ def _update_classifier(
         grad_norm=optax.tree.norm(grads),
         losses=linear.losses,
         weights=weights,
+        **({"aux": linear.aux} if jax.tree.leaves(linear.aux) else {}),
     )
     new_state = state.replace(
         step=state.step + 1,

@@ -38,20 +38,29 @@ def classification_objective(
         input, [n, ...]) and `label` ([n] int in [0, C), or [n, C] float, whose most likely class counts
         for the meta-class).
     """
-    of_class = jnp.asarray(meta_classes.of_class)
-    forward = _train_mode(apply_fn, train_kwargs)
+    forward = train_mode(apply_fn, train_kwargs)
 
     def objective(params, model_state, batch, rng):
         label = batch["label"]
         logits, new_model_state = forward(params, model_state, batch["image"], rng)
         losses = loss(logits, label)
-        hard = label if jnp.issubdtype(label.dtype, jnp.integer) else jnp.argmax(label, axis=-1)
-        # A label outside of the classes gets a meta-class outside of [0, K), and so the weight NaN: an
-        # unchecked gather would silently read another class's.
-        meta_class = of_class.at[jnp.where(hard < 0, len(of_class), hard)].get(mode="fill", fill_value=-1)
+        meta_class = meta_class_of(meta_classes, label)
         return Objective(terms=losses, losses=losses, meta_class=meta_class), new_model_state
 
     return objective
+
+
+def meta_class_of(meta_classes: MetaClasses, label: jax.Array) -> jax.Array:
+    """The meta-class [n] int32 of each label; -1, which gets the weight NaN, for a label that is no class.
+
+    Args:
+        meta_classes: of C classes.
+        label: [n] int, or [n, C] float, whose most likely class counts.
+    """
+    of_class = jnp.asarray(meta_classes.of_class)
+    hard = label if jnp.issubdtype(label.dtype, jnp.integer) else jnp.argmax(label, axis=-1)
+    # An unchecked gather would silently read another class's.
+    return of_class.at[jnp.where(hard < 0, len(of_class), hard)].get(mode="fill", fill_value=-1)
 
 
 def classification_meta_loss(
@@ -64,7 +73,7 @@ def classification_meta_loss(
         loss: (logits [m, C], labels [m] or [m, C]) -> [m].
         train_kwargs: as in `classification_objective`.
     """
-    forward = _train_mode(apply_fn, train_kwargs)
+    forward = train_mode(apply_fn, train_kwargs)
 
     def meta_loss(params, model_state, meta_batch, rng):
         logits, _ = forward(params, model_state, meta_batch["image"], rng)
@@ -73,8 +82,12 @@ def classification_meta_loss(
     return meta_loss
 
 
-def _train_mode(apply_fn: Callable, train_kwargs: Mapping[str, Any] | None) -> Callable:
-    """(params, model_state, inputs, rng) -> (logits, new model_state) in train mode."""
+def train_mode(apply_fn: Callable, train_kwargs: Mapping[str, Any] | None = None) -> Callable:
+    """(params, model_state, inputs, rng) -> (logits [n, C], new model_state), in train mode.
+
+    Args:
+        apply_fn, train_kwargs: as in `classification_objective`.
+    """
     names = _argument_names(apply_fn)
     if train_kwargs is None:
         train_kwargs = {"train": True} if "train" in names else {}

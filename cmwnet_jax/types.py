@@ -37,12 +37,15 @@ class Objective(NamedTuple):
         meta_class: [n] int32, the meta-class of each example's class, in [0, K).
         base: scalar float, *a mean over the batch* where it is reduced over examples, so that
             batches that are split over devices give what one device gives. CMW-Net: 0.
+        aux: anything else of this forward pass that the caller wants, e.g. pseudo-labels [n, C]; it
+            comes back as `metrics["aux"]`, without gradient and each device's own.
     """
 
     terms: jax.Array
     losses: jax.Array
     meta_class: jax.Array
     base: jax.Array | float = 0.0
+    aux: PyTree = ()
 
 
 class Metrics(TypedDict, total=False):
@@ -56,6 +59,7 @@ class Metrics(TypedDict, total=False):
         weights: [n], the new weights, before they are normalised.
         meta_loss: scalar, after the virtual step (meta steps only).
         meta_grad_norm: scalar, global norm of the meta-gradient (meta steps only).
+        aux: the objective's, where it has one.
     """
 
     loss: jax.Array
@@ -65,6 +69,7 @@ class Metrics(TypedDict, total=False):
     weights: jax.Array
     meta_loss: jax.Array
     meta_grad_norm: jax.Array
+    aux: PyTree
 
 
 @struct.dataclass
@@ -79,6 +84,8 @@ class MetaState:
         weight_params: the weight net's parameters; `()` where there is no weight net.
         weight_opt_state: state of the weight net's optimiser.
         rng: base random key; steps fold their number into it and never change it.
+        teacher: the averaged classifier of soft labels; `()` where there is none.
+        memory: what an objective remembers of each example, a `Table`; `()` where it remembers nothing.
     """
 
     step: jax.Array
@@ -88,6 +95,8 @@ class MetaState:
     weight_params: PyTree
     weight_opt_state: optax.OptState
     rng: jax.Array
+    teacher: PyTree = ()
+    memory: PyTree = ()
 
     @classmethod
     def create(
@@ -99,6 +108,8 @@ class MetaState:
         model_state: PyTree = None,
         weight_params: PyTree = (),
         weight_optimizer: optax.GradientTransformation | None = None,
+        teacher: PyTree = (),
+        memory: PyTree = (),
     ) -> "MetaState":
         """The state before the first step, with both optimisers initialised.
 
@@ -109,6 +120,8 @@ class MetaState:
             model_state: initial running statistics; None means there are none.
             weight_params: what the step's `weight_fn` takes first; `()` where it takes none.
             weight_optimizer: the weight net's optax optimiser; None where it is not trained.
+            teacher: `soft_labels.Teacher(params, model_state)`, for steps that are `averaging`.
+            memory: a `memory.Table`, for steps that are `remembering`.
         """
         return cls(
             step=jnp.zeros((), jnp.int32),
@@ -118,6 +131,8 @@ class MetaState:
             weight_params=weight_params,
             weight_opt_state=() if weight_optimizer is None else weight_optimizer.init(weight_params),
             rng=rng,
+            teacher=teacher,
+            memory=memory,
         )
 
 
