@@ -1,6 +1,6 @@
 """Mixup: convex combinations of pairs of examples and of their labels (Sec. 4.2, Algorithm 3)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -90,3 +90,20 @@ def mix(
         label = jax.nn.one_hot(label, num_classes, dtype=image.dtype)
     mixture = draw_mixture(rng, len(image), alpha=alpha, keep_larger=keep_larger)
     return {**batch, "image": mixture.blend(image), "label": mixture.blend(label)}
+
+
+def mixed(function: Callable, **options) -> Callable:
+    """An objective or a meta loss that sees batches mixed with themselves (Sec. 4.2, Algorithm 3).
+
+    On several devices each mixes its own part of the batch.
+
+    Args:
+        function: (params, model_state, batch, rng) -> anything.
+        **options: of `mix`.
+    """
+
+    def of_mixed(params, model_state, batch, rng):
+        mix_rng, rng = jax.random.split(rng)
+        return function(params, model_state, mix(batch, mix_rng, **options), rng)
+
+    return of_mixed

@@ -8,12 +8,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
-from cmwnet_jax.losses import cross_entropy
+from cmwnet_jax.losses import LossFn, cross_entropy, elr_regularizer, elr_targets
 from cmwnet_jax.meta_classes import MetaClasses
 from cmwnet_jax.types import MetaLossFn, Objective, ObjectiveFn
-
-LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def classification_objective(
@@ -48,6 +47,46 @@ def classification_objective(
         return Objective(terms=losses, losses=losses, meta_class=meta_class), new_model_state
 
     return objective
+
+
+def elr_objective(apply_fn: Callable, *, strength: float, momentum: float) -> ObjectiveFn:
+    """Cross-entropy and early-learning regularisation (Liu et al. 2020; ELR of Table 6).
+
+    Args:
+        apply_fn: as in `classification_objective`.
+        strength: lambda, what the regulariser is multiplied by.
+        momentum: of the targets, in [0, 1).
+
+    Returns:
+        An `objective` of batches with `image`, `label` [n] int and `memory` [n, C] (see
+        `memory.remembering`), whose `aux` is the new targets [n, C]. It has one meta-class.
+    """
+    forward = train_mode(apply_fn)
+
+    def objective(params, model_state, batch, rng):
+        logits, model_state = forward(params, model_state, batch["image"], rng)
+        targets = elr_targets(batch["memory"].astype(logits.dtype), logits, momentum=momentum)
+        losses = cross_entropy(logits, batch["label"])
+        terms = losses + strength * elr_regularizer(logits, targets)
+        return Objective(terms, losses, jnp.zeros_like(batch["label"]), aux=targets), model_state
+
+    return objective
+
+
+def with_meta_class(objective: ObjectiveFn, of_row: ArrayLike) -> ObjectiveFn:
+    """The objective with meta-classes that are looked up by example instead of by label.
+
+    Args:
+        objective: of batches with `row` [n] int32.
+        of_row: [N] int32, each training example's meta-class.
+    """
+    of_row = jnp.asarray(of_row)
+
+    def looked_up(params, model_state, batch, rng):
+        out, model_state = objective(params, model_state, batch, rng)
+        return out._replace(meta_class=of_row[batch["row"]]), model_state
+
+    return looked_up
 
 
 def meta_class_of(meta_classes: MetaClasses, label: jax.Array) -> jax.Array:

@@ -16,7 +16,8 @@ from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train import build_data as build_data_module
 from cmwnet_jax.train.build_data import build_data
-from cmwnet_jax.train.config import as_json, check_config, default_config
+from cmwnet_jax.train.check_config import check_config
+from cmwnet_jax.train.config import as_json, default_config
 from cmwnet_jax.train.loop import train
 
 

@@ -11,7 +11,8 @@ from cmwnet_jax.data.augment import Augmentation, augment, pixel_moments, standa
 from cmwnet_jax.data.batches import PassOrder, Raw, TrainOrder, meta_rows
 from cmwnet_jax.data.stream import Fit, Stream
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.train.config import check_config, default_config
+from cmwnet_jax.train.check_config import check_config
+from cmwnet_jax.train.config import default_config
 
 
 def numbered_images(count, size=6, channels=1):

@@ -15,6 +15,7 @@ class Purpose(enum.IntEnum):
     META_ORDER = 5  # (epoch)
     TRAIN_CROP = 6  # (step, row)
     META_CROP = 7  # (epoch, row)
+    SHUFFLED_META_CLASSES = 8
 
 
 def stream(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

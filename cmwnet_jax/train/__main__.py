@@ -11,7 +11,8 @@ from ml_collections import config_flags
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train import parallel
-from cmwnet_jax.train.config import as_json, check_config
+from cmwnet_jax.train.check_config import check_config
+from cmwnet_jax.train.config import as_json
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.show import print_result
 

@@ -16,9 +16,10 @@ from cmwnet_jax.data.streams import Purpose, stream
 from cmwnet_jax.errors import UsageError, about
 from cmwnet_jax.meta_classes import MetaClasses
 from cmwnet_jax.train import parallel
-from cmwnet_jax.train.config import check_config
+from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.evaluate import Measured
 from cmwnet_jax.train.inputs import DeviceInput, Input, StreamInput, make_prepare
+from cmwnet_jax.train.methods import METHODS
 
 _DEVICE_LIMIT = 2 << 30  # bytes of pixels that "auto" still puts on each device
 
@@ -105,8 +106,8 @@ def train_order(config: ConfigDict, data: Data) -> TrainOrder:
 
 
 def num_meta_classes(config: ConfigDict) -> int:
-    """K: mwnet and erm have one meta-class, whatever the weight net's field says."""
-    return config.weight_net.num_meta_classes if config.method == "cmwnet" else 1
+    """K: methods whose weights do not look at the class have one, whatever the weight net's field says."""
+    return config.weight_net.num_meta_classes if METHODS[config.method].has_meta_classes else 1
 
 
 def needs_losses(config: ConfigDict) -> bool:
@@ -281,7 +282,7 @@ def _check_batch_size(config: ConfigDict, biased: bias.BiasedLabels) -> None:
             f"that {config.data.name} has under the bias {config.data.bias!r}: lower it"
         )
     parallel.check_divides("batch_size", config.batch_size)
-    if config.method == "erm":
+    if not METHODS[config.method].learns_weights:
         return
     parallel.check_divides("meta_set.batch_size", config.meta_set.batch_size)
     if config.meta_set.kind == "balanced":

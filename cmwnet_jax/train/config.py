@@ -1,24 +1,17 @@
-"""The default config, a comment above every field, and the check that its values make sense."""
+"""The default config, a comment above every field, and what a config's argument string says."""
 
 import json
 
 from ml_collections import ConfigDict, config_dict
 
-from cmwnet_jax.data.augment import PAD_MODES
-from cmwnet_jax.data.sources import DATASETS
 from cmwnet_jax.errors import UsageError, unknown_name
-from cmwnet_jax.meta_step import NORMALIZATIONS
-from cmwnet_jax.models import MODELS
-
-METHODS = ("erm", "mwnet", "cmwnet")
-META_SETS = ("lowest_loss", "balanced", "held_out")
-PATHS = ("auto", "device", "stream")
 
 
 def default_config() -> ConfigDict:
     """CMW-Net on the bundled digits, unbiased; experiments start from it and change fields."""
     config = ConfigDict()
-    # erm (plain training), mwnet (one weighting function) or cmwnet (one a meta-class).
+    # cmwnet (a weighting function a meta-class), cmwnet_sl (and pseudo-labels), mwnet (one function), erm
+    # (plain training), or a baseline: focal, class_balanced, ldam, l2rw, mcw, forward, gce, mixup, elr.
     config.method = "cmwnet"
     # Seed of the bias, the initial parameters and the order of the batches.
     config.seed = 0
@@ -30,6 +23,8 @@ def default_config() -> ConfigDict:
     config.batch_size = 100
     # The weight net learns on every so many-th step, and is applied on all (Algorithm 1: 1).
     config.meta_every_steps = 1
+    # Mixup's Beta(alpha, alpha) of training batches, for mixup and cmwnet_sl; 0: cmwnet_sl without mixup.
+    config.mixup_alpha = 1.0
 
     config.data = ConfigDict()
     # A data set's name.
@@ -89,12 +84,14 @@ def default_config() -> ConfigDict:
     config.model = ConfigDict()
     # The classifier's architecture.
     config.model.name = "mlp"
-    # Units of its hidden layers.
+    # mlp only: units of its hidden layers.
     config.model.hidden = (256, 256)
-    # Whether it normalises over the batch.
+    # mlp only: whether it normalises over the batch.
     config.model.batch_norm = True
     # What that batch is: all devices' (N devices then compute what one does) or each device's own (local).
     config.model.batch_norm_over = "all"
+    # What it computes in: float32 or bfloat16; parameters are float32 either way.
+    config.model.dtype = "float32"
 
     config.optimizer = ConfigDict()
     # SGD's learning rate at the start; the virtual step (Eq. 7) uses the current one.
@@ -111,7 +108,7 @@ def default_config() -> ConfigDict:
     config.optimizer.weight_decay = 5e-4
 
     config.weight_net = ConfigDict()
-    # K, the number of meta-classes; mwnet has 1 whatever this says.
+    # K, the number of meta-classes, for cmwnet and cmwnet_sl; all others have 1.
     config.weight_net.num_meta_classes = 3
     # Units of its hidden layer.
     config.weight_net.hidden = 100
@@ -119,8 +116,52 @@ def default_config() -> ConfigDict:
     config.weight_net.learning_rate = 1e-3
     # Coupled L2 on its parameters.
     config.weight_net.weight_decay = 1e-4
-    # What weights are divided by: sum (their own), mean (the batch size) or none (Q1).
+    # What weights are divided by: sum (their own), mean (the batch size) or none (Q1), for mwnet and cmwnet.
     config.weight_net.normalize = "sum"
+    # What cmwnet's meta-classes go by: size (of the class) or shuffled (dealt out at random: a control).
+    config.weight_net.class_feature = "size"
+
+    config.loss = ConfigDict()
+    # What erm, mwnet and cmwnet train on after the warm-up: cross_entropy, focal, gce or ldam (Q27).
+    config.loss.name = "cross_entropy"
+    # Focal loss's gamma.
+    config.loss.focal_gamma = 1.0
+    # GCE's q, in (0, 1].
+    config.loss.gce_q = 0.7
+    # LDAM's margin of the smallest class, between cosines.
+    config.loss.ldam_margin = 0.5
+    # What LDAM's classifier multiplies its cosines by.
+    config.loss.ldam_scale = 30.0
+    # ldam weighs its classes as class_balanced does from this share of the steps on (DRW); 100: never.
+    config.loss.reweight_at_percent = 80.0
+    # Beta of the effective number of examples, for class_balanced, ldam and mcw.
+    config.loss.class_balanced_beta = 0.9999
+    # For forward: an .npy of class probabilities to estimate the matrix from; empty: the true matrix.
+    config.loss.forward_posterior = ""
+    # The learning rate of mcw's weights.
+    config.loss.mcw_learning_rate = 0.01
+
+    config.elr = ConfigDict()
+    # What ELR's regulariser is multiplied by.
+    config.elr.strength = 3.0
+    # How much of an example's target stays at each visit.
+    config.elr.momentum = 0.7
+
+    config.soft_labels = ConfigDict()
+    # cmwnet_sl: how much of an example's pseudo-label stays at each visit (Q11).
+    config.soft_labels.momentum = 0.9
+    # Where pseudo-labels start: prediction (the first of the teacher) or given (the given label).
+    config.soft_labels.start_from = "prediction"
+    # How much of the teacher stays at each step.
+    config.soft_labels.teacher_momentum = 0.997
+    # The teacher stays as it is from this share of the steps on; 100: never.
+    config.soft_labels.freeze_teacher_at_percent = 100.0
+    # What the teacher's BatchNorm uses: running (averages, as in a test) or batch (the batch's own, Q16).
+    config.soft_labels.teacher_statistics = "running"
+    # What a mixed-in label's weight is read from: own (its own loss, Algorithm 3) or partner (Q10).
+    config.soft_labels.second_loss = "own"
+    # How pseudo-labels are kept: float32 or bfloat16.
+    config.soft_labels.dtype = "float32"
 
     config.checkpoint = ConfigDict()
     # A checkpoint every so many epochs, at the end, and when SIGTERM or SIGINT asks to stop.
@@ -133,34 +174,6 @@ def default_config() -> ConfigDict:
     # at the end; 0: only then.
     config.watch.pictures_every_epochs = 20
     return config.lock()
-
-
-_LEAST = (
-    ("num_epochs", 1),
-    ("warmup_epochs", 0),
-    ("batch_size", 1),
-    ("meta_every_steps", 1),
-    ("meta_set.per_class_examples", 1),
-    ("meta_set.batch_size", 1),
-    ("weight_net.num_meta_classes", 1),
-    ("weight_net.hidden", 1),
-    ("checkpoint.every_epochs", 1),
-    ("checkpoint.keep", 1),
-    ("watch.pictures_every_epochs", 0),
-    ("seed", 0),
-    ("data.resize_pixels", 0),
-    ("data.crop_pixels", 0),
-    ("data.workers", 0),
-    ("data.prefetch_batches", 1),
-    ("augment.pad_pixels", 0),
-    ("augment.rand_ops", 0),
-    ("optimizer.learning_rate", 0),
-    ("optimizer.momentum", 0),
-    ("optimizer.weight_decay", 0),
-    ("optimizer.decay_factor", 0),
-    ("weight_net.learning_rate", 0),
-    ("weight_net.weight_decay", 0),
-)
 
 
 def as_json(config: ConfigDict) -> str:
@@ -206,71 +219,3 @@ def _typed(name: str, text: str, kind: type) -> str | int | float:
         return kind(text)
     except ValueError:
         raise UsageError(f"{name} is {text!r} in the config's argument, expected {kind.__name__}") from None
-
-
-def check_config(config: ConfigDict) -> None:
-    """Checks every field that can be checked without the data.
-
-    Raises:
-        UsageError: the first field that is missing, unknown or wrong.
-    """
-    _check_fields(config, default_config())
-    for field, known in (
-        ("method", METHODS),
-        ("data.name", DATASETS),
-        ("data.path", PATHS),
-        ("augment.pad_mode", PAD_MODES),
-        ("meta_set.kind", META_SETS),
-        ("model.name", MODELS),
-        ("model.batch_norm_over", ("all", "local")),
-        ("weight_net.normalize", NORMALIZATIONS),
-    ):
-        if _get(config, field) not in known:
-            raise unknown_name(field, _get(config, field), known)
-    for field, least in _LEAST:
-        value = _get(config, field)
-        if not least <= value < (float("inf") if isinstance(value, float) else 2**63):
-            raise UsageError(f"{field} is {value}, expected a number that is finite and at least {least}")
-    if config.data.path == "device" and (config.data.resize_pixels or config.data.crop_pixels):
-        raise UsageError(
-            "data.path is 'device', where data.resize_pixels and data.crop_pixels do nothing: set it to "
-            "'stream'"
-        )
-    if config.optimizer.momentum >= 1:
-        raise UsageError(f"optimizer.momentum is {config.optimizer.momentum}, expected less than 1")
-    percents = config.optimizer.decay_at_percent
-    if not all(type(percent) in (int, float) and 0 <= percent <= 100 for percent in percents):
-        raise UsageError(f"optimizer.decay_at_percent is {percents}, expected per cents of the steps, 0 to 100")
-    if not all(type(width) is int and width >= 1 for width in config.model.hidden):
-        raise UsageError(
-            f"model.hidden is {config.model.hidden}, expected whole numbers of units, each at least 1"
-        )
-    if config.method != "erm" and config.warmup_epochs >= config.num_epochs:
-        raise UsageError(
-            f"warmup_epochs is {config.warmup_epochs}, expected less than num_epochs, {config.num_epochs}: "
-            f"{config.method} would be plain training"
-        )
-
-
-def _check_fields(config: ConfigDict, default: ConfigDict, section: str = "") -> None:
-    """Every default field is there, of the default's type, and no other."""
-    for name in sorted({*config, *default}):
-        field = f"{section}{name}"
-        if name not in default:
-            raise unknown_name("a field of the config", field, [f"{section}{known}" for known in default])
-        if name not in config:
-            raise UsageError(f"the config has no field {field!r}: start from default_config(), which has all")
-        value, expected = config[name], default[name]
-        if isinstance(expected, ConfigDict):
-            _check_fields(value, expected, f"{field}.")
-        elif isinstance(expected, tuple):
-            if not isinstance(value, tuple | list):
-                raise UsageError(f"{field} is {value!r}, expected a list of numbers, e.g. {expected}")
-        elif not isinstance(value, (int, float) if isinstance(expected, float) else type(expected)):
-            raise UsageError(f"{field} is {value!r}, expected {type(expected).__name__}")
-
-
-def _get(config: ConfigDict, field: str):
-    for name in field.split("."):
-        config = config[name]
-    return config

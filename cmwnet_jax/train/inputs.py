@@ -44,7 +44,7 @@ class Input(Protocol):
 
 
 def make_prepare(augmentation: Augmentation, mean: np.ndarray, std: np.ndarray) -> Prepare:
-    """(raw batch, key) -> batch with `image` float32 and `label`; no augmentation where the key is None.
+    """(raw batch, key) -> batch with `image` float32, `label` and `row`; not augmented where the key is None.
 
     Args:
         augmentation: what happens to training images.
@@ -54,7 +54,7 @@ def make_prepare(augmentation: Augmentation, mean: np.ndarray, std: np.ndarray) 
 
     def prepare(raw: Raw, key: jax.Array | None) -> dict[str, jax.Array]:
         image = raw.image if key is None else augment(raw.image, raw.row, key, augmentation)
-        return {"image": standardize(image, mean, std), "label": raw.label}
+        return {"image": standardize(image, mean, std), "label": raw.label, "row": raw.row}
 
     return prepare
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.memory import Table, blocks, joined
 from cmwnet_jax.types import PyTree
 
 AXIS = "devices"
@@ -108,7 +109,24 @@ def is_first() -> bool:
 
 
 def replicate(tree: PyTree) -> PyTree:
-    """A copy on every local device: leaves [...] become [D, ...]."""
+    """A copy on every local device: leaves [...] become [D, ...]; of a `Table`, each device's own rows."""
+    leaves, treedef = jax.tree.flatten(tree, is_leaf=_is_table)
+    copies = iter(_copied([leaf for leaf in leaves if not _is_table(leaf)]))
+    return treedef.unflatten([_own_blocks(leaf) if _is_table(leaf) else next(copies) for leaf in leaves])
+
+
+def _is_table(node: PyTree) -> bool:
+    return isinstance(node, Table)
+
+
+def _own_blocks(table: Table) -> Table:
+    """This process's blocks of a whole table, on its devices."""
+    first = process_index() * jax.local_device_count()
+    mine = slice(first, first + jax.local_device_count())
+    return put(jax.tree.map(lambda values: values[mine], blocks(table, device_count())))
+
+
+def _copied(tree: PyTree) -> PyTree:
     count = jax.local_device_count()
     stack = jax.jit(
         lambda tree: jax.tree.map(lambda x: jnp.broadcast_to(x[None], (count, *x.shape)), tree),
@@ -124,8 +142,18 @@ def _over_devices(*axes: str) -> jax.sharding.NamedSharding:
 
 
 def unreplicate(tree: PyTree) -> PyTree:
-    """The first device's copy: leaves [D, ...] become [...]."""
-    return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
+    """The first device's copy: leaves [D, ...] become [...]; a `Table` is put together from all processes.
+
+    Where there is a `Table`, all processes must call this at the same place.
+    """
+    return jax.tree.map(
+        lambda x: _whole(x) if _is_table(x) else x.addressable_shards[0].data[0], tree, is_leaf=_is_table
+    )
+
+
+def _whole(table: Table) -> Table:
+    own = jax.tree.map(np.asarray, table)
+    return joined(own if process_count() == 1 else multihost_utils.process_allgather(own, tiled=True))
 
 
 def gather(tree: PyTree) -> PyTree:

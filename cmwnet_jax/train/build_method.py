@@ -1,0 +1,209 @@
+"""The methods by name: which step each trains with after the warm-up, and what that step learns."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from cmwnet_jax import free_weights, losses, mixing, objectives, soft_labels
+from cmwnet_jax.class_sizes import class_balanced_weights
+from cmwnet_jax.data.streams import Purpose, stream
+from cmwnet_jax.memory import Table, remembering
+from cmwnet_jax.meta_classes import MetaClasses
+from cmwnet_jax.meta_step import make_meta_step, make_weighted_step
+from cmwnet_jax.train import parallel
+from cmwnet_jax.train.method_parts import Method, Parts, choose_loss, ignoring_meta_batch, switched
+from cmwnet_jax.types import ObjectiveFn, StepFn
+from cmwnet_jax.weight_net import WeightNet
+
+
+def _plain(parts: Parts, loss: str = "") -> Method:
+    """Plain training, with the config's loss where the name of the method is not that of a loss."""
+    warmup = parts.plain_step(parts.objective())
+    return Method(warmup, parts.plain_step(parts.objective(choose_loss(parts, loss or parts.config.loss.name))))
+
+
+def _ldam(parts: Parts) -> Method:
+    """LDAM; from a share of the run on, examples are weighted by class (DRW, Cao et al. 2019; Q9)."""
+    fields, loss = parts.config.loss, choose_loss(parts, "ldam")
+    weights = class_balanced_weights(parts.data.biased.class_counts, beta=fields.class_balanced_beta)
+    before = parts.plain_step(parts.objective(loss))
+    after = parts.plain_step(parts.objective(losses.weighted_by_class(loss, weights)))
+    first = parts.at_step(fields.reweight_at_percent)
+    main = before if first >= parts.num_steps else switched(lambda step: step >= first, after, before)
+    return Method(parts.plain_step(parts.objective()), main)
+
+
+def _mixup(parts: Parts) -> Method:
+    mixed = mixing.mixed(parts.objective(), num_classes=parts.num_classes, alpha=parts.config.mixup_alpha)
+    return Method(parts.plain_step(parts.objective()), parts.plain_step(mixed))
+
+
+def _elr(parts: Parts) -> Method:
+    fields = parts.config.elr
+    objective = objectives.elr_objective(parts.model.apply, strength=fields.strength, momentum=fields.momentum)
+    main = remembering(parts.plain_step(objective), parallel.axis_name())
+    return Method(parts.plain_step(parts.objective()), main, memory=_empty_table(parts, jnp.float32))
+
+
+def _reweighted(parts: Parts) -> Method:
+    """MW-Net and CMW-Net."""
+    objective = parts.objective(choose_loss(parts, parts.config.loss.name))
+    if parts.config.weight_net.class_feature == "shuffled":
+        objective = objectives.with_meta_class(objective, _shuffled_meta_classes(parts))
+    net = _weight_net(parts)
+    main = _meta(parts, objective, net, parts.config.weight_net.normalize)
+    return _with_weight_net(parts, net, parts.plain_step(parts.objective()), main)
+
+
+def _soft_labels(parts: Parts) -> Method:
+    """CMW-Net-SL: the teacher follows from the first step on, its labels count after the warm-up (Q13)."""
+    fields, net = parts.config.soft_labels, _weight_net(parts)
+    objective = soft_labels.soft_label_objective(
+        parts.model.apply,
+        parts.data.meta_classes,
+        momentum=fields.momentum,
+        mixup_alpha=parts.config.mixup_alpha,
+        second_loss=fields.second_loss,
+    )
+    main = soft_labels.reporting_own_labels(_meta(parts, objective, net, "mean"))  # Q2
+    main = remembering(soft_labels.teaching(main, _predict(parts)), parallel.axis_name())
+    frozen_from = parts.at_step(fields.freeze_teacher_at_percent)
+
+    def momentum(step):
+        return jnp.where(step < frozen_from, fields.teacher_momentum, 1.0)
+
+    table = _empty_table(parts, jnp.dtype(fields.dtype))
+    if fields.start_from == "given":
+        given = np.eye(parts.num_classes, dtype=np.float32)[parts.data.biased.given]
+        table = Table.full(jnp.asarray(given, table.values.dtype))
+    warmup = soft_labels.averaging(parts.plain_step(parts.objective()), momentum)
+    method = _with_weight_net(parts, net, warmup, soft_labels.averaging(main, momentum))
+    return dataclasses.replace(method, has_teacher=True, memory=table)
+
+
+def _l2rw(parts: Parts) -> Method:
+    weight_fn = free_weights.free_weight_fn(parallel.axis_name())
+    return _free_weights(parts, parts.objective(), weight_fn, free_weights.reweighting_optimizer(), "sum")
+
+
+def _mcw(parts: Parts) -> Method:
+    counts, classes = parts.data.biased.class_counts, np.arange(parts.num_classes, dtype=np.int32)
+    weights = class_balanced_weights(counts, beta=parts.config.loss.class_balanced_beta)
+    each_class = MetaClasses(centers=counts.astype(np.float64), of_class=classes)
+    objective = objectives.classification_objective(parts.model.apply, each_class)
+    weight_fn = free_weights.class_and_free_weight_fn(weights, parallel.axis_name())
+    return _free_weights(parts, objective, weight_fn, optax.sgd(parts.config.loss.mcw_learning_rate), "mean")
+
+
+def _weight_net(parts: Parts) -> WeightNet:
+    return WeightNet(parts.data.meta_classes.num_meta_classes, parts.config.weight_net.hidden)
+
+
+def _weight_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_net.weight_decay), optax.adam(config.weight_net.learning_rate)
+    )
+
+
+def _meta(parts: Parts, objective: ObjectiveFn, net: WeightNet, normalize: str) -> StepFn:
+    """Meta steps, with weighted steps between where the config says so."""
+    shared = {
+        "objective": objective,
+        "weight_fn": net.apply,
+        "optimizer": parts.optimizer,
+        "normalize": normalize,
+        "axis_name": parallel.axis_name(),
+    }
+    meta_step = make_meta_step(
+        meta_loss=_meta_loss(parts),
+        weight_optimizer=_weight_optimizer(parts.config),
+        virtual_lr=parts.learning_rate,
+        **shared,
+    )
+    every = parts.config.meta_every_steps
+    if every == 1:
+        return meta_step
+    between = ignoring_meta_batch(make_weighted_step(**shared))
+    return switched(lambda step: step % every == 0, meta_step, between)
+
+
+def _with_weight_net(parts: Parts, net: WeightNet, warmup: StepFn, main: StepFn) -> Method:
+    return Method(
+        warmup=warmup,
+        main=main,
+        weight_optimizer=_weight_optimizer(parts.config),
+        weight_net=net,
+        init_weights=lambda key: net.init(key, jnp.zeros(1), jnp.zeros(1, jnp.int32)),
+    )
+
+
+def _free_weights(parts, objective, weight_fn, weight_optimizer, normalize) -> Method:
+    """A method with a free weight an example of the batch, which starts afresh at every step."""
+    meta_step = make_meta_step(
+        objective=objective,
+        meta_loss=_meta_loss(parts),
+        weight_fn=weight_fn,
+        optimizer=parts.optimizer,
+        weight_optimizer=weight_optimizer,
+        virtual_lr=parts.learning_rate,
+        normalize=normalize,
+        axis_name=parallel.axis_name(),
+    )
+    return Method(
+        warmup=parts.plain_step(parts.objective()),
+        main=free_weights.afresh(meta_step),
+        weight_optimizer=weight_optimizer,
+        init_weights=lambda key: jnp.zeros(parts.config.batch_size),
+    )
+
+
+def _meta_loss(parts: Parts):
+    """The mean cross-entropy on the meta batch, mixed with Beta(1, 1) where the config says so (Sec. 4.2)."""
+    plain = objectives.classification_meta_loss(parts.model.apply)
+    return mixing.mixed(plain, num_classes=parts.num_classes) if parts.config.meta_set.mixup else plain
+
+
+def _predict(parts: Parts):
+    """The teacher's logits: with its running statistics, or in train mode as published (Q16)."""
+    if parts.config.soft_labels.teacher_statistics == "batch":
+        forward = objectives.train_mode(parts.model.apply)
+        return lambda teacher, batch, key: forward(teacher.params, teacher.model_state, batch["image"], key)[0]
+
+    def predict(teacher, batch, key):
+        del key
+        return parts.model.apply({"params": teacher.params, **teacher.model_state}, batch["image"], train=False)
+
+    return predict
+
+
+def _empty_table(parts: Parts, dtype: jnp.dtype) -> Table:
+    return Table.full(jnp.zeros((len(parts.data.biased.ids), parts.num_classes), dtype))
+
+
+def _shuffled_meta_classes(parts: Parts) -> np.ndarray:
+    """[N] int32, the examples' meta-classes dealt out anew: as many of each, and of no meaning."""
+    of_row = parts.data.meta_classes.of_class[parts.data.biased.given]
+    return stream(parts.config.seed, Purpose.SHUFFLED_META_CLASSES).permutation(of_row).astype(np.int32)
+
+
+MAKERS: dict[str, Callable[[Parts], Method]] = {
+    "erm": _plain,
+    "focal": partial(_plain, loss="focal"),
+    "class_balanced": partial(_plain, loss="class_balanced"),
+    "gce": partial(_plain, loss="gce"),
+    "forward": partial(_plain, loss="forward"),
+    "ldam": _ldam,
+    "mixup": _mixup,
+    "elr": _elr,
+    "l2rw": _l2rw,
+    "mcw": _mcw,
+    "mwnet": _reweighted,
+    "cmwnet": _reweighted,
+    "cmwnet_sl": _soft_labels,
+}
+"""What builds each method of `methods.METHODS`."""

@@ -1,0 +1,38 @@
+"""The methods by name, and what the rest of the package must know of one before it is built."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A method's traits.
+
+    Attributes:
+        learns_weights: whether it takes meta steps, and so needs meta data.
+        has_meta_classes: whether its weights depend on the size of the class.
+        may_weigh_nothing: whether all weights of a batch may rightly be 0.
+        every_step: whether each step must be a meta step.
+    """
+
+    learns_weights: bool = False
+    has_meta_classes: bool = False
+    may_weigh_nothing: bool = False
+    every_step: bool = False
+
+
+METHODS = {
+    "erm": Kind(),
+    "focal": Kind(),
+    "class_balanced": Kind(),
+    "gce": Kind(),
+    "forward": Kind(),
+    "ldam": Kind(),
+    "mixup": Kind(),
+    "elr": Kind(),
+    "l2rw": Kind(learns_weights=True, may_weigh_nothing=True, every_step=True),
+    "mcw": Kind(learns_weights=True, every_step=True),
+    "mwnet": Kind(learns_weights=True),
+    "cmwnet": Kind(learns_weights=True, has_meta_classes=True),
+    "cmwnet_sl": Kind(learns_weights=True, has_meta_classes=True),
+}
+"""Every method by its name in a config; `build_method.MAKERS` builds them."""
