@@ -111,7 +111,7 @@ def forward_corrected(logits: jax.Array, labels: jax.Array, *, transition: Array
             may be all 0, as in `BiasedLabels.transition_matrix`.
 
     Returns:
-        [n] float, in nats; infinite, without gradient, for a label that T gives to no class.
+        [n] float, in nats; infinite for a label that T gives to no class.
 
     Raises:
         UsageError: T has another shape or, where its values are known, a row that is no distribution.
@@ -121,10 +121,7 @@ def forward_corrected(logits: jax.Array, labels: jax.Array, *, transition: Array
 
     def loss(into_label):
         """`into_label`: [n, C] or [1, C], P(the label | true class)."""
-        possible = jnp.any(into_label > 0, axis=-1, keepdims=True)
-        # A sum of nothing would have the gradient NaN even where it is then not chosen.
-        log_given = logsumexp(log_p, axis=-1, b=jnp.where(possible, into_label, 1))
-        return jnp.where(possible[:, 0], -log_given, jnp.inf)
+        return -logsumexp(log_p, axis=-1, b=into_label)
 
     columns = jnp.asarray(matrix, logits.dtype).T
     if _are_hard(labels):
