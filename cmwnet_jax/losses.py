@@ -1,8 +1,22 @@
 """Per-example losses: [n] out, never reduced."""
 
+import math
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.scipy.special import logsumexp
+from numpy.typing import ArrayLike
+
+from cmwnet_jax.class_sizes import for_labels
+from cmwnet_jax.errors import UsageError
+
+LossFn = Callable[[jax.Array, jax.Array], jax.Array]
+"""(logits [n, C], labels [n] int or [n, C] float) -> [n]."""
+
+_ELR_FLOOR = 1e-4  # probabilities are kept this far from 0 and 1, as ELR's authors do
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -15,6 +29,207 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
         [n] float, in nats.
     """
-    if jnp.issubdtype(labels.dtype, jnp.integer):
+    if _are_hard(labels):
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return optax.softmax_cross_entropy(logits, labels)
+
+
+def focal(logits: jax.Array, labels: jax.Array, *, gamma: float) -> jax.Array:
+    """Focal loss, `-(1 - p_y)^gamma log p_y` with softmax probabilities (Lin et al. 2017; Table 1).
+
+    Args:
+        logits: [n, C] float, C at least 2.
+        labels: [n] int class indices, or [n, C] float distributions, whose loss is the mean over them.
+        gamma: non-negative; 0 is cross-entropy.
+
+    Returns:
+        [n] float.
+
+    Raises:
+        UsageError: gamma is negative.
+    """
+    if not 0 <= gamma < math.inf:
+        raise UsageError(f"focal: gamma is {gamma!r}, expected a number of at least 0 (0 is cross-entropy)")
+    # By logarithms: the slope of (1 - p)^gamma at a rounded p = 1 is infinite for gamma < 1.
+    return _mean_under(labels, -jnp.exp(gamma * _log_one_minus_p(logits)) * jax.nn.log_softmax(logits))
+
+
+def generalized_cross_entropy(logits: jax.Array, labels: jax.Array, *, q: float) -> jax.Array:
+    """GCE, `(1 - p_y^q) / q` (Zhang & Sabuncu 2018; GCE of Tables 2 to 4).
+
+    Args:
+        logits: [n, C] float.
+        labels: [n] int class indices, or [n, C] float distributions, whose loss is the mean over them.
+        q: in (0, 1]; cross-entropy in the limit of 0, `1 - p_y` at 1.
+
+    Returns:
+        [n] float in [0, 1 / q].
+
+    Raises:
+        UsageError: q is not in (0, 1].
+    """
+    if not 0 < q <= 1:
+        raise UsageError(
+            f"generalized_cross_entropy: q is {q!r}, expected a number in (0, 1] (0.7 in its paper; for the "
+            f"limit of 0 take cross_entropy)"
+        )
+    return _mean_under(labels, -jnp.expm1(q * jax.nn.log_softmax(logits)) / q)
+
+
+def ldam(logits: jax.Array, labels: jax.Array, *, margins: ArrayLike) -> jax.Array:
+    """Cross-entropy with the given class's logit less its margin (Cao et al. 2019; LDAM of Table 1).
+
+    Args:
+        logits: [n, C] float, as scaled as the margins are.
+        labels: [n] int class indices, or [n, C] float distributions, which take each class's margin
+            in its share.
+        margins: [C] float, of `ldam_margins`.
+
+    Returns:
+        [n] float, in nats.
+
+    Raises:
+        UsageError: there is not one margin a class.
+    """
+    num_classes = logits.shape[-1]
+    if np.shape(margins) != (num_classes,):
+        raise UsageError(
+            f"ldam: margins have shape {np.shape(margins)}, expected one a class, ({num_classes},): "
+            f"take ldam_margins(class_counts)"
+        )
+    share = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype) if _are_hard(labels) else labels
+    return cross_entropy(logits - share * jnp.asarray(margins, logits.dtype)[None], labels)
+
+
+def forward_corrected(logits: jax.Array, labels: jax.Array, *, transition: ArrayLike) -> jax.Array:
+    """Forward correction, `-log (T^T p)_y` (Patrini et al. 2017, Theorem 2; Forward of Table 2).
+
+    Args:
+        logits: [n, C] float, of the *true* class.
+        labels: [n] int class indices, or [n, C] float distributions, of the given label.
+        transition: [C, C] float, T, P(given = column | true = row). The row of a class without examples
+            may be all 0, as in `BiasedLabels.transition_matrix`.
+
+    Returns:
+        [n] float, in nats; infinite for a label that T gives to no class.
+
+    Raises:
+        UsageError: T has another shape or, where its values are known, a row that is no distribution.
+    """
+    matrix = _checked_transition(transition, logits.shape[-1])
+    log_p = jax.nn.log_softmax(logits)
+
+    def loss(into_label):
+        """`into_label`: [n, C] or [1, C], P(the label | true class)."""
+        return -logsumexp(log_p, axis=-1, b=into_label)
+
+    columns = jnp.asarray(matrix, logits.dtype).T
+    if _are_hard(labels):
+        return loss(columns[labels])
+    return _mean_under(labels, jax.vmap(loss, out_axes=1)(columns[:, None]))
+
+
+def weighted_by_class(loss: LossFn, class_weights: ArrayLike) -> LossFn:
+    """A loss times the weight of the label's class; of a soft label, times its mean weight.
+
+    Args:
+        loss: (logits [n, C], labels) -> [n].
+        class_weights: [C] float, of `class_balanced_weights`.
+
+    Returns:
+        (logits [n, C], labels [n] int or [n, C] float) -> [n].
+
+    Example:
+        >>> balanced = weighted_by_class(cross_entropy, [0.5, 1.5])
+        >>> balanced(jnp.zeros((2, 2)), jnp.array([0, 1])) / jnp.log(2.0)
+        Array([0.5, 1.5], dtype=float32)
+    """
+
+    def weighted(logits, labels):
+        return for_labels(jnp.asarray(class_weights, logits.dtype), labels) * loss(logits, labels)
+
+    return weighted
+
+
+def elr_regularizer(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Early-learning regularisation, `log(1 - <p, t>)` (Liu et al. 2020; ELR of Table 6).
+
+    It is added to the cross-entropy, lambda times. The probabilities are clipped to [1e-4, 1 - 1e-4], and
+    not normalised again, as its authors do: the logarithm stays above log(1e-4), and a class that is
+    as good as certain, or as good as excluded, has no gradient.
+
+    Args:
+        logits: [n, C] float.
+        targets: [n, C] float, t, of `elr_targets`; each row sums to at most 1. No gradient flows into them.
+
+    Returns:
+        [n] float, at most 0.
+    """
+    agreement = jnp.sum(_clipped_p(logits) * jax.lax.stop_gradient(targets), axis=-1)
+    return jnp.log1p(-agreement)
+
+
+def elr_targets(targets: jax.Array, logits: jax.Array, *, momentum: float) -> jax.Array:
+    """The running mean of an example's predictions, `momentum * t + (1 - momentum) * p` (Liu et al. 2020).
+
+    Args:
+        targets: [n, C] float, these examples' targets so far; zeros before the first epoch.
+        logits: [n, C] float, of their new predictions; p is clipped as in `elr_regularizer`, then
+            normalised.
+        momentum: in [0, 1), what is kept of the old.
+
+    Returns:
+        [n, C] float, without gradient.
+
+    Raises:
+        UsageError: momentum is not in [0, 1).
+    """
+    if not 0 <= momentum < 1:
+        raise UsageError(f"elr_targets: momentum is {momentum!r}, expected a number in [0, 1)")
+    p = _clipped_p(logits)
+    p = p / jnp.sum(p, axis=-1, keepdims=True)
+    return jax.lax.stop_gradient(momentum * targets + (1 - momentum) * p)
+
+
+def _are_hard(labels: jax.Array) -> bool:
+    return jnp.issubdtype(labels.dtype, jnp.integer)
+
+
+def _mean_under(labels: jax.Array, by_class: jax.Array) -> jax.Array:
+    """The loss of the label's class, or the mean under a soft label, of losses [n, C]."""
+    if _are_hard(labels):
+        return jnp.take_along_axis(by_class, labels[:, None], axis=-1)[:, 0]
+    return jnp.sum(jnp.where(labels > 0, labels * by_class, 0), axis=-1)  # 0 times infinity is 0 here
+
+
+def _log_one_minus_p(logits: jax.Array) -> jax.Array:
+    """`log(1 - softmax)`, [n, C], with finite gradients where a probability rounds to 1.
+
+    The likeliest class alone can be near 1; its complement is the sum of the others.
+    """
+    top = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
+    others = logsumexp(jnp.where(top, -jnp.inf, logits), axis=-1) - logsumexp(logits, axis=-1)
+    rest = jnp.log1p(-jnp.where(top, 0, jax.nn.softmax(logits)))
+    return jnp.where(top, others[:, None], rest)
+
+
+def _clipped_p(logits: jax.Array) -> jax.Array:
+    return jnp.clip(jax.nn.softmax(logits), _ELR_FLOOR, 1 - _ELR_FLOOR)
+
+
+def _checked_transition(transition: ArrayLike, num_classes: int) -> ArrayLike:
+    """The matrix, or a UsageError; the values of a traced one cannot be looked at."""
+    if np.shape(transition) != (num_classes, num_classes):
+        raise UsageError(
+            f"forward_corrected: transition has shape {np.shape(transition)}, expected a row and a column "
+            f"a class, ({num_classes}, {num_classes})"
+        )
+    if not isinstance(transition, jax.core.Tracer):
+        matrix = np.asarray(transition, np.float64)
+        sums = matrix.sum(axis=1)
+        if not (np.all(matrix >= 0) and np.all((np.abs(sums - 1) < 1e-4) | (sums == 0))):
+            raise UsageError(
+                f"forward_corrected: transition has rows that sum to {sums.min():g} up to {sums.max():g}, "
+                f"expected non-negative rows P(given | true) that each sum to 1 (transposed, perhaps?)"
+            )
+    return transition

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.cluster import KMeans
 
+from cmwnet_jax.class_sizes import checked_counts
 from cmwnet_jax.errors import UsageError
 
 
@@ -47,7 +48,7 @@ class MetaClasses:
             >>> MetaClasses.fit([5000, 4800, 40, 900, 50], num_meta_classes=3).of_class
             array([2, 2, 0, 1, 0], dtype=int32)
         """
-        counts = _checked_counts(class_counts)
+        counts = checked_counts(class_counts)
         num_classes = len(counts)
         if not isinstance(num_meta_classes, int | np.integer) or not 1 <= num_meta_classes <= num_classes:
             raise UsageError(
@@ -69,18 +70,3 @@ class MetaClasses:
         rank[order] = np.arange(clusters, dtype=np.int32)
         centers = np.pad(fitted.cluster_centers_[order, 0], (0, num_meta_classes - clusters), "edge")
         return cls(centers=centers, of_class=rank[fitted.labels_])
-
-
-def _checked_counts(class_counts: ArrayLike) -> np.ndarray:
-    """The counts as [C] float64, or a UsageError."""
-    try:
-        counts = np.asarray(class_counts, np.float64)
-    except (TypeError, ValueError):
-        counts = np.full(1, np.nan)
-    whole = np.isfinite(counts) & (counts >= 0) & (counts == np.floor(counts))
-    if counts.ndim != 1 or not len(counts) or not whole.all():
-        raise UsageError(
-            f"class_counts is {class_counts!r}, expected one non-negative whole number a class: "
-            f"pass np.bincount(labels, minlength=num_classes)"
-        )
-    return counts

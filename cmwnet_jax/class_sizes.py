@@ -1,0 +1,114 @@
+"""What a method takes from the class sizes alone: class weights and margins (Sec. 4.1's baselines)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cmwnet_jax.errors import UsageError
+
+
+def checked_counts(class_counts: ArrayLike) -> np.ndarray:
+    """The class sizes as float64.
+
+    Args:
+        class_counts: [C] non-negative whole numbers.
+
+    Returns:
+        [C] float64.
+
+    Raises:
+        UsageError: they are not that.
+    """
+    try:
+        counts = np.asarray(class_counts, np.float64)
+    except (TypeError, ValueError):
+        counts = np.full(1, np.nan)
+    whole = np.isfinite(counts) & (counts >= 0) & (counts == np.floor(counts))
+    if counts.ndim != 1 or not len(counts) or not whole.all():
+        raise UsageError(
+            f"class_counts is {class_counts!r}, expected one non-negative whole number a class: "
+            f"pass np.bincount(labels, minlength=num_classes)"
+        )
+    return counts
+
+
+def class_balanced_weights(class_counts: ArrayLike, *, beta: float = 0.9999) -> np.ndarray:
+    """The inverse of each class's effective number of examples (Cui et al. 2019; CB of Table 1).
+
+    `(1 - beta) / (1 - beta^n_c)`, divided by its mean over the classes that have examples.
+
+    Args:
+        class_counts: [C] non-negative whole numbers, examples of each class by given label.
+        beta: in [0, 1); 0 weighs all classes alike, near 1 by their inverse size.
+
+    Returns:
+        [C] float64; 0 for a class without examples.
+
+    Raises:
+        UsageError: beta or the counts are out of range, or every class is empty.
+
+    Example:
+        >>> class_balanced_weights([100, 300, 0], beta=0.0)
+        array([1., 1., 0.])
+    """
+    if not 0 <= beta < 1:
+        raise UsageError(f"class_balanced_weights: beta is {beta!r}, expected a number in [0, 1), as 0.9999")
+    counts = _counts_with_examples("class_balanced_weights", class_counts)
+    present = counts > 0
+    inverse = (1 - beta) / (1 - beta ** np.where(present, counts, 1))
+    return np.where(present, inverse / inverse[present].mean(), 0.0)
+
+
+def ldam_margins(class_counts: ArrayLike, *, largest: float = 0.5, scale: float = 30.0) -> np.ndarray:
+    """Margins that shrink with the fourth root of the class size (Cao et al. 2019).
+
+    `scale * largest * (min n / n_c)^(1/4)`, in the units of the logits that `ldam` takes.
+
+    Args:
+        class_counts: [C] non-negative whole numbers, examples of each class by given label.
+        largest: positive, the smallest class's margin between cosines.
+        scale: positive, what the normalised head multiplies its cosines by; 1 where logits are not scaled.
+
+    Returns:
+        [C] float64. A class without examples, whose margin the rule leaves infinite, has the smallest
+        class's.
+
+    Raises:
+        UsageError: an argument is not positive, or the counts are out of range or all 0.
+
+    Example:
+        >>> ldam_margins([16, 1, 0], scale=1.0)
+        array([0.25, 0.5 , 0.5 ])
+    """
+    for name, value in (("largest", largest), ("scale", scale)):
+        if not 0 < value < np.inf:
+            raise UsageError(f"ldam_margins: {name} is {value!r}, expected a positive number")
+    counts = _counts_with_examples("ldam_margins", class_counts)
+    smallest = counts[counts > 0].min()
+    return scale * largest * (smallest / np.maximum(counts, smallest)) ** 0.25
+
+
+def for_labels(values: ArrayLike, labels: jax.Array) -> jax.Array:
+    """Each example's class's value; of a soft label, the mean value under it.
+
+    Args:
+        values: [C] float.
+        labels: [n] int class indices, or [n, C] float distributions.
+
+    Returns:
+        [n] float of the dtype of `values`; NaN for a class index outside of [0, C).
+    """
+    values = jnp.asarray(values)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        return labels.astype(values.dtype) @ values
+    # Negative indices would count from the last class.
+    inside = jnp.where(labels < 0, len(values), labels)
+    return values.at[inside].get(mode="fill", fill_value=jnp.nan)
+
+
+def _counts_with_examples(function: str, class_counts: ArrayLike) -> np.ndarray:
+    counts = checked_counts(class_counts)
+    if not counts.any():
+        raise UsageError(f"{function}: class_counts are all 0, expected examples in at least one class")
+    return counts
