@@ -15,10 +15,12 @@ from test_train import launch, small_config
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train import build_data as build_data_module
+from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.config import as_json, default_config
 from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.methods import METHODS
 
 
 class Recorded:
@@ -58,14 +60,18 @@ def test_every_field_is_read_by_something(tmp_path, monkeypatch):
     read = set()
     true = build_data(small_config(data__bias="none")).true_labels
     np.savez(tmp_path / "human.npz", clean_label=true, worse_label=(true + 1) % 10)
-    np.save(tmp_path / "posterior.npy", np.full((1257, 10), 0.1))
+    posterior = str(tmp_path / "posterior.npy")
+    np.save(posterior, np.full((1257, 10), 0.1))
     train(Recorded(small_config(num_epochs=2, warmup_epochs=1, data__path="stream"), read), tmp_path / "run")
     for config in (
         small_config(data__bias="open_set_40", data__open_set_from="digits"),
         small_config(data__bias="human_worse_label", data__human_labels=str(tmp_path / "human.npz")),
-        small_config(data__bias="pmd1_5", data__posterior=str(tmp_path / "posterior.npy")),
+        small_config(data__bias="pmd1_5", data__posterior=posterior),
     ):
         build_data(Recorded(config, read))
+    for method in METHODS:
+        config = small_config(method=method, data__bias="symmetric_20", loss__forward_posterior=posterior)
+        build_recipe(Recorded(config, read), build_data(config))
     unread = set(fields(default_config())) - read
     assert not unread, (
         f"nothing reads {sorted(unread)}: use them, remove them, or add a run here that needs them"
@@ -185,6 +191,6 @@ def test_a_config_of_ones_own_by_path_and_print_config(tmp_path):
     expected = default_config()
     expected.batch_size, expected.seed = 64, 5
     assert json.loads(done.stdout) == json.loads(as_json(expected))
-    wrong = launch(f"--config={own}:64", "--config.method=cmw", "--print_config")
+    wrong = launch(f"--config={own}:64", "--config.method=cmwne", "--print_config")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "did you mean 'cmwnet'" in wrong.stderr

@@ -1,6 +1,7 @@
 """Turns a config's names into the model, the steps and the state; `build_data` does it for data."""
 
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.data.batches import TrainOrder
 from cmwnet_jax.models import MODELS, model_fields
+from cmwnet_jax.models.pretrained import load_pretrained
 from cmwnet_jax.schedules import step_decay
 from cmwnet_jax.soft_labels import Teacher
 from cmwnet_jax.train import parallel
@@ -75,8 +77,8 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
         optax.sgd(learning_rate, momentum=fields.momentum, nesterov=fields.nesterov),
     )
     method = MAKERS[config.method](Parts(config, data, model, optimizer, learning_rate, steps))
-    state = _initial_state(config.seed, model, data.image_shape, method, optimizer)
     images = jnp.zeros((1, *data.image_shape))
+    state = _initial_state(config, model, images, method, optimizer)
     variables = {"params": state.params, **state.model_state}
     return Recipe(
         model=model,
@@ -112,10 +114,15 @@ def build_model(config: ConfigDict, num_classes: int) -> nn.Module:
     )
 
 
-def _initial_state(seed, model, image_shape, method: Method, optimizer) -> MetaState:
-    def create(rng):
+def _initial_state(
+    config: ConfigDict, model: nn.Module, images: jax.Array, method: Method, optimizer
+) -> MetaState:
+    pretrained = _pretrained(config, model, images)
+
+    def create(rng, variables):
         model_rng, weight_rng, step_rng = jax.random.split(rng, 3)
-        variables = model.init(model_rng, jnp.zeros((1, *image_shape)), train=False)
+        if variables is None:
+            variables = model.init(model_rng, images, train=False)
         model_state = {name: value for name, value in variables.items() if name != "params"}
         return MetaState.create(
             params=variables["params"],
@@ -127,4 +134,16 @@ def _initial_state(seed, model, image_shape, method: Method, optimizer) -> MetaS
             teacher=Teacher(variables["params"], model_state) if method.has_teacher else (),
         )
 
-    return jax.jit(create)(jax.random.key(seed)).replace(memory=method.memory)
+    return jax.jit(create)(jax.random.key(config.seed), pretrained).replace(memory=method.memory)
+
+
+def _pretrained(config: ConfigDict, model: nn.Module, images: jax.Array) -> PyTree | None:
+    """The variables to start from, where a file of them is named; what of them is random is said."""
+    if not config.model.pretrained:
+        return None
+    blank = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(config.seed))
+    variables, report = load_pretrained(config.model.pretrained, config.model.name, blank)
+    if parallel.is_first():
+        kept = ", ".join(report.as_initialised) or "nothing"
+        print(f"{len(report.loaded)} arrays are pretrained; at random as before: {kept}", file=sys.stderr)
+    return variables

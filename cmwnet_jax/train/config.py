@@ -90,6 +90,8 @@ def default_config() -> ConfigDict:
     config.model.batch_norm = True
     # What that batch is: all devices' (N devices then compute what one does) or each device's own (local).
     config.model.batch_norm_over = "all"
+    # ImageNet's weights to start from: a .safetensors or .npz with torchvision's names; empty: random ones.
+    config.model.pretrained = ""
     # What it computes in: float32 or bfloat16; parameters are float32 either way.
     config.model.dtype = "float32"
 
@@ -138,8 +140,8 @@ def default_config() -> ConfigDict:
     config.loss.class_balanced_beta = 0.9999
     # For forward: an .npy of class probabilities to estimate the matrix from; empty: the true matrix.
     config.loss.forward_posterior = ""
-    # The learning rate of mcw's weights.
-    config.loss.mcw_learning_rate = 0.01
+    # The learning rate of mcw's weights; their gradients are of the order of the classifier's rate / batch_size.
+    config.loss.mcw_learning_rate = 100.0
 
     config.elr = ConfigDict()
     # What ELR's regulariser is multiplied by.

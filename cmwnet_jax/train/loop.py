@@ -88,7 +88,7 @@ def _train(
             clock.start_epoch()
             rows, is_meta = recipe.order.epoch(epoch), recipe.meta_steps(epoch)
             first_step = epoch * len(rows)
-            learns_weights = recipe.weight_net is not None and epoch >= config.warmup_epochs
+            learns_weights = recipe.learns_weights(epoch)
             meta_metrics = {}
             with clock.compute():
                 if learns_weights:
@@ -101,7 +101,9 @@ def _train(
                     state, steps = run_main(state, epoch, meta, meta_rows)
                     meta_metrics = _meta_set_metrics(data, split, chosen)
                 else:
-                    state, steps = run_warmup(state, epoch, nothing, np.zeros_like(rows))
+                    state, steps = (run_warmup if epoch < config.warmup_epochs else run_main)(
+                        state, epoch, nothing, np.zeros_like(rows)
+                    )
                 steps = {name: np.asarray(values) for name, values in parallel.unreplicate(steps).items()}
                 test = Measured(*measure_test(state.params, state.model_state))
             losses, weights = (steps.pop(name) for name in ("losses", "weights"))

@@ -126,7 +126,7 @@ def _transition(parts: Parts) -> np.ndarray:
                 f"loss.forward_posterior is empty, but {parts.data.source.name}'s true labels are not known: "
                 f"name an .npy that python -m cmwnet_jax.data posterior wrote of a plain run"
             )
-        return biased.transition_matrix()
+        return biased.transition_matrix
     posterior = np.load(Path(path).expanduser(), allow_pickle=False)
     if posterior.ndim != 2 or posterior.shape[1] != parts.num_classes or len(posterior) <= biased.ids.max():
         raise UsageError(

@@ -9,12 +9,14 @@ class Kind:
 
     Attributes:
         learns_weights: whether it takes meta steps, and so needs meta data.
+        has_weight_net: whether a weight net learns, which can be taken elsewhere.
         has_meta_classes: whether its weights depend on the size of the class.
         may_weigh_nothing: whether all weights of a batch may rightly be 0.
         every_step: whether each step must be a meta step.
     """
 
     learns_weights: bool = False
+    has_weight_net: bool = False
     has_meta_classes: bool = False
     may_weigh_nothing: bool = False
     every_step: bool = False
@@ -31,8 +33,8 @@ METHODS = {
     "elr": Kind(),
     "l2rw": Kind(learns_weights=True, may_weigh_nothing=True, every_step=True),
     "mcw": Kind(learns_weights=True, every_step=True),
-    "mwnet": Kind(learns_weights=True),
-    "cmwnet": Kind(learns_weights=True, has_meta_classes=True),
-    "cmwnet_sl": Kind(learns_weights=True, has_meta_classes=True),
+    "mwnet": Kind(learns_weights=True, has_weight_net=True),
+    "cmwnet": Kind(learns_weights=True, has_weight_net=True, has_meta_classes=True),
+    "cmwnet_sl": Kind(learns_weights=True, has_weight_net=True, has_meta_classes=True),
 }
 """Every method by its name in a config; `build_method.MAKERS` builds them."""

@@ -10,6 +10,7 @@ from cmwnet_jax.array_facts import to_host
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build_data import Data
 from cmwnet_jax.train.clock import Clock
+from cmwnet_jax.train.methods import METHODS
 from cmwnet_jax.train.metrics import last_epochs_mean
 from cmwnet_jax.train.run_folder import RunFolder
 from cmwnet_jax.train.scores import class_accuracy_percent
@@ -59,7 +60,7 @@ def saved_weight_net(
     learned = [
         line for line in history if line["epoch"] >= config.warmup_epochs and line["loss_max"] is not None
     ]
-    if config.method == "erm" or not learned:
+    if not METHODS[config.method].has_weight_net or not learned:
         return None
     loss_range = min(line["loss_min"] for line in learned), max(line["loss_max"] for line in learned)
     provenance = {

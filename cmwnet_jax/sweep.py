@@ -1,0 +1,153 @@
+"""`python -m cmwnet_jax.sweep --config=FILE.py --workdir=DIR [--only=PATTERN] [--seeds=N] [--shard=I/N]`.
+
+Runs the cells of a config file, each into DIR/CELL/seedN, with commas as folders. A cell is an argument
+string of the file's `get_config`; `get_cells()` lists them. Finished runs are left as they are,
+unfinished ones go on, and a failure does not keep the others from running. As a job array: --shard=2/8
+runs every eighth cell, from the second on.
+"""
+
+import dataclasses
+import fnmatch
+import json
+import runpy
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from cmwnet_jax import command
+from cmwnet_jax.errors import TrainingDiverged, UsageError, first_line
+from cmwnet_jax.train.config import as_json
+from cmwnet_jax.train.loop import train
+
+_CONFIG = flags.DEFINE_string("config", None, "FILE.py with get_config and get_cells")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder for all runs")
+_ONLY = flags.DEFINE_string("only", "*", "cells whose argument string matches, e.g. 'cifar10,100,*'")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "runs of each cell, with the seeds from 0", lower_bound=1)
+_ARGS = flags.DEFINE_string("args", "", "appended to each cell's arguments, e.g. epochs=5,raw_dir=PATH")
+_SHARD = flags.DEFINE_string("shard", "1/1", "I/N: this job's share of the runs, the I-th of N")
+_LIST = flags.DEFINE_bool("list", False, "print the runs and what is done of them, and exit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One cell with one seed.
+
+    Attributes:
+        arg: the config's argument string.
+        folder: where it goes.
+    """
+
+    arg: str
+    folder: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is finished."""
+        return (self.folder / "result.json").exists()
+
+
+def plan(cells: list[str], workdir: Path, *, only: str, seeds: int, args: str, shard: str) -> list[Run]:
+    """The runs of this job, seed after seed, so that a table is there early.
+
+    Args:
+        cells: argument strings.
+        workdir: of all runs.
+        only: a pattern with `*` and `?` that whole argument strings match.
+        seeds: runs of each cell.
+        args: appended to each argument string.
+        shard: `I/N`.
+
+    Raises:
+        UsageError: no cell matches, or the shard is no such pair.
+    """
+    chosen = [cell for cell in cells if fnmatch.fnmatchcase(cell, only)]
+    if not chosen:
+        raise UsageError(f"--only={only} matches none of the {len(cells)} cells, e.g. {cells[0]}: use * and ?")
+    index, _, count = shard.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise UsageError(f"--shard is {shard!r}, expected I/N with I from 1 to N, e.g. 2/8")
+    runs = [
+        Run(",".join([cell, f"seed={seed}", *([args] if args else [])]), _folder(workdir, cell, seed))
+        for seed in range(seeds)
+        for cell in chosen
+    ]
+    return runs[int(index) - 1 :: int(count)]
+
+
+def _folder(workdir: Path, cell: str, seed: int) -> Path:
+    return workdir.joinpath(*cell.split(","), f"seed{seed}")
+
+
+def sweep(get_config: Callable[[str], ConfigDict], runs: list[Run]) -> dict[str, str]:
+    """Trains what is not finished.
+
+    Args:
+        get_config: argument string -> config.
+        runs: of this job.
+
+    Returns:
+        What went wrong, by argument string.
+
+    Raises:
+        Preempted: the run that was going on is saved.
+    """
+    failures, seconds = {}, []
+    for place, run in enumerate(runs):
+        try:
+            config = get_config(run.arg)
+            if run.is_done:
+                _check_same(run, config)
+                continue
+            started = time.perf_counter()
+            train(config, run.folder)
+            seconds.append(time.perf_counter() - started)
+        except (UsageError, TrainingDiverged) as error:
+            failures[run.arg] = str(error)
+            print(f"failed: {run.arg}: {first_line(error)}", file=sys.stderr, flush=True)
+        left = [other for other in runs[place + 1 :] if not other.is_done]
+        if left and seconds:
+            minutes = len(left) * sum(seconds) / len(seconds) / 60
+            print(f"{len(left)} of {len(runs)} runs left, about {minutes:.0f} min", file=sys.stderr, flush=True)
+    return failures
+
+
+def _check_same(run: Run, config: ConfigDict) -> None:
+    """A finished run of another config must not pass for this cell's."""
+    if json.loads((run.folder / "config.json").read_text()) != json.loads(as_json(config)):
+        raise UsageError(
+            f"{run.folder} holds a finished run of another config: remove it, or take another workdir"
+        )
+
+
+def main(argv: list[str]) -> None:
+    """Plans, runs, and says what failed."""
+    if len(argv) > 1:
+        raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
+    path = command.required(_CONFIG.value, "config", "a config file, e.g. --config=experiments/compare.py")
+    workdir = Path(command.required(_WORKDIR.value, "workdir", "the folder for all runs")).expanduser()
+    try:
+        names = runpy.run_path(path)
+    except OSError as error:
+        raise UsageError(f"--config={path} cannot be read ({error.strerror}): check the path") from None
+    if not {"get_config", "get_cells"} <= names.keys():
+        raise UsageError(f"--config={path} has no get_config and get_cells: sweep over a file that has both")
+    options = {"only": _ONLY.value, "seeds": _SEEDS.value, "args": _ARGS.value, "shard": _SHARD.value}
+    runs = plan(names["get_cells"](), workdir, **options)
+    if _LIST.value:
+        for run in runs:
+            print(f"{'done' if run.is_done else 'to do'}  {run.arg}")
+        return
+    failures = sweep(names["get_config"], runs)
+    print(f"{sum(run.is_done for run in runs)} of {len(runs)} runs are done, in {workdir}")
+    if failures:
+        raise UsageError(
+            f"{len(failures)} of {len(runs)} runs failed, the first, {next(iter(failures.items()))}"
+        )
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,65 @@
+"""Any method under any bias on a data set that a CPU can train on: methods side by side.
+
+    python -m cmwnet_jax.train --config=experiments/compare.py:DATASET,BIAS,METHOD,seed=N --workdir=DIR
+    python -m cmwnet_jax.sweep --config=experiments/compare.py --workdir=DIR --seeds=3 --only='fashion_mnist,*'
+    python -m cmwnet_jax.report DIR
+
+DATASET: fashion_mnist or mnist (MLP, 30 epochs), cifar10 (small CNN). raw_dir=PATH reads files of your own
+instead of tfds's: a folder of *-ubyte.gz, or an image folder or archive for cifar10.
+BIAS: none, long_tail_100, symmetric_60, human_worse_label, ... (see the README).
+METHOD: a method, or cmwnet_shuffled (its meta-classes dealt out at random), cmwnet_ldam, ldam_drw; `ldam`
+alone does not re-weigh.
+More, by name: K=2 (meta-classes), meta=held_out (clean meta data instead of generated), epochs=30,
+human_labels=PATH (an .npz, for human biases).
+Paper: has no such cell; Tables 1 and 2 and Fig. 15 ask the same questions of larger networks.
+Ours: the table in the README.
+"""
+
+from ml_collections import ConfigDict
+
+from cmwnet_jax.errors import unknown_name
+from cmwnet_jax.train.config import default_config, parse_arg
+
+_VARIANTS = {
+    "cmwnet_shuffled": ("cmwnet", {"weight_net.class_feature": "shuffled"}),
+    "cmwnet_ldam": ("cmwnet", {"loss.name": "ldam"}),
+    "ldam_drw": ("ldam", {}),
+    "ldam": ("ldam", {"loss.reweight_at_percent": 100.0}),
+}
+_OWN_FILES = {"fashion_mnist": "mnist_format", "mnist": "mnist_format", "cifar10": "image_folder"}
+_BIASES = ("long_tail_100", "symmetric_60", "asymmetric_60")
+_METHODS = ("erm", "mwnet", "cmwnet", "cmwnet_sl", "gce", "cmwnet_shuffled")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The config of one run."""
+    defaults = {"dataset": "fashion_mnist", "bias": "asymmetric_60", "method": "cmwnet", "seed": 0}
+    more = {"K": 3, "meta": "lowest_loss", "epochs": 30, "raw_dir": "", "human_labels": ""}
+    args = parse_arg(arg, ("dataset", "bias", "method"), **defaults, **more)
+    if args.dataset not in _OWN_FILES:
+        raise unknown_name("DATASET", args.dataset, _OWN_FILES)
+    config = default_config()
+    config.method, changes = _VARIANTS.get(args.method, (args.method, {}))
+    config.update_from_flattened_dict(changes)
+    config.seed = args.seed
+    config.data.name = _OWN_FILES[args.dataset] if args.raw_dir else args.dataset
+    config.data.known_as = args.dataset if args.raw_dir else ""
+    config.data.raw_dir = args.raw_dir
+    config.data.bias = args.bias
+    config.data.human_labels = args.human_labels
+    config.num_epochs = args.epochs
+    # The default's 10 warm-up epochs of 30, at the least one of what is left to shorter runs.
+    config.warmup_epochs = min(10, args.epochs // 3)
+    config.weight_net.num_meta_classes = args.K
+    config.meta_set.kind = args.meta
+    config.watch.pictures_every_epochs = 0
+    if args.dataset == "cifar10":
+        config.model.name = "small_cnn"
+        config.augment.pad_pixels = 4
+        config.augment.flip = True
+    return config
+
+
+def get_cells() -> list[str]:
+    """The cells of the README's table, as config arguments."""
+    return [f"fashion_mnist,{bias},{method}" for bias in _BIASES for method in _METHODS]
