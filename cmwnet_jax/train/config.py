@@ -30,6 +30,10 @@ def default_config() -> ConfigDict:
     config.batch_size = 100
     # The weight net learns on every so many-th step, and is applied on all (Algorithm 1: 1).
     config.meta_every_steps = 1
+    # Steps that run at a stretch; the last stretch of an epoch may be shorter. Between stretches numbers are
+    # checked, checkpoints written and SIGTERM obeyed: they should be shorter than the grace before a SIGKILL.
+    # On the device path a stretch is one compiled program, and a shorter one another.
+    config.chunk_steps = 600
 
     config.data = ConfigDict()
     # A data set's name.
@@ -125,6 +129,9 @@ def default_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     # A checkpoint every so many epochs, at the end, and when SIGTERM or SIGINT asks to stop.
     config.checkpoint.every_epochs = 20
+    # And after the first chunk of steps that ends so many minutes after the last checkpoint, also inside an
+    # epoch: what a SIGKILL costs, at most; 0: never. When it is written changes nothing of what is computed.
+    config.checkpoint.every_minutes = 10.0
     # How many of the newest are kept.
     config.checkpoint.keep = 2
 
@@ -140,11 +147,13 @@ _LEAST = (
     ("warmup_epochs", 0),
     ("batch_size", 1),
     ("meta_every_steps", 1),
+    ("chunk_steps", 1),
     ("meta_set.per_class_examples", 1),
     ("meta_set.batch_size", 1),
     ("weight_net.num_meta_classes", 1),
     ("weight_net.hidden", 1),
     ("checkpoint.every_epochs", 1),
+    ("checkpoint.every_minutes", 0),
     ("checkpoint.keep", 1),
     ("watch.pictures_every_epochs", 0),
     ("seed", 0),

@@ -46,7 +46,7 @@ def _last_confusion(folder: Path) -> np.ndarray:
 
 
 def saved_weight_net(
-    config: ConfigDict, data: Data, weight_params: PyTree, history: list[dict]
+    config: ConfigDict, data: Data, weight_params: PyTree, history: list[dict], epochs_done: int
 ) -> SavedWeightNet | None:
     """The weight net as it is saved with a checkpoint; None before it has learned anything.
 
@@ -54,7 +54,9 @@ def saved_weight_net(
         config: the run's.
         data: the run's.
         weight_params: the weight net's parameters.
-        history: every epoch's metrics so far.
+        history: every epoch's metrics so far; of the epoch under way, the number and `loss_min` and
+            `loss_max`.
+        epochs_done: whole epochs.
     """
     learned = [
         line for line in history if line["epoch"] >= config.warmup_epochs and line["loss_max"] is not None
@@ -72,7 +74,7 @@ def saved_weight_net(
         "model": config.model.name,
         "normalize": config.weight_net.normalize,
         "seed": config.seed,
-        "epochs_done": history[-1]["epoch"] + 1,
+        "epochs_done": epochs_done,
         "versions": {"jax": jax.__version__},
     }
     return SavedWeightNet(to_host(weight_params), data.meta_classes.centers, loss_range, provenance)
