@@ -61,7 +61,7 @@ def _runs(config: ConfigDict, data: Data, recipe: Recipe) -> dict[str, Callable[
     for path, source in inputs.items():
         meta = source.load_meta("train", chosen, 0)
         for kind, step in (("alone", _touch), ("plain step", recipe.warmup), ("meta step", recipe.main)):
-            runs[f"{path}, {kind}"] = _epochs(source.make_run_epoch(step), recipe, meta, rows)
+            runs[f"{path}, {kind}"] = _epochs(source.make_run_steps(step), recipe, meta, rows)
     raw = parallel.unreplicate(
         inputs["device"].load_meta("train", MetaSet(np.arange(128), data.biased.given[:128]), 0)
     )
@@ -83,11 +83,11 @@ def _touch(state, batch, meta_batch):
     }
 
 
-def _epochs(run_epoch, recipe: Recipe, meta, rows) -> Callable[[int], object]:
+def _epochs(run_steps, recipe: Recipe, meta, rows) -> Callable[[int], object]:
     state = [parallel.replicate(recipe.state)]
 
     def epoch(number):
-        state[0], metrics = run_epoch(state[0], number, meta, rows)
+        state[0], metrics = run_steps(state[0], recipe.order.epoch(number), meta, rows)
         return metrics
 
     return epoch

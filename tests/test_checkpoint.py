@@ -31,11 +31,21 @@ def state(value=0.0, width=200, **more):
     )
 
 
+def epoch_of(number):
+    """Arrays of an epoch under way, in the dtypes that there are; their lengths differ with `number`."""
+    return {
+        "meta_set_rows": np.arange(7, dtype=np.int64) << 33,
+        "meta_set_labels": np.full((7, 3), 1 / 3, np.float32),
+        "steps_loss": np.linspace(0, 1, number, dtype=np.float32),
+        "steps_losses": np.random.default_rng(number).random((number, 500), np.float32),
+    }
+
+
 def saved(folder, keep=2, numbers=(2, 4, 6)):
     """A folder of checkpoints, each with its number as `value`."""
     with Checkpoints(folder, keep) as checkpoints:
         for number in numbers:
-            checkpoints.save(number, state(number))
+            checkpoints.save(number, state(number), epoch=epoch_of(number))
     return folder
 
 
@@ -46,6 +56,13 @@ def restored(folder, template=None):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def check_epoch(got, expected):
+    assert set(got) == set(expected)
+    for name, array in expected.items():
+        assert got[name].dtype == array.dtype
+        np.testing.assert_array_equal(got[name], array)
 
 
 def check_equal(got, expected):
@@ -63,21 +80,32 @@ def largest_file(folder):
 def test_the_newest_few_are_kept_and_come_back_as_they_were(tmp_path):
     folder = saved(tmp_path / "checkpoints")
     assert names(folder) == ["4", "6"]
-    number, got = restored(folder, state().replace(rng=jax.random.key(0)))
+    number, got, epoch = restored(folder, state().replace(rng=jax.random.key(0)))
     assert number == 6
     check_equal(got, state(6))
+    check_epoch(epoch, epoch_of(6))
     assert restored(tmp_path / "empty")[0] == 0
 
 
-def truncate(folder):
-    os.truncate(largest_file(folder / "state"), 500)
+def test_at_an_epochs_edge_there_is_no_epoch(tmp_path):
+    with Checkpoints(tmp_path, 1) as checkpoints:
+        checkpoints.save(3, state(3), epoch={})
+    assert restored(tmp_path).epoch == {}
+    assert not (tmp_path / "3" / "epoch").exists()
 
 
-def flip_a_bit(folder):
-    file = largest_file(folder / "state")
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
+def truncated(name):
+    return lambda folder: os.truncate(largest_file(folder / name), 500)
+
+
+def with_a_bit_flipped(name):
+    def damage(folder):
+        file = largest_file(folder / name)
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+    return damage
 
 
 def empty(folder):
@@ -89,15 +117,20 @@ def without(name):
     return lambda folder: shutil.rmtree(folder / name)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, without("state"), without("contents")])
+@pytest.mark.parametrize(
+    "damage",
+    [empty, without("contents")]
+    + [damage(name) for name in ("state", "epoch") for damage in (truncated, with_a_bit_flipped, without)],
+)
 def test_a_damaged_checkpoint_is_passed_over_and_kept_aside(damage, tmp_path):
     folder = saved(tmp_path / "checkpoints")
     damage(folder / "6")
     with Checkpoints(folder, 2) as checkpoints:
         with pytest.warns(UserWarning, match=r"damaged checkpoints .*: going on from the one before, 4"):
-            number, got = checkpoints.restore(state())
+            number, got, epoch = checkpoints.restore(state())
         assert number == 4
         check_equal(got, state(4))
+        check_epoch(epoch, epoch_of(4))
         checkpoints.save(6, state(60))  # training on arrives there again
     assert names(tmp_path / "damaged_checkpoints") == ["6"]
     check_equal(restored(folder)[1], state(60))
@@ -106,7 +139,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept_aside(damage, tmp_path):
 def test_where_all_are_damaged_nothing_is_touched(tmp_path):
     folder = saved(tmp_path / "checkpoints")
     for number in ("4", "6"):
-        truncate(folder / number)
+        truncated("state")(folder / number)
     with pytest.raises(UsageError, match=r"all of them damaged \(6: .*; 4: .*remove the workdir to start over"):
         restored(folder)
     assert names(tmp_path) == ["checkpoints"]
@@ -172,7 +205,7 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_restores(foreseen, tiny_
     ):
         for number in states:
             checkpoints.save(number, states[number])
-    number, got = restored(folder.checkpoints, states[1])
+    number, got, _ = restored(folder.checkpoints, states[1])
     assert number >= 1
     check_equal(got, states[number])
 

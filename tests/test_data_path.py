@@ -29,12 +29,13 @@ def trained(tmp_path, name, **fields):
 
 @pytest.mark.whole_runs
 def test_all_ways_of_input_train_alike(tmp_path, monkeypatch):
-    """On the device in one program, on the device a step a call, and streamed."""
+    """On the device in one program, in several, a step a call, and streamed."""
     device = trained(tmp_path, "device", data__path="device")
+    chunked = trained(tmp_path, "chunked", data__path="device", chunk_steps=10)
     streamed = trained(tmp_path, "stream", data__path="stream")
     monkeypatch.setattr(parallel, "loops_are_slow", lambda *arguments: True)
     stepped = trained(tmp_path, "stepped", data__path="device")
-    for others in (streamed, stepped):
+    for others in (chunked, streamed, stepped):
         for (path, expected), (_, got) in zip(device, others, strict=True):
             np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5, err_msg=jax.tree_util.keystr(path))
 

@@ -1,11 +1,13 @@
 """Runs that are killed or asked to stop at random moments end as those that never were, bit for bit.
 
-Three SIGKILLs here; ten, on both input paths, with `pytest -m slow tests/test_kill.py`.
+Their checkpoints are written every few steps, inside epochs as well as between them. Three SIGKILLs
+here; ten, on both input paths, with `pytest -m slow tests/test_kill.py`.
 """
 
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,16 +20,23 @@ import pytest
 from test_train import ROOT, final_arrays, small_config
 
 from cmwnet_jax.errors import Preempted
+from cmwnet_jax.train.build import build_recipe
+from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.preemption import StopRequests
 from cmwnet_jax.transfer import load_weight_net
 
 _CONFIG = """
-from test_train import small_config
+from test_kill import small_chunks
 def get_config(arg):
-    return small_config(num_epochs=24, data__path=arg)
+    return small_chunks(arg)
 """
 _KILL, _TERM = signal.SIGKILL, signal.SIGTERM
+
+
+def small_chunks(path):
+    """24 epochs of several chunks each, and a checkpoint after nearly each of them."""
+    return small_config(num_epochs=24, data__path=path, chunk_steps=4, checkpoint__every_minutes=0.001)
 
 
 def start(tmp_path, path, workdir):
@@ -46,6 +55,12 @@ def start(tmp_path, path, workdir):
 def epochs_done(workdir):
     metrics = workdir / "metrics.jsonl"
     return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+def newest(workdir):
+    """The number of the newest checkpoint: the steps that are done."""
+    numbers = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
+    return max(numbers, default=0)
 
 
 def strike(process, workdir, number, epochs, delay):
@@ -84,22 +99,27 @@ def timeless_metrics(workdir):
 
 def run_under_fire(tmp_path, path, signals):
     (tmp_path / "config.py").write_text(_CONFIG)
-    config = small_config(num_epochs=24, data__path=path)
+    config = small_chunks(path)
+    epoch_steps = build_recipe(config, build_data(config)).order.steps
     train(config, tmp_path / "whole")
     rng, workdir, done, history = random.Random(), tmp_path / "struck", 0, []
     for i, number in enumerate(signals):
         last = config.num_epochs - 10  # so that no signal comes when all is over
         epochs = rng.randint(done + 1, done + max(1, (last - done) // (len(signals) - i)))
-        status, output = strike(start(tmp_path, path, workdir), workdir, number, epochs, rng.uniform(0, 0.1))
+        status, output = strike(start(tmp_path, path, workdir), workdir, number, epochs, rng.uniform(0, 0.3))
         assert not (workdir / "result.json").exists(), "it was over before the signal came"
         if number == _KILL:
             assert status == -_KILL, output
         else:
             assert status == os.EX_TEMPFAIL == 75, output
-            assert f"{epochs_done(workdir)} of 24 epochs are done and saved in {workdir}" in output
-            assert (workdir / "checkpoints" / str(epochs_done(workdir))).is_dir()
+            assert f"{epochs_done(workdir)} of 24 epochs" in output
+            said = re.search(r" came; (\d+) of 24 epochs(?: and (\d+) of (\d+) steps of the next)? are", output)
+            assert said, output
+            epochs, steps, of = (int(number or 0) for number in said.groups())
+            assert of in (0, epoch_steps)
+            assert newest(workdir) == epochs * epoch_steps + steps
         done = min(epochs_done(workdir), last - 1)
-        history.append((number.name, epochs_done(workdir)))
+        history.append((number.name, divmod(newest(workdir), epoch_steps)))
     process = start(tmp_path, path, workdir)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
@@ -127,12 +147,16 @@ def test_the_second_signal_stops_at_once_and_handlers_are_given_back():
         assert not stop.requested
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested
-        assert str(stop.preempted(3, 7, "w")).startswith("SIGINT came; 3 of 7 epochs are done and saved in w")
+        for steps, message in (
+            (12, "3 of 7 epochs are done and saved in w"),
+            (14, "3 of 7 epochs and 2 of 4 steps of the next are done and saved in w"),
+        ):
+            assert str(stop.preempted(steps, 4, 7, "w")).startswith(f"SIGINT came; {message}")
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
     assert signal.getsignal(signal.SIGINT) is before
-    assert isinstance(stop.preempted(3, 7, "w"), Preempted)
+    assert isinstance(stop.preempted(12, 4, 7, "w"), Preempted)
 
 
 def test_threads_hear_no_signals_and_do_not_mind():

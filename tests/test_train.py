@@ -161,10 +161,11 @@ class Interrupted(Exception):
 
 def final_arrays(config, workdir):
     """Everything in the newest checkpoint, by name."""
-    checkpoints = Checkpoints(workdir / "checkpoints", 1)
-    epochs, state = checkpoints.restore(build_recipe(config, build_data(config)).state)
-    checkpoints.close()
-    assert epochs == config.num_epochs
+    recipe = build_recipe(config, build_data(config))
+    with Checkpoints(workdir / "checkpoints", 1) as checkpoints:
+        steps_done, state, epoch = checkpoints.restore(recipe.state)
+    assert steps_done == config.num_epochs * recipe.order.steps == state.step
+    assert epoch == {}
     state = state.replace(rng=jax.random.key_data(state.rng))
     return jax.tree_util.tree_leaves_with_path(state)
 

@@ -152,8 +152,8 @@ class _Batches:
 def _live_and_die_with_parent(worker: int, num_workers: int) -> None:
     """Runs in each worker: only the process that reads its batches decides when it ends.
 
-    A SIGTERM or Ctrl-C to the whole process group, which asks a run to stop at the next epoch's edge,
-    must not take the batches until then away; and a run that is killed must not leave workers behind.
+    A SIGTERM or Ctrl-C to the whole process group, which asks a run to stop at the end of a chunk of
+    steps, must not take the batches until then away; and a run that is killed must not leave workers behind.
     """
     del worker, num_workers
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,7 +1,7 @@
 """`python -m cmwnet_jax.train --config=FILE.py[:args] --workdir=DIR [--config.a.b=x] [--print_config]`.
 
 Exits with 0 when the run is finished, 2 after a mistake of the user's, and 75 when SIGTERM or SIGINT
-asked it to stop: it has saved the epoch by then, and the same command goes on. A second signal stops
+asked it to stop: it has saved where it was, and the same command goes on. A second signal stops
 it at once; then, as after SIGKILL, it goes on from the newest checkpoint.
 """
 

@@ -131,7 +131,7 @@ def _initial_state(
             optimizer=optimizer,
             weight_optimizer=method.weight_optimizer,
             rng=step_rng,
-            teacher=Teacher(variables["params"], model_state) if method.has_teacher else (),
+            teacher=Teacher(variables["params"], model_state) if METHODS[config.method].has_teacher else (),
         )
 
     return jax.jit(create)(jax.random.key(config.seed), pretrained).replace(memory=method.memory)

@@ -82,22 +82,21 @@ def build_data(config: ConfigDict) -> Data:
     return Data(source, record, true_labels, splits, test_labels, shape)
 
 
-def build_input(config: ConfigDict, data: Data, first_epoch: int, one_step_a_call: bool) -> Input:
+def build_input(config: ConfigDict, data: Data, first_step: int, one_step_a_call: bool) -> Input:
     """The data's input path.
 
     Args:
         config: the run's.
         data: the run's.
-        first_epoch: the first that will be asked for.
+        first_step: number of the first step that will be asked for.
         one_step_a_call: whether the device path calls the step from Python.
     """
     train = data.splits["train"]
     mean, std = pixel_moments(_sample(train))
     prepare = make_prepare(Augmentation(**config.augment), mean, std)
-    order = train_order(config, data)
     if isinstance(train, Raw):
-        return DeviceInput(data.splits, prepare, order, one_step_a_call)
-    return StreamInput(data.splits, prepare, order, first_epoch * order.steps)
+        return DeviceInput(data.splits, prepare, one_step_a_call)
+    return StreamInput(data.splits, prepare, train_order(config, data), first_step)
 
 
 def train_order(config: ConfigDict, data: Data) -> TrainOrder:

@@ -83,7 +83,7 @@ def _soft_labels(parts: Parts) -> Method:
         table = Table.full(jnp.asarray(given, table.values.dtype))
     warmup = soft_labels.averaging(parts.plain_step(parts.objective()), momentum)
     method = _with_weight_net(parts, net, warmup, soft_labels.averaging(main, momentum))
-    return dataclasses.replace(method, has_teacher=True, memory=table)
+    return dataclasses.replace(method, memory=table)
 
 
 def _l2rw(parts: Parts) -> Method:

@@ -1,10 +1,12 @@
-"""Checkpoints with Orbax: the whole state, and the weight net as an item that restores alone."""
+"""Checkpoints with Orbax: the state, the epoch under way, the weight net as an item that restores alone."""
 
 import errno
 import os
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +16,34 @@ import orbax.checkpoint as ocp
 from cmwnet_jax import array_facts, transfer
 from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.train import parallel
-from cmwnet_jax.types import MetaState
+from cmwnet_jax.types import MetaState, PyTree
 
-_CONTENTS = "contents"  # the item that says what "state" must hold: shapes, dtypes, checksums
+_STATE, _EPOCH = "state", "epoch"
+_CONTENTS = "contents"  # the item that says what these two must hold: shapes, dtypes, checksums
 _SPARE_BYTES = 1 << 20  # room for a checkpoint's many small files
 
 
+class Restored(NamedTuple):
+    """A checkpoint's content.
+
+    Attributes:
+        steps_done: the checkpoint's number; 0 where there is none.
+        state: after them.
+        epoch: `Epoch.arrays` of the epoch under way; empty at an epoch's edge.
+    """
+
+    steps_done: int
+    state: MetaState
+    epoch: dict[str, np.ndarray]
+
+
 class Checkpoints:
-    """The newest few states of a run, numbered by how many epochs are done. A context manager.
+    """The newest few states of a run, numbered by how many steps are done. A context manager.
 
     A checkpoint appears under its number once it is whole and on disk; until then it has another name
-    and is no checkpoint. Saved is the whole state. What else the future of a run depends on (the order
-    of the examples, the meta set and its order, augmentation) is a function of the state, the seed and
-    the epoch.
+    and is no checkpoint. Saved is the whole state and, inside an epoch, what the epoch was given at its
+    start and has reported since. What else the future of a run depends on (the order of the examples,
+    of the meta set, augmentation) is a function of the state, the seed and the number of steps.
     """
 
     def __init__(self, folder: Path, keep: int):
@@ -48,7 +65,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, create=False, cleanup_tmp_directories=True, multiprocessing_options=alone
             ),
-            item_names=("state", transfer.ITEM, _CONTENTS),
+            item_names=(_STATE, _EPOCH, transfer.ITEM, _CONTENTS),
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -58,7 +75,11 @@ class Checkpoints:
         self.close()
 
     def save(
-        self, epochs_done: int, state: MetaState, weight_net: transfer.SavedWeightNet | None = None
+        self,
+        steps_done: int,
+        state: MetaState,
+        weight_net: transfer.SavedWeightNet | None = None,
+        epoch: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Starts writing an unreplicated state; the next save or `close` waits for it.
 
@@ -66,9 +87,10 @@ class Checkpoints:
         processes share, and would take another process's note for their own.
 
         Args:
-            epochs_done: the checkpoint's number.
-            state: after that many epochs.
+            steps_done: the checkpoint's number.
+            state: after that many steps.
             weight_net: the state's, where it has learned something.
+            epoch: `Epoch.arrays` of the epoch under way; None or empty at an epoch's edge.
 
         Raises:
             OSError: the disk has no room for it (ENOSPC); the checkpoints before are as they were.
@@ -76,16 +98,16 @@ class Checkpoints:
         if not parallel.is_first():
             return
         self._manager.wait_until_finished()  # the room that is left is known only then
-        arrays = _to_arrays(state)
-        _check_room(self._folder, arrays)
-        items = {"state": ocp.args.StandardSave(arrays)}
-        items[_CONTENTS] = ocp.args.JsonSave(array_facts.facts(arrays))
+        parts = {_STATE: _to_arrays(state), _EPOCH: dict(epoch or {})}
+        _check_room(self._folder, parts)
+        items = {name: ocp.args.StandardSave(part) for name, part in parts.items() if part}
+        items[_CONTENTS] = ocp.args.JsonSave({name: array_facts.facts(part) for name, part in parts.items()})
         if weight_net is not None:
             items[transfer.ITEM] = transfer.save_args(weight_net)
-        self._manager.save(epochs_done, args=ocp.args.Composite(**items))
+        self._manager.save(steps_done, args=ocp.args.Composite(**items))
 
-    def restore(self, template: MetaState) -> tuple[int, MetaState]:
-        """(epochs done, state) of the newest checkpoint that is whole; (0, template) where there is none.
+    def restore(self, template: MetaState) -> Restored:
+        """The newest checkpoint that is whole; 0 steps, the template and no epoch where there is none.
 
         A damaged checkpoint is passed over with a warning, and moved out of the way of its successor.
 
@@ -96,23 +118,23 @@ class Checkpoints:
             UsageError: the checkpoint is of another architecture, or every one is damaged.
         """
         reasons = {}
-        for epochs_done in sorted(self._manager.all_steps(), reverse=True):
+        for steps_done in sorted(self._manager.all_steps(), reverse=True):
             try:
-                state = self._read(epochs_done, template)
+                restored = self._read(steps_done, template)
             except UsageError:
                 raise
             except Exception as error:  # Orbax's and TensorStore's errors have nothing else in common
-                reasons[epochs_done] = first_line(error)
+                reasons[steps_done] = first_line(error)
                 continue
             if reasons:
-                self._set_aside(reasons, epochs_done)
-            return epochs_done, state
+                self._set_aside(reasons, steps_done)
+            return restored
         if reasons:
             raise UsageError(
                 f"workdir has checkpoints in {str(self._folder)!r}, all of them damaged ({_listed(reasons)}): "
                 f"bring back a copy of one, or remove the workdir to start over"
             )
-        return 0, template
+        return Restored(0, template, {})
 
     def wait(self) -> None:
         """Waits until everything is written, and raises what went wrong with it."""
@@ -125,33 +147,43 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def _read(self, epochs_done: int, template: MetaState) -> MetaState:
-        """One checkpoint's state; any error but a UsageError means that it is damaged."""
-        restore = self._manager.restore
-        facts = restore(epochs_done, args=ocp.args.Composite(**{_CONTENTS: ocp.args.JsonRestore()}))[_CONTENTS]
+    def _read(self, steps_done: int, template: MetaState) -> Restored:
+        """One checkpoint; any error but a UsageError means that it is damaged."""
+        args = ocp.args.Composite(**{_CONTENTS: ocp.args.JsonRestore()})
+        contents = self._manager.restore(steps_done, args=args)[_CONTENTS]
         expected = jax.eval_shape(_arrays, template)
-        different = array_facts.mismatches(facts, expected)
+        different = array_facts.mismatches(contents[_STATE], expected)
         if different:
             raise UsageError(
-                f"workdir has a checkpoint in {str(self._folder / str(epochs_done))!r} of another architecture "
+                f"workdir has a checkpoint in {str(self._folder / str(steps_done))!r} of another architecture "
                 f"than the config's ({different}): set the config's model back, or choose another workdir"
             )
+        arrays = jax.tree.map(jnp.asarray, self._read_part(steps_done, _STATE, contents, expected))
+        rng = jax.random.wrap_key_data(arrays.pop("rng"), impl=jax.random.key_impl(template.rng))
+        as_saved = {
+            name: jax.ShapeDtypeStruct(fact["shape"], jnp.dtype(fact["dtype"]))
+            for name, fact in contents[_EPOCH].items()
+        }
+        epoch = self._read_part(steps_done, _EPOCH, contents, as_saved) if as_saved else {}
+        return Restored(steps_done, template.replace(**arrays, rng=rng), epoch)
+
+    def _read_part(self, steps_done: int, name: str, contents: dict, expected: PyTree) -> PyTree:
+        """One item's arrays, on the host, of the shapes and dtypes that are expected."""
         blank = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), expected)
-        arrays = restore(epochs_done, args=ocp.args.Composite(state=ocp.args.StandardRestore(blank)))["state"]
-        damaged = array_facts.damaged(facts, arrays)
+        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(blank)})
+        arrays = self._manager.restore(steps_done, args=args)[name]
+        damaged = array_facts.damaged(contents[name], arrays)
         if damaged:
             raise ValueError(f"other values than were saved in {', '.join(damaged[:3])}")
-        arrays = jax.tree.map(jnp.asarray, arrays)
-        rng = jax.random.wrap_key_data(arrays.pop("rng"), impl=jax.random.key_impl(template.rng))
-        return template.replace(**arrays, rng=rng)
+        return arrays
 
     def _set_aside(self, reasons: dict[int, str], restored: int) -> None:
         """Moves damaged checkpoints beside the folder: training on will write their numbers again."""
         beside = self._folder.with_name("damaged_checkpoints")
         beside.mkdir(exist_ok=True)
-        for epochs_done in reasons:
-            places = (beside / f"{epochs_done}{suffix}" for suffix in ("", *(f"_{i}" for i in range(1, 1000))))
-            os.rename(self._folder / str(epochs_done), next(place for place in places if not place.exists()))
+        for steps_done in reasons:
+            places = (beside / f"{steps_done}{suffix}" for suffix in ("", *(f"_{i}" for i in range(1, 1000))))
+            os.rename(self._folder / str(steps_done), next(place for place in places if not place.exists()))
         self._manager.reload()
         warnings.warn(
             f"damaged checkpoints in {self._folder} were moved to {beside} ({_listed(reasons)}): going on from "
@@ -161,7 +193,7 @@ class Checkpoints:
 
 
 def _listed(reasons: dict[int, str]) -> str:
-    return "; ".join(f"{epochs_done}: {reason}" for epochs_done, reason in reasons.items())
+    return "; ".join(f"{steps_done}: {reason}" for steps_done, reason in reasons.items())
 
 
 def _arrays(state: MetaState) -> dict:
@@ -174,7 +206,7 @@ def _to_arrays(state: MetaState) -> dict:
     return array_facts.to_host(_arrays(state))
 
 
-def _check_room(folder: Path, arrays: dict) -> None:
+def _check_room(folder: Path, arrays: PyTree) -> None:
     """Fails before anything is written, with one plain error instead of one for each writing thread."""
     needed = sum(array.nbytes for array in jax.tree.leaves(arrays)) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free

@@ -17,20 +17,22 @@ class Clock:
     def start_epoch(self) -> None:
         """An epoch begins, and with it the checkpoint and pictures of the one before end."""
         self._epoch_started = time.perf_counter()
+        self._epoch_compute = 0.0
         if self._epochs == 1:
             self._ready, self._compute = self._epoch_started, 0.0
         self._epochs += 1
 
     @contextlib.contextmanager
     def compute(self) -> Iterator[None]:
-        """Around training and evaluation, which must end with values on the host."""
+        """Around a chunk of training and around evaluation, which must end with values on the host."""
         started = time.perf_counter()
         yield
-        self._epoch_compute = time.perf_counter() - started
-        self._compute += self._epoch_compute
+        seconds = time.perf_counter() - started
+        self._epoch_compute += seconds
+        self._compute += seconds
 
     def epoch_seconds(self) -> dict[str, float]:
-        """Seconds of the running epoch so far, and of its training and evaluation."""
+        """Seconds of the running epoch, as far as this launch ran it, and of its training and evaluation."""
         seconds = time.perf_counter() - self._epoch_started
         return {"seconds": seconds, "seconds_compute": self._epoch_compute}
 

@@ -25,6 +25,10 @@ def default_config() -> ConfigDict:
     config.meta_every_steps = 1
     # Mixup's Beta(alpha, alpha) of training batches, for mixup and cmwnet_sl; 0: cmwnet_sl without mixup.
     config.mixup_alpha = 1.0
+    # Steps that run at a stretch; the last stretch of an epoch may be shorter. Between stretches numbers are
+    # checked, checkpoints written and SIGTERM obeyed: they should be shorter than the grace before a SIGKILL.
+    # On the device path a stretch is one compiled program, and a shorter one another.
+    config.chunk_steps = 600
 
     config.data = ConfigDict()
     # A data set's name.
@@ -140,7 +144,7 @@ def default_config() -> ConfigDict:
     config.loss.class_balanced_beta = 0.9999
     # For forward: an .npy of class probabilities to estimate the matrix from; empty: the true matrix.
     config.loss.forward_posterior = ""
-    # The learning rate of mcw's weights; their gradients are of the order of the classifier's rate / batch_size.
+    # The learning rate of mcw's weights, whose gradients are divided by the batch size.
     config.loss.mcw_learning_rate = 100.0
 
     config.elr = ConfigDict()
@@ -168,6 +172,9 @@ def default_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     # A checkpoint every so many epochs, at the end, and when SIGTERM or SIGINT asks to stop.
     config.checkpoint.every_epochs = 20
+    # And after the first chunk of steps that ends so many minutes after the last checkpoint, also inside an
+    # epoch: what a SIGKILL costs, at most; 0: never. When it is written changes nothing of what is computed.
+    config.checkpoint.every_minutes = 10.0
     # How many of the newest are kept.
     config.checkpoint.keep = 2
 

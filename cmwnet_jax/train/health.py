@@ -35,6 +35,7 @@ def check_steps(
     ids: np.ndarray,
     is_meta: np.ndarray,
     first_step: int,
+    may_weigh_nothing: bool = False,
 ) -> None:
     """Raises where a step's numbers are NaN or infinite, or all its weights 0: the earliest such step.
 
@@ -45,11 +46,13 @@ def check_steps(
         ids: [steps, n] int, the examples' rows in the data set's training split.
         is_meta: [steps] bool, where the weight net learned.
         first_step: number of the first of these steps in the run.
+        may_weigh_nothing: whether all weights of a batch may rightly be 0, as L2RW's.
 
     Raises:
         TrainingDiverged: says which quantity, at which step and on which ids.
     """
     all_zero = np.sum(np.abs(weights), axis=1, dtype=np.float64) < _TINY
+    all_zero &= not may_weigh_nothing
     bad = {"the losses": ~np.isfinite(losses).all(axis=1), "the weights": ~np.isfinite(weights).all(axis=1)}
     for name, values in scalars.items():
         bad[name] = ~np.isfinite(values) & (is_meta if name in _META else True)

@@ -26,8 +26,11 @@ _CHUNK = 1000  # examples a device a call in evaluation, at most
 _CHUNK_BYTES = 64 << 20  # of their pixels as float32
 
 Prepare = Callable[[Raw, jax.Array | None], dict[str, jax.Array]]
-RunEpoch = Callable[[MetaState, int, Raw, np.ndarray], tuple[MetaState, Metrics]]
-"""(replicated state, epoch, meta set on devices, its rows [steps, m]) -> (state, metrics), alike on all D."""
+RunSteps = Callable[[MetaState, np.ndarray, Raw, np.ndarray], tuple[MetaState, Metrics]]
+"""(replicated state, rows [steps, n], meta set on devices, its rows [steps, m]) -> (state, metrics).
+
+Metrics are stacked over the steps, and alike on all D devices.
+"""
 
 
 class Input(Protocol):
@@ -36,8 +39,8 @@ class Input(Protocol):
     def load_meta(self, split: str, meta_set: MetaSet, epoch: int) -> Raw:
         """An epoch's meta set on every device."""
 
-    def make_run_epoch(self, step: StepFn) -> RunEpoch:
-        """An epoch of the step; nothing is compiled before its first call."""
+    def make_run_steps(self, step: StepFn) -> RunSteps:
+        """Some steps on end; nothing is compiled before its first call."""
 
     def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
         """(*replicated arguments) -> the outputs of function(*arguments, batch), each [N, ...]."""
@@ -74,18 +77,17 @@ def _prepared(step: StepFn, prepare: Prepare) -> StepFn:
 class DeviceInput:
     """Splits on every device as uint8; batches are gathered inside the compiled program."""
 
-    def __init__(self, splits: Mapping[str, Raw], prepare: Prepare, order: TrainOrder, one_step_a_call: bool):
+    def __init__(self, splits: Mapping[str, Raw], prepare: Prepare, one_step_a_call: bool):
         """Copies the splits to the devices.
 
         Args:
             splits: whole splits by name.
             prepare: from raw batches to the step's.
-            order: rows of each step.
-            one_step_a_call: whether to call the step from Python; else an epoch is one program.
+            one_step_a_call: whether to call the step from Python; else steps on end are one program.
         """
         self._splits = {name: parallel.replicate(split) for name, split in splits.items()}
         self._sizes = {name: len(split) for name, split in splits.items()}
-        self._prepare, self._order, self._one_step_a_call = prepare, order, one_step_a_call
+        self._prepare, self._one_step_a_call = prepare, one_step_a_call
         self._take = parallel.pmap(lambda table, rows, label: table.take(rows).replace(label=label))
 
     def load_meta(self, split: str, meta_set: MetaSet, epoch: int) -> Raw:
@@ -96,7 +98,7 @@ class DeviceInput:
         )
         return self._take(self._splits[split], rows, labels)
 
-    def make_run_epoch(self, step: StepFn) -> RunEpoch:
+    def make_run_steps(self, step: StepFn) -> RunSteps:
         """As `Input` says."""
         step, table = _prepared(step, self._prepare), self._splits["train"]
 
@@ -108,14 +110,14 @@ class DeviceInput:
 
         program = parallel.pmap(one if self._one_step_a_call else scanned, donate_argnums=(0,))
 
-        def run_epoch(state, epoch, meta, meta_rows):
-            rows, places = parallel.share_steps(self._order.epoch(epoch)), parallel.share_steps(meta_rows)
+        def run_steps(state, rows, meta, meta_rows):
+            rows, places = parallel.share_steps(rows), parallel.share_steps(meta_rows)
             if not self._one_step_a_call:
                 return program(state, table, meta, rows, places)
             steps = ((rows[:, i], places[:, i]) for i in range(len(meta_rows)))
             return _each_step(lambda s, pair: program(s, table, meta, *pair), state, steps)
 
-        return run_epoch
+        return run_steps
 
     def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
         """As `Input` says."""
@@ -141,7 +143,7 @@ class StreamInput:
             splits: whole splits by name.
             prepare: from raw batches to the step's.
             order: rows of each step.
-            first_step: where the training stream begins; epochs must follow without a gap from there.
+            first_step: where the training stream begins; steps must follow without a gap from there.
         """
         self._splits, self._prepare, self._order = splits, prepare, order
         self._train = _put_ahead(splits["train"].batches(_Share(order), start=first_step, seed=order.seed))
@@ -151,20 +153,20 @@ class StreamInput:
         raw = self._splits[split].read(meta_set.rows, (self._order.seed, Purpose.META_CROP, epoch))
         return parallel.replicate(raw.replace(label=_device_labels(meta_set.labels)))
 
-    def make_run_epoch(self, step: StepFn) -> RunEpoch:
+    def make_run_steps(self, step: StepFn) -> RunSteps:
         """As `Input` says."""
         step = _prepared(step, self._prepare)
         program = parallel.pmap(
             lambda state, raw, meta, meta_rows: step(state, raw, meta.take(meta_rows)), donate_argnums=(0,)
         )
 
-        def run_epoch(state, epoch, meta, meta_rows):
-            del epoch  # the stream is where the epoch before has left it
+        def run_steps(state, rows, meta, meta_rows):
+            del rows  # the stream is where the steps before have left it
             places = parallel.share_steps(meta_rows)
             steps = ((next(self._train), places[:, i]) for i in range(len(meta_rows)))
             return _each_step(lambda s, pair: program(s, pair[0], meta, pair[1]), state, steps)
 
-        return run_epoch
+        return run_steps
 
     def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
         """As `Input` says."""
@@ -190,7 +192,7 @@ def _each_step(call: Callable, state: MetaState, steps: Iterator) -> tuple[MetaS
     for arguments in steps:
         state, metrics = call(state, arguments)
         collected.append(metrics)
-        if len(collected) > _STEPS_AHEAD:  # else a whole epoch's batches could wait in the devices' memory
+        if len(collected) > _STEPS_AHEAD:  # else all of the steps' batches could wait in the devices' memory
             jax.block_until_ready(collected[-1 - _STEPS_AHEAD])
     return state, jax.tree.map(lambda *values: jnp.stack(values, axis=1), *collected)
 

@@ -1,23 +1,28 @@
-"""The training loop: check, build, restore, then epochs of train, measure, save; then the result."""
+"""The training loop: check, build, restore, then epochs of chunks of steps, measure, save; then the result."""
+
+import dataclasses
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmwnet_jax.data import batches, meta_set
+from cmwnet_jax.data.meta_set import rightness
 from cmwnet_jax.data.record import save_record
 from cmwnet_jax.train import health, parallel
 from cmwnet_jax.train.build import Recipe, build_recipe
-from cmwnet_jax.train.build_data import Data, build_data, build_input, build_meta_set, needs_losses
-from cmwnet_jax.train.checkpoint import Checkpoints
+from cmwnet_jax.train.build_data import Data, build_data
+from cmwnet_jax.train.checkpoint import Checkpoints, Restored
 from cmwnet_jax.train.clock import Clock
-from cmwnet_jax.train.evaluate import Measured, evaluation_arrays, make_measure, split_metrics
-from cmwnet_jax.train.inputs import Input
+from cmwnet_jax.train.epoch import Epoch
+from cmwnet_jax.train.evaluate import Measured, evaluation_arrays, split_metrics
 from cmwnet_jax.train.metrics import weight_metrics
 from cmwnet_jax.train.preemption import StopRequests
-from cmwnet_jax.train.result import saved_weight_net, summarize, weight_arrays
+from cmwnet_jax.train.result import summarize, weight_arrays
 from cmwnet_jax.train.run_folder import RunFolder
+from cmwnet_jax.train.saving import Saver
 from cmwnet_jax.train.show import ProgressBar
+from cmwnet_jax.train.trainer import Trainer
 from cmwnet_jax.train.watch import Board, is_due
+from cmwnet_jax.types import MetaState
 
 
 def train(config: ConfigDict, workdir: str) -> dict:
@@ -37,9 +42,9 @@ def train(config: ConfigDict, workdir: str) -> dict:
         UsageError: the config or the folder cannot be used; nothing has been written then. Or the disk
             is full; the checkpoints are as they were then.
         TrainingDiverged: NaN, infinities or weights that are all 0; the last checkpoint is from before.
-        Preempted: SIGTERM or SIGINT came, and the epoch that was running is saved. The grace between
-            the signal and a SIGKILL should be longer than an epoch; where it is not, the run goes on
-            from the checkpoint before.
+        Preempted: SIGTERM or SIGINT came, and the chunk of steps that was running is saved. The grace
+            between the signal and a SIGKILL should be longer than that (`chunk_steps`); where it is not,
+            the run goes on from the checkpoint before.
     """
     clock = Clock()
     parallel.use_compilation_cache()
@@ -53,129 +58,146 @@ def train(config: ConfigDict, workdir: str) -> dict:
             health.naming_the_last_checkpoint(folder.checkpoints),
             Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints,
         ):
-            return _train(config, workdir, folder, checkpoints, data, recipe, clock)
+            return _train(_Launch(config, workdir, folder, checkpoints, data, recipe, clock))
 
 
-def _train(
-    config: ConfigDict,
-    workdir: str,
-    folder: RunFolder,
-    checkpoints: Checkpoints,
-    data: Data,
-    recipe: Recipe,
-    clock: Clock,
-) -> dict:
-    """The part of `train` that writes; `folder` is `workdir` in the first process."""
-    first_epoch, state = parallel.from_first(checkpoints.restore(recipe.state))
-    first_epoch = int(first_epoch)
-    folder.start(config, first_epoch if parallel.is_first() else 0)  # others' folders are new each time
-    save_record(folder.path, data.record, data.true_labels)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Launch:
+    """What one call of `train` has at hand; `folder` is `workdir` in the first process."""
+
+    config: ConfigDict
+    workdir: str
+    folder: RunFolder
+    checkpoints: Checkpoints
+    data: Data
+    recipe: Recipe
+    clock: Clock
+
+
+def _train(launch: _Launch) -> dict:
+    """The part of `train` that writes."""
+    config, recipe, clock = launch.config, launch.recipe, launch.clock
+    steps_done, state, saved = _restore(launch)
+    first_epoch, first = divmod(steps_done, recipe.order.steps)
+    _start_folder(launch, first_epoch)
     state = parallel.replicate(state)
-
-    inputs = build_input(config, data, first_epoch, recipe.one_step_a_call)
-    run_warmup, run_main = (inputs.make_run_epoch(step) for step in (recipe.warmup, recipe.main))
-    measure_train, measure_test = (
-        inputs.map_split(split, make_measure(recipe.model)) for split in ("train", "test")
-    )
-    nothing = _no_meta_set(inputs)
-
+    trainer = Trainer(config, launch.data, recipe, steps_done)
     with (
-        Board(folder.path / "tensorboard", first_epoch) as board,
-        ProgressBar(_title(config), config.num_epochs, first_epoch, silent=not parallel.is_first()) as bar,
+        Board(launch.folder.path / "tensorboard", first_epoch) as board,
+        _progress_bar(config, first_epoch + first / recipe.order.steps) as bar,
         StopRequests() as stop,
     ):
-        for epoch in range(first_epoch, config.num_epochs):
+        saver = Saver(config, launch.workdir, launch.data, launch.folder, launch.checkpoints, stop)
+        for number in range(first_epoch, config.num_epochs):
             clock.start_epoch()
-            rows, is_meta = recipe.order.epoch(epoch), recipe.meta_steps(epoch)
-            first_step = epoch * len(rows)
-            learns_weights = recipe.learns_weights(epoch)
-            meta_metrics = {}
             with clock.compute():
-                if learns_weights:
-                    measured = None
-                    if needs_losses(config):
-                        measured = Measured(*measure_train(state.params, state.model_state))
-                    split, chosen = build_meta_set(config, data, epoch, measured)
-                    meta = inputs.load_meta(split, chosen, epoch)
-                    meta_rows = _meta_rows(config, epoch, chosen, len(rows))
-                    state, steps = run_main(state, epoch, meta, meta_rows)
-                    meta_metrics = _meta_set_metrics(data, split, chosen)
-                else:
-                    state, steps = (run_warmup if epoch < config.warmup_epochs else run_main)(
-                        state, epoch, nothing, np.zeros_like(rows)
-                    )
-                steps = {name: np.asarray(values) for name, values in parallel.unreplicate(steps).items()}
-                test = Measured(*measure_test(state.params, state.model_state))
-            losses, weights = (steps.pop(name) for name in ("losses", "weights"))
-            health.check_steps(
-                steps, losses, weights, ids=data.biased.ids[rows], is_meta=is_meta, first_step=first_step
-            )
-            health.check_test_losses(test.losses, first_step + len(rows))
-            metrics = {
-                "epoch": epoch,
-                "learning_rate": float(recipe.learning_rate(first_step + len(rows) - 1)),
-                **health.scalar_means(steps, is_meta),
-                "loss_min": float(np.min(losses)),
-                "loss_max": float(np.max(losses)),
-                **(_weight_metrics(data, rows.ravel(), weights.ravel()) if learns_weights else {}),
-                **meta_metrics,
-                **split_metrics(test, data.test_labels, data.biased.class_counts, data.meta_classes),
-                **clock.epoch_seconds(),
-            }
-            folder.append_metrics(metrics)
-            board.add_metrics(metrics)
-            bar.update(metrics)
-
-            is_last = epoch + 1 == config.num_epochs
-            stopping = not is_last and parallel.any_process(stop.requested)
-            if is_last or is_due(epoch, config.watch.pictures_every_epochs):
-                arrays = weight_arrays(data, rows.ravel(), losses.ravel(), weights.ravel())
-                weight_params = parallel.unreplicate(state.weight_params)
-                arrays |= recipe.weighting_arrays(weight_params, folder.metrics())
-                tested = evaluation_arrays(test, data.test_labels, data.source.num_classes)
-                board.add_pictures(epoch, arrays, tested["confusion"], data.source.class_names)
-            if is_last or stopping or is_due(epoch, config.checkpoint.every_epochs):
-                one = parallel.unreplicate(state)
-                health.check_state(one, first_step + len(rows))
-                if is_last:  # before the checkpoint that says that no epoch is left
-                    folder.write_weights(**arrays)
-                    folder.write_evaluation(**tested)
-                learned = saved_weight_net(config, data, one.weight_params, folder.metrics())
-                checkpoints.save(epoch + 1, one, learned)
-            if stopping:
-                raise stop.preempted(epoch + 1, config.num_epochs, workdir)
-    checkpoints.wait()
-    if not parallel.is_first():
-        return {}
-    result = summarize(config, data, folder, clock)
-    folder.write_result(result)
-    return result
+                epoch = trainer.start_epoch(number, state, saved if number == first_epoch else {})
+            while not epoch.is_over:
+                state, epoch = _run_chunk(launch, trainer, bar, state, epoch)
+                if not epoch.is_over:
+                    saver.after_chunk(epoch, state)
+            with clock.compute():
+                test, teacher = trainer.test(state), trainer.test_teacher(state)
+            health.check_test_losses(test.losses, epoch.run_steps_done)
+            _report(launch, board, bar, epoch, test, teacher)
+            _picture(launch, board, epoch, test, state)
+            saver.after_epoch(epoch, state)
+    launch.checkpoints.wait()
+    return _finish(launch) if parallel.is_first() else {}
 
 
-def _title(config: ConfigDict) -> str:
-    return f"{config.method} seed {config.seed}"
+def _restore(launch: _Launch) -> Restored:
+    """The newest checkpoint, which the first process alone has, on all."""
+    restored = launch.checkpoints.restore(launch.recipe.state)
+    steps_done, state = parallel.from_first((restored.steps_done, restored.state))
+    return Restored(int(steps_done), state, parallel.value_from_first(restored.epoch))
 
 
-def _no_meta_set(inputs: Input):
-    """A meta set of one example for the warm-up's steps, which do not look at it."""
-    return inputs.load_meta("train", meta_set.MetaSet(np.zeros(1, np.int32), np.zeros(1, np.int32)), 0)
+def _start_folder(launch: _Launch, first_epoch: int) -> None:
+    # The other processes' folders are new each time.
+    launch.folder.start(launch.config, first_epoch if parallel.is_first() else 0)
+    save_record(launch.folder.path, launch.data.record, launch.data.true_labels)
 
 
-def _meta_rows(config: ConfigDict, epoch: int, chosen: meta_set.MetaSet, steps: int) -> np.ndarray:
-    """Meta batches of a size that the devices can share evenly."""
-    size = min(config.meta_set.batch_size, len(chosen.rows))
-    size = parallel.round_down("meta_set.batch_size", size)
-    return batches.meta_rows(config.seed, epoch, len(chosen.rows), steps, size)
+def _progress_bar(config: ConfigDict, epochs_done: float) -> ProgressBar:
+    title = f"{config.method} seed {config.seed}"
+    return ProgressBar(title, config.num_epochs, epochs_done, silent=not parallel.is_first())
 
 
-def _weight_metrics(data: Data, rows: np.ndarray, weights: np.ndarray) -> dict:
-    """The health of the weights [n] that the training examples at these rows [n] got."""
+def _run_chunk(
+    launch: _Launch, trainer: Trainer, bar: ProgressBar, state: MetaState, epoch: Epoch
+) -> tuple[MetaState, Epoch]:
+    """(state, epoch) after the next chunk of steps, whose numbers are sound."""
+    first = epoch.steps_done
+    with launch.clock.compute():
+        state, epoch = trainer.run_chunk(state, epoch)
+    chunk = slice(first, epoch.steps_done)
+    scalars = {name: values[chunk] for name, values in epoch.scalars.items()}
+    health.check_steps(
+        scalars,
+        epoch.losses[chunk],
+        epoch.weights[chunk],
+        ids=launch.data.biased.ids[epoch.rows[chunk]],
+        is_meta=epoch.is_meta[chunk],
+        first_step=epoch.number * epoch.num_steps + first,
+        may_weigh_nothing=launch.recipe.kind.may_weigh_nothing,
+    )
+    bar.advance(epoch.run_steps_done / epoch.num_steps, float(np.mean(scalars["loss"])))
+    return state, epoch
+
+
+def _report(
+    launch: _Launch, board: Board, bar: ProgressBar, epoch: Epoch, test: Measured, teacher: Measured | None
+) -> None:
+    """Writes and shows an epoch's line of metrics."""
+    data = launch.data
+    metrics = {
+        "epoch": epoch.number,
+        "learning_rate": float(launch.recipe.learning_rate(epoch.run_steps_done - 1)),
+        **health.scalar_means(epoch.scalars, epoch.is_meta),
+        **epoch.loss_range(),
+        **(_learning_metrics(launch, epoch) if epoch.meta_set is not None else {}),
+        **split_metrics(test, data.test_labels, data.biased.class_counts, data.meta_classes),
+        **launch.clock.epoch_seconds(),
+    }
+    if teacher is not None:
+        metrics["teacher_test_accuracy_percent"] = float(100 * np.mean(teacher.predictions == data.test_labels))
+    launch.folder.append_metrics(metrics)
+    board.add_metrics(metrics)
+    bar.update(metrics)
+
+
+def _learning_metrics(launch: _Launch, epoch: Epoch) -> dict:
+    """The health of the epoch's weights; its meta set's size, and how much of it is truly rightly labelled."""
+    data, rows = launch.data, epoch.rows.ravel()
     is_wrong = data.biased.is_wrong[rows] if data.biased.truth_known else None
     meta_class = data.meta_classes.of_class[data.biased.given[rows]]
-    return weight_metrics(weights, is_wrong, meta_class, data.meta_classes.num_meta_classes)
+    held_out = launch.config.meta_set.kind == "held_out"
+    return {
+        **weight_metrics(epoch.weights.ravel(), is_wrong, meta_class, data.meta_classes.num_meta_classes),
+        "meta_set_size": len(epoch.meta_set.rows),
+        "meta_set_right_percent": 100.0 if held_out else rightness(data.biased, epoch.meta_set).percent,
+    }
 
 
-def _meta_set_metrics(data: Data, split: str, chosen: meta_set.MetaSet) -> dict[str, float]:
-    """How large the meta set is, and how much of it is in truth rightly labelled, where that is known."""
-    right = 100.0 if split == "held_out" else meta_set.rightness(data.biased, chosen).percent
-    return {"meta_set_size": len(chosen.rows), "meta_set_right_percent": right}
+def _picture(launch: _Launch, board: Board, epoch: Epoch, test: Measured, state: MetaState) -> None:
+    """Draws what has been learned, now and then; at the end leaves its arrays, before the last checkpoint."""
+    is_last = epoch.number + 1 == launch.config.num_epochs
+    if not is_last and not is_due(epoch.number, launch.config.watch.pictures_every_epochs):
+        return
+    data, folder = launch.data, launch.folder
+    arrays = weight_arrays(data, epoch.rows.ravel(), epoch.losses.ravel(), epoch.weights.ravel())
+    weight_params = parallel.unreplicate(state.weight_params)
+    arrays |= launch.recipe.weighting_arrays(weight_params, folder.metrics())
+    tested = evaluation_arrays(test, data.test_labels, data.source.num_classes)
+    board.add_pictures(epoch.number, arrays, tested["confusion"], data.source.class_names)
+    if is_last:
+        health.check_state(parallel.unreplicate(state), epoch.run_steps_done)
+        folder.write_weights(**arrays)
+        folder.write_evaluation(**tested)
+
+
+def _finish(launch: _Launch) -> dict:
+    result = summarize(launch.config, launch.data, launch.folder, launch.clock)
+    launch.folder.write_result(result)
+    return result

@@ -74,7 +74,6 @@ class Method:
         weight_optimizer: the weights' optimiser, where they are learned.
         weight_net: the weight net, where there is one.
         init_weights: key -> initial weight parameters.
-        has_teacher: whether the state holds a `soft_labels.Teacher`.
         memory: the state's table at the start; () for none.
     """
 
@@ -83,7 +82,6 @@ class Method:
     weight_optimizer: optax.GradientTransformation | None = None
     weight_net: WeightNet | None = None
     init_weights: Callable[[jax.Array], PyTree] = lambda key: ()
-    has_teacher: bool = False
     memory: Table | tuple = ()
 
 

@@ -11,6 +11,7 @@ class Kind:
         learns_weights: whether it takes meta steps, and so needs meta data.
         has_weight_net: whether a weight net learns, which can be taken elsewhere.
         has_meta_classes: whether its weights depend on the size of the class.
+        has_teacher: whether an averaged classifier makes pseudo-labels, and chooses the meta data.
         may_weigh_nothing: whether all weights of a batch may rightly be 0.
         every_step: whether each step must be a meta step.
     """
@@ -18,6 +19,7 @@ class Kind:
     learns_weights: bool = False
     has_weight_net: bool = False
     has_meta_classes: bool = False
+    has_teacher: bool = False
     may_weigh_nothing: bool = False
     every_step: bool = False
 
@@ -35,6 +37,6 @@ METHODS = {
     "mcw": Kind(learns_weights=True, every_step=True),
     "mwnet": Kind(learns_weights=True, has_weight_net=True),
     "cmwnet": Kind(learns_weights=True, has_weight_net=True, has_meta_classes=True),
-    "cmwnet_sl": Kind(learns_weights=True, has_weight_net=True, has_meta_classes=True),
+    "cmwnet_sl": Kind(learns_weights=True, has_weight_net=True, has_meta_classes=True, has_teacher=True),
 }
 """Every method by its name in a config; `build_method.MAKERS` builds them."""

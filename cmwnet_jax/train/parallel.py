@@ -1,9 +1,11 @@
 """The one place that knows how many devices there are."""
 
 import contextlib
+import pickle
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +98,20 @@ def from_first(tree: PyTree) -> PyTree:
     return treedef.unflatten(
         [jax.random.wrap_key_data(x) if key else x for x, key in zip(sent, is_key, strict=True)]
     )
+
+
+def value_from_first(value: Any) -> Any:
+    """The first process's value on all, of whatever shape; the others' is not looked at.
+
+    Args:
+        value: on the host, anything that can be pickled.
+    """
+    if process_count() == 1:
+        return value
+    content = np.frombuffer(pickle.dumps(value), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.array(len(content), np.int32)))
+    sent = multihost_utils.broadcast_one_to_all(content if is_first() else np.zeros(size, np.uint8))
+    return pickle.loads(np.asarray(sent).tobytes())
 
 
 def any_process(flag: bool) -> bool:

@@ -41,8 +41,8 @@ def save_posterior(workdir: str, output: str) -> Path:
         raise UsageError(f"workdir is {workdir!r}, a run that streams its data, expected data.path 'device'")
     recipe = build_recipe(config, data)
     with Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints:
-        epochs_done, state = checkpoints.restore(recipe.state)
-    if epochs_done != config.num_epochs:
+        steps_done, state, _ = checkpoints.restore(recipe.state)
+    if steps_done != config.num_epochs * recipe.order.steps:
         raise UsageError(f"workdir is {workdir!r}, whose last checkpoint is missing: train it again")
     if not path.parent.is_dir():
         raise UsageError(f"output is {output!r}, in a folder that does not exist: make it")

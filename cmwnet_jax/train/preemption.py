@@ -1,8 +1,9 @@
-"""SIGTERM and SIGINT as a request to stop at the next epoch's edge."""
+"""SIGTERM and SIGINT as a request to stop at the end of the running chunk of steps."""
 
 import os
 import signal
 import threading
+from pathlib import Path
 
 from cmwnet_jax.errors import Preempted
 
@@ -35,17 +36,20 @@ class StopRequests:
     def __exit__(self, *error) -> None:
         self._restore()
 
-    def preempted(self, epochs_done: int, num_epochs: int, workdir: str) -> Preempted:
+    def preempted(self, steps_done: int, epoch_steps: int, num_epochs: int, workdir: str | Path) -> Preempted:
         """The error that ends a run which was asked to stop and has been saved.
 
         Args:
-            epochs_done: that are in the checkpoint.
+            steps_done: the run's, that are in the checkpoint.
+            epoch_steps: steps of each epoch.
             num_epochs: of the whole run.
             workdir: the run's folder.
         """
         came = self.signal_name or "a signal to another process"
+        epochs, steps = divmod(steps_done, epoch_steps)
+        inside = f" and {steps} of {epoch_steps} steps of the next" if steps else ""
         return Preempted(
-            f"{came} came; {epochs_done} of {num_epochs} epochs are done and saved in {workdir}: "
+            f"{came} came; {epochs} of {num_epochs} epochs{inside} are done and saved in {workdir}: "
             f"the same command goes on from there"
         )
 
@@ -54,7 +58,7 @@ class StopRequests:
         self.signal_name = signal.Signals(number).name
         self._restore()
         # Not `print`: the signal may have come in the middle of one, whose buffer cannot be entered twice.
-        text = f"{self.signal_name}: stopping after this epoch is saved; once more to stop without\n"
+        text = f"{self.signal_name}: stopping once the running steps are saved; once more to stop without\n"
         os.write(2, text.encode())
 
     def _restore(self) -> None:

@@ -47,7 +47,7 @@ def _last_confusion(folder: Path) -> np.ndarray:
 
 
 def saved_weight_net(
-    config: ConfigDict, data: Data, weight_params: PyTree, history: list[dict]
+    config: ConfigDict, data: Data, weight_params: PyTree, history: list[dict], epochs_done: int
 ) -> SavedWeightNet | None:
     """The weight net as it is saved with a checkpoint; None before it has learned anything.
 
@@ -55,7 +55,9 @@ def saved_weight_net(
         config: the run's.
         data: the run's.
         weight_params: the weight net's parameters.
-        history: every epoch's metrics so far.
+        history: every epoch's metrics so far; of the epoch under way, the number and `loss_min` and
+            `loss_max`.
+        epochs_done: whole epochs.
     """
     learned = [
         line for line in history if line["epoch"] >= config.warmup_epochs and line["loss_max"] is not None
@@ -73,7 +75,7 @@ def saved_weight_net(
         "model": config.model.name,
         "normalize": config.weight_net.normalize,
         "seed": config.seed,
-        "epochs_done": history[-1]["epoch"] + 1,
+        "epochs_done": epochs_done,
         "versions": {"jax": jax.__version__},
     }
     return SavedWeightNet(to_host(weight_params), data.meta_classes.centers, loss_range, provenance)
@@ -102,6 +104,7 @@ def summarize(config: ConfigDict, data: Data, folder: RunFolder, clock: Clock) -
         "meta_class_centers": data.meta_classes.centers,
         **{f"{name}_last": value for name, value in last.items() if name.startswith("test_")},
         "test_accuracy_percent_last10": last_epochs_mean(history, "test_accuracy_percent"),
+        "teacher_test_accuracy_percent_last10": last_epochs_mean(history, "teacher_test_accuracy_percent"),
         "test_class_accuracy_percent_last": class_accuracy_percent(_last_confusion(folder.path)),
         "weight_auc_last10": last_epochs_mean(history, "weight_auc"),
         **clock.summary(),

@@ -18,13 +18,13 @@ _SHOWN = (
 class ProgressBar:
     """A live bar on a terminal; elsewhere about five plain lines a run. A context manager."""
 
-    def __init__(self, name: str, num_epochs: int, first_epoch: int, silent: bool = False):
+    def __init__(self, name: str, num_epochs: int, epochs_done: float, silent: bool = False):
         """Shows nothing yet.
 
         Args:
             name: what is running.
             num_epochs: of the whole run.
-            first_epoch: where it goes on from.
+            epochs_done: where it goes on from; it may be inside an epoch.
             silent: shows nothing at all, for a run's other processes.
         """
         self._name, self._num_epochs = name, num_epochs
@@ -40,7 +40,8 @@ class ProgressBar:
             console=Console(stderr=True),
             disable=not self._live,
         )
-        self._task = self._progress.add_task(name, total=num_epochs, completed=first_epoch, numbers="compiling")
+        self._metrics = {}
+        self._task = self._progress.add_task(name, total=num_epochs, completed=epochs_done, numbers="compiling")
 
     def __enter__(self) -> "ProgressBar":
         self._progress.start()
@@ -49,15 +50,29 @@ class ProgressBar:
     def __exit__(self, *error) -> None:
         self._progress.stop()
 
+    def advance(self, epochs_done: float, loss: float) -> None:
+        """Shows how far it is inside an epoch.
+
+        Args:
+            epochs_done: with the part of the running one.
+            loss: of its last steps.
+        """
+        self._show(epochs_done, self._metrics | {"loss": loss})
+
     def update(self, metrics: dict) -> None:
         """Shows one epoch's line of metrics."""
+        done = metrics["epoch"] + 1
+        numbers = self._show(done, metrics)
+        if self._plain and (done % max(self._num_epochs // 5, 1) == 0 or done == self._num_epochs):
+            print(f"{self._name}  epoch {done}/{self._num_epochs}  {numbers}", file=sys.stderr, flush=True)
+
+    def _show(self, epochs_done: float, metrics: dict) -> str:
+        self._metrics = metrics
         numbers = "  ".join(
             form.format(metrics[name]) for name, form in _SHOWN if np.isfinite(metrics.get(name, np.nan))
         )
-        done = metrics["epoch"] + 1
-        self._progress.update(self._task, completed=done, numbers=numbers)
-        if self._plain and (done % max(self._num_epochs // 5, 1) == 0 or done == self._num_epochs):
-            print(f"{self._name}  epoch {done}/{self._num_epochs}  {numbers}", file=sys.stderr, flush=True)
+        self._progress.update(self._task, completed=epochs_done, numbers=numbers)
+        return numbers
 
 
 def print_result(result: dict) -> None:

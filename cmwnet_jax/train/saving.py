@@ -1,0 +1,96 @@
+"""When a run writes a checkpoint, what it checks before, and how it stops behind one."""
+
+import time
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cmwnet_jax.train import health, parallel
+from cmwnet_jax.train.build_data import Data
+from cmwnet_jax.train.checkpoint import Checkpoints
+from cmwnet_jax.train.epoch import Epoch
+from cmwnet_jax.train.preemption import StopRequests
+from cmwnet_jax.train.result import saved_weight_net
+from cmwnet_jax.train.run_folder import RunFolder
+from cmwnet_jax.train.watch import is_due
+from cmwnet_jax.types import MetaState
+
+
+class Saver:
+    """Writes the checkpoints that are due. All of a run's processes call it at the same places."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: str | Path,
+        data: Data,
+        folder: RunFolder,
+        checkpoints: Checkpoints,
+        stop: StopRequests,
+    ):
+        """Counts minutes from now.
+
+        Args:
+            config: the run's.
+            workdir: the run's folder, for messages.
+            data: the run's.
+            folder: where this process's metrics are.
+            checkpoints: the run's.
+            stop: who may have asked to stop.
+        """
+        self._config, self._workdir, self._data = config, workdir, data
+        self._folder, self._checkpoints, self._stop = folder, checkpoints, stop
+        self._every_seconds = 60 * config.checkpoint.every_minutes
+        self._saved = time.monotonic()
+
+    def after_chunk(self, epoch: Epoch, state: MetaState) -> None:
+        """Inside an epoch: saves where the time has come or somebody has asked to stop, and stops then.
+
+        Args:
+            epoch: up to here.
+            state: of here, replicated.
+
+        Raises:
+            Preempted: somebody has asked to stop, and everything is saved.
+            TrainingDiverged: the state is not worth saving.
+        """
+        self._save_or_stop(epoch, state, due=False, may_stop=True)
+
+    def after_epoch(self, epoch: Epoch, state: MetaState) -> None:
+        """At an epoch's edge, whose metrics are written; as `after_chunk` does, and after each so many epochs.
+
+        Args:
+            epoch: the whole.
+            state: after it, replicated.
+
+        Raises:
+            Preempted: somebody has asked to stop, and everything is saved; not after the last epoch.
+            TrainingDiverged: the state is not worth saving.
+        """
+        is_last = epoch.number + 1 == self._config.num_epochs
+        due = is_last or is_due(epoch.number, self._config.checkpoint.every_epochs)
+        self._save_or_stop(epoch, state, due=due, may_stop=not is_last)
+
+    def _save_or_stop(self, epoch: Epoch, state: MetaState, *, due: bool, may_stop: bool) -> None:
+        stopping = may_stop and parallel.any_process(self._stop.requested)
+        # Clocks differ between processes: the first one's counts.
+        if due or stopping or parallel.any_process(parallel.is_first() and self._minutes_are_over()):
+            self._save(epoch, state)
+        if stopping:
+            raise self._stop.preempted(
+                epoch.run_steps_done, epoch.num_steps, self._config.num_epochs, self._workdir
+            )
+
+    def _minutes_are_over(self) -> bool:
+        return 0 < self._every_seconds <= time.monotonic() - self._saved
+
+    def _save(self, epoch: Epoch, state: MetaState) -> None:
+        state = parallel.unreplicate(state)
+        health.check_state(state, epoch.run_steps_done)
+        history, arrays, epochs_done = self._folder.metrics(), {}, epoch.number + 1
+        if not epoch.is_over:
+            arrays, epochs_done = epoch.arrays(), epoch.number
+            history.append({"epoch": epoch.number, **epoch.loss_range()})
+        learned = saved_weight_net(self._config, self._data, state.weight_params, history, epochs_done)
+        self._checkpoints.save(epoch.run_steps_done, state, learned, arrays)
+        self._saved = time.monotonic()

@@ -1,0 +1,168 @@
+"""Chunks of steps: a run may stop, be checked and be saved inside an epoch, and its numbers stay the same."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from test_checkpoint import with_a_bit_flipped
+from test_kill import compare, newest
+from test_train import small_config
+
+from cmwnet_jax.data.meta_set import MetaSet
+from cmwnet_jax.errors import Preempted, TrainingDiverged
+from cmwnet_jax.train import clock as clock_module
+from cmwnet_jax.train.build import build_recipe
+from cmwnet_jax.train.build_data import build_data
+from cmwnet_jax.train.clock import Clock
+from cmwnet_jax.train.epoch import Epoch, saved_meta_set, saved_reports
+from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.preemption import StopRequests
+from cmwnet_jax.train.trainer import Trainer
+
+
+def epoch_of(steps, reported=(), meta_set=None):
+    rows = np.zeros((steps, 2), np.int32)
+    return Epoch(3, rows, np.zeros(steps, bool), meta_set, None, rows, dict(reported))
+
+
+def reported(steps):
+    """What a chunk of steps with these numbers reports."""
+    numbers = np.array(steps, np.float32)
+    return {"loss": numbers, "losses": numbers[:, None] + [0.25, 0.5], "weights": numbers[:, None] * [1, 2]}
+
+
+def test_chunks_end_at_multiples_and_at_the_epochs_end():
+    epoch, seen = epoch_of(11), []
+    while not epoch.is_over:
+        steps = range(11)[epoch.chunk(4)]
+        seen.append(list(steps))
+        epoch = epoch.extended(reported(steps))
+        assert epoch.run_steps_done == 3 * 11 + steps[-1] + 1
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    for name, values in reported(range(11)).items():
+        np.testing.assert_array_equal(epoch.reported[name], values)
+    assert set(epoch.scalars) == {"loss"}
+    assert epoch.loss_range() == {"loss_min": 0.25, "loss_max": 10.5}
+    inside = epoch_of(11, reported(range(6)))
+    assert range(11)[inside.chunk(4)] == range(6, 8)
+
+
+@pytest.mark.parametrize("meta_set", [None, MetaSet(np.arange(3), np.eye(3, dtype=np.float32))])
+def test_an_epochs_arrays_are_what_it_goes_on_with(meta_set):
+    arrays = epoch_of(11, reported(range(6)), meta_set).arrays()
+    got = saved_meta_set(arrays)
+    assert (got is None) == (meta_set is None)
+    for field, expected in () if meta_set is None else meta_set._asdict().items():
+        np.testing.assert_array_equal(getattr(got, field), expected)
+    assert saved_reports(arrays).keys() == reported([0]).keys()
+    assert epoch_of(11, saved_reports(arrays)).steps_done == 6
+    assert saved_meta_set({}) is None
+    assert saved_reports({}) == {}
+
+
+def stop_after(chunks, monkeypatch):
+    """Asks to stop at the end of a launch's so many-th chunk, or at the epoch's edge that follows it."""
+    asked = iter(range(1, 10_000))
+    monkeypatch.setattr(StopRequests, "requested", property(lambda stop: next(asked) >= chunks))
+
+
+def stopped(config, workdir, chunks, monkeypatch):
+    """(epochs done, steps of the next) as the message says, and as the newest checkpoint is numbered."""
+    with monkeypatch.context() as patch, pytest.raises(Preempted) as raised:
+        stop_after(chunks, patch)
+        train(config, workdir)
+    said = re.search(r"(\d+) of 3 epochs(?: and (\d+) of (\d+) steps of the next)? are", str(raised.value))
+    epochs, steps, epoch_steps = (int(number or 0) for number in said.groups())
+    assert newest(workdir) == epochs * 26 + steps
+    assert epoch_steps in (0, 26)
+    return epochs, steps
+
+
+def config_of(**fields):
+    """Three epochs of 26 steps, in two chunks; meta sets, which depend on parameters, in two."""
+    short = {"data__bias": "symmetric_40", "num_epochs": 3, "warmup_epochs": 1, "checkpoint__every_epochs": 9}
+    return small_config(**(short | {"chunk_steps": 13} | fields))
+
+
+@pytest.fixture(scope="module")
+def in_peace(tmp_path_factory, data_dir):
+    """The folder of a run that nobody has stopped."""
+    workdir = tmp_path_factory.mktemp("in_peace") / "run"
+    train(config_of(), workdir)
+    return workdir
+
+
+def test_a_run_that_is_stopped_inside_epochs_ends_as_one_in_peace(in_peace, tmp_path, monkeypatch):
+    """In the warm-up, at an epoch's edge and in meta epochs; the last, damaged, goes on from the one before."""
+    config, workdir = config_of(), tmp_path / "run"
+    stops = [stopped(config, workdir, chunks, monkeypatch) for chunks in (1, 1, 1, 2)]
+    assert stops == [(0, 13), (1, 0), (1, 13), (2, 13)]
+    with_a_bit_flipped("epoch")(workdir / "checkpoints" / "65")
+    with pytest.warns(UserWarning, match="going on from the one before, 39"):
+        train(config, workdir)
+    compare(tmp_path, config, in_peace, workdir)
+
+
+def test_a_streaming_run_that_is_stopped_inside_epochs_ends_as_one_whose_epochs_are_whole(
+    tmp_path, monkeypatch
+):
+    """There a step is a program of its own: chunks change no bit."""
+    whole, config = (config_of(data__path="stream", chunk_steps=steps) for steps in (26, 10))
+    train(whole, tmp_path / "whole")
+    assert stopped(config, tmp_path / "run", 5, monkeypatch) == (1, 20)
+    train(config, tmp_path / "run")
+    compare(tmp_path, config, tmp_path / "whole", tmp_path / "run")
+
+
+def test_checkpoints_by_the_clock_are_inside_epochs_too_and_change_nothing(in_peace, tmp_path):
+    train(config_of(checkpoint__every_minutes=1e-9, checkpoint__keep=99), tmp_path / "run")
+    numbers = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert numbers == [epoch * 26 + steps for epoch in range(3) for steps in (13, 26)]
+    compare(tmp_path, config_of(), in_peace, tmp_path / "run")
+
+
+def test_a_run_that_diverges_is_stopped_within_the_chunk_and_says_where(tmp_path, monkeypatch):
+    """At 0 and then at a huge learning rate: the second half of epoch 1 breaks."""
+    config = config_of(
+        method="erm",
+        chunk_steps=4,
+        checkpoint__every_minutes=1e-9,
+        optimizer__decay_at_percent=(100 * 35 / 78,),
+        optimizer__decay_factor=1e30,
+    )
+    chunks, run_chunk = [], Trainer.run_chunk
+
+    def counted(trainer, state, epoch):
+        chunks.append(epoch.run_steps_done)
+        return run_chunk(trainer, state, epoch)
+
+    monkeypatch.setattr(Trainer, "run_chunk", counted)
+    with pytest.raises(TrainingDiverged, match=r"at step 3\d, .*checkpoints/34\. The same config") as raised:
+        train(config, tmp_path / "run")
+    step = int(re.search(r"at step (\d+)", str(raised.value))[1])
+    assert chunks[-1] <= step < chunks[-1] + 4
+    data = build_data(config)
+    named = re.search(r"training examples ([\d, ]+)", str(raised.value))[1]
+    rows = build_recipe(config, data).order(step)
+    assert {int(i) for i in named.split(", ")} <= set(data.biased.ids[rows].tolist())
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").open()] == [0]
+
+
+def test_the_clock_adds_up_an_epochs_chunks(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: now[0])
+
+    def wait(seconds):
+        now[0] += seconds
+
+    clock = Clock()
+    wait(5)
+    for compute in (100, 3):  # the first compiles
+        clock.start_epoch()
+        for _ in range(2):
+            with clock.compute():
+                wait(compute)
+            wait(1)
+        assert clock.epoch_seconds() == {"seconds": 2 * compute + 2, "seconds_compute": 2 * compute}
+    assert clock.summary() == {"seconds": 215, "seconds_ready": 207, "overhead_percent": 25}
