@@ -72,10 +72,10 @@ def _soft_labels(parts: Parts) -> Method:
     )
     main = soft_labels.reporting_own_labels(_meta(parts, objective, net, "mean"))  # Q2
     main = remembering(soft_labels.teaching(main, _predict(parts)), parallel.axis_name())
-    frozen_from = parts.at_step(fields.freeze_teacher_at_percent)
+    kept, frozen_from = fields.teacher_momentum, parts.at_step(fields.freeze_teacher_at_percent)
 
     def momentum(step):
-        return jnp.where(step < frozen_from, fields.teacher_momentum, 1.0)
+        return jnp.where(step < frozen_from, kept, 1.0)
 
     table = _empty_table(parts, jnp.dtype(fields.dtype))
     if fields.start_from == "given":

@@ -51,6 +51,8 @@ _LEAST = (
 
 _PERCENTS = ("loss.reweight_at_percent", "soft_labels.freeze_teacher_at_percent")
 
+_SHARES = ("soft_labels.momentum", "soft_labels.teacher_momentum", "elr.momentum")
+
 _NAMES = (
     ("method", METHODS),
     ("data.name", DATASETS),
@@ -101,6 +103,9 @@ def check_config(config: ConfigDict) -> None:
     for field in _PERCENTS:
         if not 0 <= _get(config, field) <= 100:
             raise UsageError(f"{field} is {_get(config, field)}, expected a per cent of the steps, 0 to 100")
+    for field in _SHARES:
+        if not 0 <= _get(config, field) <= 1:
+            raise UsageError(f"{field} is {_get(config, field)}, expected a number in [0, 1]")
     _check_method(config)
 
 
