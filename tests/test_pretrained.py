@@ -90,7 +90,8 @@ def state():
 def fresh():
     """A small ResNet of bottlenecks, which has a ResNet-50's names but for the blocks it lacks."""
     model = ResNet(num_classes=CLASSES, stages=BLOCKS, block=Bottleneck, stem=imagenet_stem)
-    return model, jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))()
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    return model, jax.tree.map(lambda leaf: np.full(leaf.shape, 0.25, np.float32), shapes)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "npz"])
@@ -143,7 +144,7 @@ def test_vggs_first_linear_layer_reads_its_features_in_their_order(tmp_path):
     x = jax.nn.relu(x + state["features.0.bias"][:, None, None]).reshape(2, -1)
     x = jax.nn.relu(x @ state["classifier.0.weight"].T + state["classifier.0.bias"])
     expected = x @ state["classifier.6.weight"].T + state["classifier.6.bias"]
-    variables = TinyVGG().init(jax.random.key(0), jnp.zeros((1, 7, 7, 3)))
+    variables = jax.eval_shape(lambda: TinyVGG().init(jax.random.key(0), jnp.zeros((1, 7, 7, 3))))
     loaded, _ = load_pretrained(tmp_path / "weights.npz", "vgg16", variables)
     np.testing.assert_allclose(
         TinyVGG().apply(loaded, images.transpose(0, 2, 3, 1)), expected, rtol=1e-4, atol=1e-4
