@@ -7,8 +7,8 @@ from ml_collections import ConfigDict, config_dict
 from cmwnet_jax.data.augment import PAD_MODES
 from cmwnet_jax.data.sources import DATASETS
 from cmwnet_jax.errors import UsageError, unknown_name
-from cmwnet_jax.meta_step import NORMALIZATIONS
 from cmwnet_jax.models import MODELS
+from cmwnet_jax.step_parts import NORMALIZATIONS
 
 METHODS = ("erm", "mwnet", "cmwnet")
 META_SETS = ("lowest_loss", "balanced", "held_out")
