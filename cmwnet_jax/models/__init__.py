@@ -1,6 +1,74 @@
 """Classifiers in Linen, one architecture a file: `module(images, train) -> logits [n, C]`."""
 
-from cmwnet_jax.models.mlp import MLP as MLP
+import dataclasses
+import functools
+from collections.abc import Callable
 
-MODELS = {"mlp": MLP}
-"""Classifiers by the name that a config has for them."""
+import flax.linen as nn
+
+from cmwnet_jax.errors import unknown_name
+from cmwnet_jax.models.bilinear_cnn import BilinearCNN
+from cmwnet_jax.models.inception_resnet_v2 import InceptionResNetV2
+from cmwnet_jax.models.mlp import MLP as MLP
+from cmwnet_jax.models.preact_resnet import PreActResNet18
+from cmwnet_jax.models.resnet import BasicBlock, Bottleneck, ResNet, cifar_stem, imagenet_stem
+from cmwnet_jax.models.resnet_cifar import ResNetCifar, projected, zero_padded
+from cmwnet_jax.models.small_cnn import SmallCNN
+from cmwnet_jax.models.vgg import VGG, VGG16, VGG19
+from cmwnet_jax.models.wide_resnet import WideResNet
+
+_option_a = functools.partial(ResNetCifar, shortcut=zero_padded)
+_resnet = functools.partial(ResNet, stem=imagenet_stem)
+_resnet10 = functools.partial(_resnet, stages=(1, 1, 1, 1), block=BasicBlock)
+_resnet18 = functools.partial(_resnet, stages=(2, 2, 2, 2), block=BasicBlock)
+_resnet34 = functools.partial(_resnet, stages=(3, 4, 6, 3), block=BasicBlock)
+_resnet50 = functools.partial(_resnet, stages=(3, 4, 6, 3), block=Bottleneck)
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "bilinear_cnn": BilinearCNN,
+    "inception_resnet_v2": InceptionResNetV2,
+    "mlp": MLP,
+    "preact_resnet18": PreActResNet18,
+    "resnet10": _resnet10,
+    "resnet10_cifar": functools.partial(_resnet10, stem=cifar_stem),
+    "resnet18": _resnet18,
+    "resnet18_cifar": functools.partial(_resnet18, stem=cifar_stem),
+    "resnet20": functools.partial(_option_a, depth=20),
+    "resnet32": functools.partial(_option_a, depth=32),
+    "resnet32_projection": functools.partial(ResNetCifar, depth=32, shortcut=projected),
+    "resnet34": _resnet34,
+    "resnet34_cifar": functools.partial(_resnet34, stem=cifar_stem),
+    "resnet34_cifar_unpadded": functools.partial(_resnet34, stem=functools.partial(cifar_stem, padding=0)),
+    "resnet50": _resnet50,
+    "resnet50_cifar": functools.partial(_resnet50, stem=cifar_stem),
+    "resnet56": functools.partial(_option_a, depth=56),
+    "small_cnn": SmallCNN,
+    "vgg16": functools.partial(VGG, stages=VGG16, batch_norm=False),
+    "vgg16_bn": functools.partial(VGG, stages=VGG16, batch_norm=True),
+    "vgg19_bn": functools.partial(VGG, stages=VGG19, batch_norm=True),
+    "wide_resnet28_2": functools.partial(WideResNet, depth=28, widen=2),
+    "wide_resnet28_8": functools.partial(WideResNet, depth=28, widen=8),
+    "wide_resnet28_10": functools.partial(WideResNet, depth=28, widen=10),
+}
+"""Constructors of classifiers by the name that a config has for them; all take `Classifier`'s fields."""
+
+
+def model_fields(name: str) -> frozenset[str]:
+    """The keywords that `MODELS[name]` takes.
+
+    Args:
+        name: a model's.
+
+    Raises:
+        UsageError: there is no model of that name.
+
+    Example:
+        >>> sorted(model_fields("mlp") - model_fields("resnet32"))
+        ['batch_norm', 'hidden']
+    """
+    if name not in MODELS:
+        raise unknown_name("model.name", name, MODELS)
+    made = MODELS[name]
+    chosen = getattr(made, "keywords", {})  # by the name itself
+    fields = {field.name for field in dataclasses.fields(getattr(made, "func", made))}
+    return frozenset(fields - {"parent", "name", *chosen})

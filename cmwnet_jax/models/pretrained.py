@@ -1,0 +1,180 @@
+"""ImageNet's weights from a local file with torchvision's names and layouts."""
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import traverse_util
+
+from cmwnet_jax.errors import UsageError, first_line, unknown_name
+from cmwnet_jax.types import PyTree
+
+
+class _Layout(NamedTuple):
+    """What a model's file calls its head, and how the names begin that the model has no use for."""
+
+    head: str
+    unused: tuple[str, ...] = ()
+
+
+_LAYOUTS = {
+    "bilinear_cnn": _Layout("fc", unused=("classifier.",)),  # a VGG-16 file
+    "resnet18": _Layout("fc"),
+    "resnet34": _Layout("fc"),
+    "resnet50": _Layout("fc"),
+    "vgg16": _Layout("classifier.6"),
+    "vgg16_bn": _Layout("classifier.6"),
+    "vgg19_bn": _Layout("classifier.6"),
+}
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+class LoadReport(NamedTuple):
+    """What became of a file's arrays and of a model's.
+
+    Attributes:
+        loaded: names in the file that the model now has.
+        as_initialised: the model's arrays that are as they were, by their path, such as `params/head/kernel`.
+        unused: names in the file that the model has no place for; the counters of BatchNorm's batches,
+            which Flax has not, are left out.
+    """
+
+    loaded: tuple[str, ...]
+    as_initialised: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def load_pretrained(path: str | Path, model_name: str, variables: PyTree) -> tuple[PyTree, LoadReport]:
+    """Variables with a file's weights and running statistics.
+
+    Everything but the head must be in the file with the right shape, and nothing else. The head is loaded
+    where it is one of as many classes; elsewhere it stays as it is initialised, as it does where the file
+    has none or the model's is of cosines.
+
+    Args:
+        path: a `.safetensors` or `.npz` file with torchvision's names, such as `layer1.0.bn1.running_mean`;
+            for `bilinear_cnn`, one of VGG-16.
+        model_name: one of torchvision's in `MODELS`, or `bilinear_cnn`.
+        variables: what the model's `init` gave: `params` and, where there are any, `batch_stats`.
+
+    Returns:
+        The variables, float32, and what was loaded.
+
+    Raises:
+        UsageError: there is no such file, it is of another format, no file fits the model's name, or the
+            file's names and shapes are not the model's; the message lists them.
+    """
+    if model_name not in _LAYOUTS:
+        raise unknown_name("the model to load pretrained weights into", model_name, _LAYOUTS)
+    layout, arrays = _LAYOUTS[model_name], _read(Path(path))
+    arrays = {name: a for name, a in arrays.items() if not name.endswith(".num_batches_tracked")}
+    flat = traverse_util.flatten_dict(variables)
+    names = {key: _torch_name(key, layout.head) for key in flat}
+    head = {key for key in names if key[1] == "head"}
+    in_file = {name for name in arrays if name.startswith(f"{layout.head}.")}
+    same_names = in_file == {names[key] for key in head}
+    if not (same_names and all(_shape(arrays[names[key]], key) == flat[key].shape for key in head)):
+        names = {key: name for key, name in names.items() if key not in head}
+    unused = {name for name in arrays if name.startswith(layout.unused)} | in_file - set(names.values())
+    _check(path, model_name, arrays, {name: (key, flat[key].shape) for key, name in names.items()}, unused)
+    loaded = {key: jnp.asarray(_flax_array(arrays[name], key), jnp.float32) for key, name in names.items()}
+    report = LoadReport(
+        loaded=tuple(sorted(names.values())),
+        as_initialised=tuple(sorted("/".join(key) for key in flat if key not in names)),
+        unused=tuple(sorted(unused)),
+    )
+    return traverse_util.unflatten_dict({**flat, **loaded}), report
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """A file's arrays by name."""
+    if path.suffix in (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl"):
+        raise UsageError(
+            f"{path} is a pickle, which could run any code and is not read, expected a .safetensors or .npz "
+            f"file; where PyTorch is installed, convert it with `import torch, safetensors.torch; "
+            f"safetensors.torch.save_file(torch.load({path.name!r}, weights_only=True), "
+            f"{path.with_suffix('.safetensors').name!r})`"
+        )
+    if path.suffix not in (".safetensors", ".npz"):
+        raise UsageError(f"{path} ends in {path.suffix!r}, expected a .safetensors or .npz file")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.numpy.load_file(path)
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    # What a damaged zip raises depends on where it is damaged.
+    except (OSError, EOFError, ValueError, KeyError, safetensors.SafetensorError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{path} cannot be read ({first_line(error)}), expected a whole {path.suffix} file"
+        ) from error
+
+
+def _torch_name(key: tuple[str, ...], head: str) -> str:
+    """("params", "layer1_0", "conv1", "kernel") -> "layer1.0.conv1.weight"."""
+    modules = [head if name == "head" else re.sub(r"_(\d+)$", r".\1", name) for name in key[1:-1]]
+    return ".".join((*modules, _LEAVES[key[-1]]))
+
+
+def _flax_array(array: np.ndarray, key: tuple[str, ...]) -> np.ndarray:
+    """A file's array in Flax's layout.
+
+    Convolutions are [out, in, height, width] in the file and [height, width, in, out] here, linear layers
+    [out, in] and [in, out]. VGG's first linear layer reads 7x7 places with 512 channels, which
+    are flattened with the channels first there and last here.
+    """
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)
+    if array.ndim == 2 and key[-2] == "classifier_0" and array.shape[1] % 49 == 0:
+        places_last = array.reshape(len(array), -1, 7, 7)
+        return places_last.transpose(2, 3, 1, 0).reshape(-1, len(array))
+    return array.T
+
+
+def _shape(array: np.ndarray, key: tuple[str, ...]) -> tuple[int, ...]:
+    return _flax_array(array, key).shape
+
+
+def _check(
+    path: str | Path,
+    model_name: str,
+    arrays: Mapping[str, np.ndarray],
+    wanted: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]],
+    unused: set[str],
+) -> None:
+    """Raises a UsageError that lists what differs.
+
+    Args:
+        path: the file.
+        model_name: the model.
+        arrays: what is in the file.
+        wanted: the key and the shape of each array that is to be there.
+        unused: what may be there.
+    """
+    misshaped = [
+        f"{name} ({'x'.join(map(str, _shape(arrays[name], key)))} instead of {'x'.join(map(str, shape))})"
+        for name, (key, shape) in wanted.items()
+        if name in arrays and _shape(arrays[name], key) != shape
+    ]
+    lists = {
+        "missing": sorted(set(wanted) - set(arrays)),
+        "unexpected": sorted(set(arrays) - set(wanted) - unused),
+        "misshaped, in Flax's layout": sorted(misshaped),
+    }
+    said = [f"{what}: {_some(names)}" for what, names in lists.items() if names]
+    if said:
+        raise UsageError(
+            f"{path} does not have the weights of a {model_name} with torchvision's names ({'; '.join(said)}); "
+            "give the file of that model, or the model of that file"
+        )
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

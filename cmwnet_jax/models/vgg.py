@@ -1,0 +1,75 @@
+"""VGG with 16 and 19 layers, with and without BatchNorm (Simonyan and Zisserman 2015)."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+
+from cmwnet_jax.models.heads import classifier_head
+from cmwnet_jax.models.layers import Classifier, adaptive_average_pool
+
+VGG16 = (2, 2, 3, 3, 3)
+"""3x3 convolutions in each of VGG-16's five stages, of 64, 128, 256, 512 and 512 channels."""
+
+VGG19 = (2, 2, 4, 4, 4)
+"""3x3 convolutions in each of VGG-19's five stages."""
+
+_small_normal = nn.initializers.normal(0.01)
+
+
+def vgg_features(
+    images: jax.Array, stages: Sequence[int], conv: Callable, norm: Callable | None = None
+) -> jax.Array:
+    """The convolutions, in stages that each end with a 2x2 max-pooling.
+
+    To be called in a compact method. Convolutions have a bias, normalised or not, and layers are named
+    `features_i` with torchvision's numbers, which count ReLUs and poolings too.
+
+    Args:
+        images: [n, height, width, channels], at least 32 pixels a side.
+        stages: convolutions in each stage.
+        conv: makes the convolutions.
+        norm: makes normalisations; None for VGG without them.
+
+    Returns:
+        [n, height // 32, width // 32, 512].
+    """
+    x, number = images, 0
+    for stage, convolutions in enumerate(stages):
+        for _ in range(convolutions):
+            x = conv(min(64 * 2**stage, 512), use_bias=True, name=f"features_{number}")(x)
+            if norm is not None:
+                x = norm(name=f"features_{number + 1}")(x)
+            x = nn.relu(x)
+            number += 2 if norm is None else 3
+        x = nn.max_pool(x, (2, 2), (2, 2))
+        number += 1
+    return x
+
+
+class VGG(Classifier, kw_only=True):
+    """VGG with ImageNet's head: 7x7x512 features, two layers of 4096 units with dropout 0.5 (Q38).
+
+    Features of images that are not 224x224 are brought to 7x7 by adaptive average pooling, as
+    torchvision and the published code do it: the 2x2 features of ANIMAL-10N's 64x64 images are
+    *enlarged*, each of the 49 places being one of the four or a mean of neighbours. It costs the head's
+    120 million parameters, and is what the published numbers were made with.
+
+    Attributes:
+        stages: `VGG16` or `VGG19`.
+        batch_norm: whether convolutions are normalised; fixed by the name in `MODELS`.
+    """
+
+    stages: Sequence[int]
+    batch_norm: bool
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = True) -> jax.Array:
+        """Logits [n, C] of images [n, height, width, channels]; train mode needs an rng `dropout`."""
+        norm = self.norm(train) if self.batch_norm else None
+        x = adaptive_average_pool(vgg_features(images, self.stages, self.conv(), norm), 7)
+        x = x.reshape(len(x), -1)
+        for number in (0, 3):  # torchvision's, which count ReLU and dropout too
+            layer = nn.Dense(4096, dtype=self.dtype, kernel_init=_small_normal, name=f"classifier_{number}")
+            x = nn.Dropout(0.5, deterministic=not train)(nn.relu(layer(x)))
+        return classifier_head(self.num_classes, self.cosine_scale, kernel_init=_small_normal)(x)
