@@ -76,11 +76,21 @@ OPTIMIZERS = {
 }
 
 
-def examples(task: Task, seed: int) -> dict[str, np.ndarray]:
-    """A batch of noise."""
-    rng = np.random.default_rng(seed)
-    image = rng.normal(size=(task.batch_size, *task.image_shape)).astype(np.float32)
-    return {"image": image, "label": (np.arange(task.batch_size) % 10).astype(np.int32)}
+def examples(task: Task) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A batch with 30% wrong labels and a clean meta batch: a prototype for each class, in noise."""
+    rng = np.random.default_rng(0)
+    prototypes = rng.normal(size=(10, *task.image_shape))
+
+    def draw(wrong):
+        size = task.batch_size
+        true = np.arange(size) % 10
+        image = 0.2 * prototypes[true] + rng.normal(size=(size, *task.image_shape))
+        given = np.where(
+            rng.uniform(size=task.batch_size) < wrong, rng.integers(10, size=task.batch_size), true
+        )
+        return {"image": image.astype(np.float32), "label": given.astype(np.int32)}
+
+    return draw(0.3), draw(0.0)
 
 
 def parts(task: Task, dtype) -> tuple[dict, cmw.MetaState]:
@@ -163,7 +173,7 @@ class Step:
 def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
     """This package's ways, and the state that all of them start from: after ten steps of plain training."""
     arguments, state = parts(task, dtype)
-    batch, meta_batch = jax.device_put((examples(task, 0), examples(task, 1)))
+    batch, meta_batch = jax.device_put(examples(task))
     quarter = jax.tree.map(lambda x: x[: task.batch_size // 4], meta_batch)
     weighted = {name: arguments[name] for name in ("objective", "optimizer")}
     erm = Step.of(cmw.make_weighted_step(**weighted), batch)
@@ -199,7 +209,7 @@ def exact_meta_gradient(task: Task, state: cmw.MetaState) -> np.ndarray:
     """
     arguments, _ = parts(task, jnp.float32)
     with jax.default_matmul_precision("highest"):
-        new, _ = jax.jit(cmw.make_meta_step(**arguments))(state, examples(task, 0), examples(task, 1))
+        new, _ = jax.jit(cmw.make_meta_step(**arguments))(state, *examples(task))
     return vector(new.weight_opt_state[0])
 
 
@@ -254,7 +264,7 @@ def torch_variants(task: Task, state: cmw.MetaState, dtype: str) -> dict[str, Va
             return contextlib.nullcontext()
         return torch.autocast(device.type, getattr(torch, dtype))
 
-    batches = to_torch(examples(task, 0)), to_torch(examples(task, 1))
+    batches = [to_torch(batch) for batch in examples(task)]
     variants = {}
     for method, name in PEERS.items():
         model = getattr(torch_peers, task.peer)(num_classes=10, **task.peer_fields)

@@ -30,8 +30,8 @@ def test_each_variant_costs_what_it_should():
         "frozen weight net": (1.01, 1.05, None),
         META: (3.5, 2.5, 0.9999),
         "meta step every 10 steps": (1.25, 2.5, 0.9999),
-        "meta step, last layers": (2.0, 2.0, 0.5),
-        "meta step, quarter meta batch": (2.8, 2.0, 0.5),
+        "meta step, last layers": (2.0, 2.0, 0.8),
+        "meta step, quarter meta batch": (2.8, 2.0, 0.8),
         "meta step, low memory": (4.05, 1.35, 0.9999),
     }
     assert variants.keys() == limits.keys()
@@ -49,7 +49,7 @@ def test_the_low_memory_step_of_a_residual_network():
     """A ResNet-8: the peak of plain training, at 12 forward passes where the one program takes 10 and ERM 3."""
     task = Task("resnet20", 32, (), (16, 16, 3), {"depth": 8})
     arguments, state = step_variants.parts(task, jnp.float32)
-    batch, meta_batch = step_variants.examples(task, 0), step_variants.examples(task, 1)
+    batch, meta_batch = step_variants.examples(task)
     erm = Program(cmw.make_weighted_step(objective=arguments["objective"], optimizer=arguments["optimizer"]))
     meta, passes = Program(cmw.make_meta_step(**arguments)), []
     step = cmw.make_low_memory_step(**arguments, compile=lambda f: passes.append(Program(f)) or passes[-1])
@@ -69,13 +69,11 @@ def test_bfloat16_computes_and_float32_learns():
     logits = MODELS["mlp"](num_classes=10, dtype=jnp.bfloat16, **task.fields).apply
     program = jax.jit(logits, static_argnames=("mutable",)).lower(
         {"params": state.params, **state.model_state},
-        step_variants.examples(task, 0)["image"],
+        step_variants.examples(task)[0]["image"],
         mutable=("batch_stats",),
     )
     assert "bf16" in program.as_text()
-    new, metrics = jax.jit(cmw.make_meta_step(**arguments))(
-        state, step_variants.examples(task, 0), step_variants.examples(task, 1)
-    )
+    new, metrics = jax.jit(cmw.make_meta_step(**arguments))(state, *step_variants.examples(task))
     trained = new.params, new.model_state, new.opt_state, new.weight_params, new.weight_opt_state[0], metrics
     assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
     gradient = vector(new.weight_opt_state[0])
