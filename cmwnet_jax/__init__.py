@@ -20,6 +20,7 @@ _MODULE_OF = {
     "classification_objective": "objectives",
     "cross_entropy": "losses",
     "load_weight_net": "transfer",
+    "make_low_memory_step": "low_memory",
     "make_meta_step": "meta_step",
     "make_weighted_step": "meta_step",
     "save_weight_net": "transfer",

@@ -16,19 +16,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cmwnet_jax.errors import unknown_name
+from cmwnet_jax.step_parts import (
+    axis_size,
+    check_objective,
+    checked_meta_loss,
+    checked_weights,
+    normalization,
+    pmean,
+    psum,
+    sgd,
+    step_rngs,
+    virtual_part,
+    with_virtual_part,
+)
 from cmwnet_jax.types import (
     MetaLossFn,
     MetaState,
     Metrics,
-    Objective,
     ObjectiveFn,
     PyTree,
     StepFn,
+    VirtualFilter,
     WeightFn,
 )
-
-NORMALIZATIONS = ("sum", "mean", "none")
 
 
 def make_meta_step(
@@ -41,6 +51,7 @@ def make_meta_step(
     virtual_lr: float | optax.Schedule,
     normalize: str = "sum",
     axis_name: str | None = None,
+    virtual_filter: VirtualFilter | None = None,
 ) -> StepFn:
     """One iteration of Algorithm 1: virtual step, weight-net update, classifier update.
 
@@ -55,12 +66,16 @@ def make_meta_step(
             own sum without gradient (Q1; all-zero weights stay zero); "mean", n; "none", 1.
         axis_name: the pmap axis, where there is one. The batch is then the whole of the devices'
             batches, and N devices compute what one device would with all of it.
+        virtual_filter: params -> bools, of the structure of params or of its upper levels: the parameters
+            that the virtual step moves; None moves all, which is the paper. With the last layers alone, e.g.
+            `lambda params: {name: name == "Dense_2" for name in params}`, the meta-gradient is cheaper
+            and another.
 
     Returns:
         A pure function, not jitted: (state, batch, meta_batch) -> (new state, metrics).
 
     Raises:
-        UsageError: `normalize` is not one of the three.
+        UsageError: `normalize` is not one of the three; on the first call, a filter that selects nothing.
         ValueError: on the first call, an objective, weight or meta loss of the wrong shape.
 
     Example:
@@ -81,25 +96,28 @@ def make_meta_step(
         >>> int(state.step), metrics["weights"].shape
         (1, (2,))
     """
-    normalized = _normalization(normalize, axis_name)
+    normalized = normalization(normalize, axis_name)
     learning_rate = virtual_lr if callable(virtual_lr) else lambda step: virtual_lr
 
     def step(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
-        batch_rng, meta_rng = _step_rngs(state, axis_name)
+        batch_rng, meta_rng = step_rngs(state, axis_name)
         linear = _linearize(objective, state, batch, batch_rng)
 
         def weights_of(weight_params):
-            return _checked_weights(weight_fn(weight_params, linear.losses, linear.meta_class), linear.losses)
+            return checked_weights(weight_fn(weight_params, linear.losses, linear.meta_class), linear.losses)
 
         def virtual_meta_loss(weight_params):
             virtual_grads = _gradient(linear, normalized(weights_of(weight_params)), axis_name)
-            virtual_params = _sgd(state.params, virtual_grads, learning_rate(state.step))
-            return _checked_meta_loss(meta_loss(virtual_params, state.model_state, meta_batch, meta_rng))
+            params, grads = (
+                virtual_part(tree, state.params, virtual_filter) for tree in (state.params, virtual_grads)
+            )
+            virtual_params = with_virtual_part(state.params, sgd(params, grads, learning_rate(state.step)))
+            return checked_meta_loss(meta_loss(virtual_params, state.model_state, meta_batch, meta_rng))
 
         meta_loss_value, meta_grads = jax.value_and_grad(virtual_meta_loss)(state.weight_params)
         # The *gradient* is averaged: the virtual gradient is summed over devices inside, so that
         # averaging the meta loss before `jax.grad` would count the devices twice.
-        meta_loss_value, meta_grads = _pmean((meta_loss_value, meta_grads), axis_name)
+        meta_loss_value, meta_grads = pmean((meta_loss_value, meta_grads), axis_name)
         updates, weight_opt_state = weight_optimizer.update(
             meta_grads, state.weight_opt_state, state.weight_params
         )
@@ -132,15 +150,15 @@ def make_weighted_step(
     Returns:
         A pure function, not jitted: (state, batch) -> (new state, metrics).
     """
-    normalized = _normalization(normalize, axis_name)
+    normalized = normalization(normalize, axis_name)
 
     def step(state: MetaState, batch: PyTree) -> tuple[MetaState, Metrics]:
-        linear = _linearize(objective, state, batch, _step_rngs(state, axis_name)[0])
+        linear = _linearize(objective, state, batch, step_rngs(state, axis_name)[0])
         if weight_fn is None:
             weights = jnp.ones_like(linear.losses)
         else:
             weights = weight_fn(state.weight_params, linear.losses, linear.meta_class)
-        weights = _checked_weights(weights, linear.losses)
+        weights = checked_weights(weights, linear.losses)
         return _update_classifier(state, linear, weights, normalized, optimizer, axis_name)
 
     return step
@@ -163,7 +181,7 @@ def _linearize(objective: ObjectiveFn, state: MetaState, batch: PyTree, rng: jax
 
     def affine(params):
         out, model_state = objective(params, state.model_state, batch, rng)
-        _check_objective(out)
+        check_objective(out)
         beside = (jax.lax.stop_gradient(out.losses), out.meta_class, model_state, out.aux)
         return (jnp.asarray(out.base, out.terms.dtype), out.terms), beside
 
@@ -173,9 +191,9 @@ def _linearize(objective: ObjectiveFn, state: MetaState, batch: PyTree, rng: jax
 
 def _gradient(linear: _Linear, normalized_weights: jax.Array, axis_name: str | None) -> PyTree:
     """Gradient of `base + sum_i weights_i * terms_i` over all devices' examples."""
-    base_weight = jnp.full_like(linear.base, 1 / _axis_size(axis_name))
+    base_weight = jnp.full_like(linear.base, 1 / axis_size(axis_name))
     (grads,) = linear.pullback((base_weight, normalized_weights.astype(linear.terms.dtype)))
-    return _psum(grads, axis_name)
+    return psum(grads, axis_name)
 
 
 def _update_classifier(
@@ -190,10 +208,10 @@ def _update_classifier(
     normalized_weights = normalized(weights)
     grads = _gradient(linear, normalized_weights, axis_name)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    weighted = _psum(jnp.sum(normalized_weights * linear.terms), axis_name)
+    weighted = psum(jnp.sum(normalized_weights * linear.terms), axis_name)
     metrics = Metrics(
-        loss=_pmean(jnp.mean(linear.losses), axis_name),
-        objective=_pmean(linear.base, axis_name) + weighted,
+        loss=pmean(jnp.mean(linear.losses), axis_name),
+        objective=pmean(linear.base, axis_name) + weighted,
         grad_norm=optax.tree.norm(grads),
         losses=linear.losses,
         weights=weights,
@@ -203,87 +221,6 @@ def _update_classifier(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
-        model_state=_pmean(linear.model_state, axis_name),
+        model_state=pmean(linear.model_state, axis_name),
     )
     return new_state, metrics
-
-
-def _sgd(params: PyTree, grads: PyTree, learning_rate: jax.Array | float) -> PyTree:
-    """One plain SGD step that keeps each parameter's dtype."""
-    return jax.tree.map(lambda p, g: (p - learning_rate * g).astype(p.dtype), params, grads)
-
-
-def _normalization(normalize: str, axis_name: str | None) -> Callable[[jax.Array], jax.Array]:
-    """Weights [n] -> weights [n], divided as `normalize` says over all devices' examples."""
-    if normalize not in NORMALIZATIONS:
-        raise unknown_name("normalize", normalize, NORMALIZATIONS)
-
-    def normalized(weights):
-        if normalize == "none":
-            return weights
-        if normalize == "mean":
-            return weights / (weights.size * _axis_size(axis_name))
-        total = _psum(jax.lax.stop_gradient(jnp.sum(weights)), axis_name)
-        return weights / jnp.where(total == 0, 1, total)
-
-    return normalized
-
-
-def _step_rngs(state: MetaState, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
-    """Keys for the training and the meta forward pass: a function of base key, step and device."""
-    rng = jax.random.fold_in(state.rng, state.step)
-    if axis_name is not None:
-        rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
-    batch_rng, meta_rng = jax.random.split(rng)
-    return batch_rng, meta_rng
-
-
-def _axis_size(axis_name: str | None) -> int:
-    return 1 if axis_name is None else jax.lax.psum(1, axis_name)
-
-
-def _psum(tree: PyTree, axis_name: str | None) -> PyTree:
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
-
-
-def _pmean(tree: PyTree, axis_name: str | None) -> PyTree:
-    """Mean over devices of the floating-point leaves; counters and random keys are alike on all."""
-    if axis_name is None:
-        return tree
-    return jax.tree.map(
-        lambda x: jax.lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
-    )
-
-
-def _check_objective(out: Objective) -> None:
-    """Per-example vectors of one length and a scalar base, or a ValueError that names the entry."""
-    n = jnp.shape(out.terms)[:1]
-    for name in ("terms", "losses", "meta_class"):
-        shape = jnp.shape(getattr(out, name))
-        if len(shape) != 1 or shape != n:
-            raise ValueError(
-                f"Objective.{name} has shape {shape}, expected [n], one entry an example, as long as "
-                f"terms, {jnp.shape(out.terms)}: do not reduce it over the batch"
-            )
-    if jnp.shape(out.base) != ():
-        raise ValueError(f"Objective.base has shape {jnp.shape(out.base)}, expected a scalar: take its mean")
-    if not jnp.issubdtype(jnp.result_type(out.meta_class), jnp.integer):
-        raise ValueError(
-            f"Objective.meta_class has dtype {jnp.result_type(out.meta_class)}, expected an integer: "
-            f"use MetaClasses.of_class[labels]"
-        )
-
-
-def _checked_meta_loss(value: jax.Array) -> jax.Array:
-    if jnp.shape(value) != ():
-        raise ValueError(f"meta_loss gave shape {jnp.shape(value)}, expected a scalar: take its mean")
-    return value
-
-
-def _checked_weights(weights: jax.Array, losses: jax.Array) -> jax.Array:
-    if jnp.shape(weights) != jnp.shape(losses):
-        raise ValueError(
-            f"weight_fn gave weights of shape {jnp.shape(weights)}, expected one an example, "
-            f"{jnp.shape(losses)}"
-        )
-    return weights

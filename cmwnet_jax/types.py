@@ -145,5 +145,8 @@ MetaLossFn = Callable[[PyTree, PyTree, PyTree, jax.Array], jax.Array]
 WeightFn = Callable[[PyTree, jax.Array, jax.Array], jax.Array]
 """(weight_params, losses [n], meta_class [n]) -> weights [n]."""
 
+VirtualFilter = Callable[[PyTree], PyTree]
+"""params -> bools, of the structure of params or of its upper levels."""
+
 StepFn = Callable[..., tuple[MetaState, Metrics]]
 """(state, batch, ...) -> (new state, metrics); pure, not jitted."""

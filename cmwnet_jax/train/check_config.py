@@ -5,9 +5,9 @@ from ml_collections import ConfigDict
 from cmwnet_jax.data.augment import PAD_MODES
 from cmwnet_jax.data.sources import DATASETS
 from cmwnet_jax.errors import UsageError, unknown_name
-from cmwnet_jax.meta_step import NORMALIZATIONS
 from cmwnet_jax.models import MODELS
 from cmwnet_jax.soft_labels import SECOND_LOSSES
+from cmwnet_jax.step_parts import NORMALIZATIONS
 from cmwnet_jax.train.config import default_config
 from cmwnet_jax.train.methods import METHODS
 

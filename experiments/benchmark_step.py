@@ -1,0 +1,212 @@
+"""What a meta step costs: time, floating-point operations and memory, side by side with PyTorch's.
+
+    python -m experiments.benchmark_step [--models=mlp,small_cnn,resnet32] [--rounds=20] [--dtype=float32] \
+        [--output=FILE.json]
+
+Every variant takes its steps in turn with the others, in one run, on the same fixed batches; a time is the
+median over the rounds, of warm steps, and compilation stands apart. Operations and peak temporary memory
+are the compiler's own counts, and the cosine is between a variant's meta-gradient and the exact one in
+float32, after ten steps of plain training. Where PyTorch is installed (`requirements-bench.txt`), so are
+its peers (`experiments.torch_peers`). Without an accelerator the two large models are left out.
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of the device, too
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from cmwnet_jax import command
+from cmwnet_jax.errors import unknown_name
+from experiments.step_variants import (
+    DTYPES,
+    ERM,
+    PEERS,
+    TASKS,
+    Variant,
+    exact_meta_gradient,
+    jax_variants,
+    torch_variants,
+)
+
+_SHORTEST = 0.05  # seconds that a measurement takes at least
+
+
+def measure(variants: Mapping[str, Variant], rounds: int) -> dict[str, list[float]]:
+    """Seconds a step of each, `rounds` times, all of them in turn.
+
+    Args:
+        variants: by name.
+        rounds: how often each is measured.
+    """
+    steps = {name: variant.group * _enough(variant) for name, variant in variants.items()}
+    seconds = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, variant in variants.items():
+            variant.run(variant.group)  # wakes the threads that this library had put to sleep
+            started = time.perf_counter()
+            variant.run(steps[name])
+            seconds[name].append((time.perf_counter() - started) / steps[name])
+    return seconds
+
+
+def _enough(variant: Variant) -> int:
+    """How many times its group a variant must run for the clock to be good enough."""
+    started = time.perf_counter()
+    variant.run(variant.group)
+    return math.ceil(_SHORTEST / (time.perf_counter() - started))
+
+
+def results(variants: Mapping[str, Variant], seconds: Mapping[str, list[float]], exact: np.ndarray) -> dict:
+    """Name -> what the JSON file has of a variant; None where it is not known.
+
+    Args:
+        variants: by name.
+        seconds: a step, by name and round.
+        exact: the meta-gradient in float32.
+    """
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    erm = variants[ERM]
+    return {
+        name: {
+            "seconds": median[name],
+            "seconds_of_rounds": seconds[name],
+            "ratio_to_erm": median[name] / median[PEERS["erm"] if name in PEERS.values() else ERM],
+            "speed_against": {peer: median[peer] / median[name] for peer in PEERS.values() if peer in median},
+            "compile_seconds": variant.compile_seconds,
+            "flops": variant.flops,
+            "flops_ratio_to_erm": variant.flops and variant.flops / erm.flops,
+            "temporary_bytes": variant.temporary_bytes,
+            "temporary_ratio_to_erm": variant.temporary_bytes and variant.temporary_bytes / erm.temporary_bytes,
+            "cosine_to_exact": None if variant.meta_gradient is None else cosine(variant.meta_gradient, exact),
+        }
+        for name, variant in variants.items()
+    }
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    """Of the angle between two vectors."""
+    return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second)))
+
+
+def setting() -> dict:
+    """The machine, the versions and the command."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "device": jax.devices()[0].device_kind,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "versions": versions,
+        "command": " ".join(["python -m experiments.benchmark_step", *sys.argv[1:]]),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return found[1] if found else platform.processor()
+
+
+def make_table(report: dict) -> Table:
+    """The table of a report: a section a model, a row a variant.
+
+    Args:
+        report: what the JSON file has.
+    """
+    versions = report["versions"]
+    torch = f", torch {versions['torch']}" if versions["torch"] else ""
+    title = f"{report['device']}, {report['cores']} cores, {report['dtype']}, jax {versions['jax']}{torch}"
+    table = Table(title=title, caption="x ERM: PyTorch's rows by PyTorch's ERM")
+    table.add_column("model, variant")
+    columns = (
+        "ms",
+        "x ERM",
+        "x faster than second order",
+        "than finite diff.",
+        "GFLOP",
+        "x ERM",
+        "MiB",
+        "x ERM",
+    )
+    for column in (*columns, "cosine", "compile (s)"):
+        table.add_column(column, justify="right")
+    for model, variants in report["models"].items():
+        table.add_section()
+        table.add_row(f"[bold]{model}[/bold]")
+        for name, row in variants.items():
+            speed = row["speed_against"]
+            table.add_row(
+                name,
+                f"{1e3 * row['seconds']:.2f}",
+                f"{row['ratio_to_erm']:.2f}",
+                *(_shown(speed.get(PEERS[peer]), ".2f") for peer in ("second_order", "finite_difference")),
+                _shown(row["flops"], ".3f", 1e9),
+                _shown(row["flops_ratio_to_erm"], ".2f"),
+                _shown(row["temporary_bytes"], ".1f", 2**20),
+                _shown(row["temporary_ratio_to_erm"], ".2f"),
+                _shown(row["cosine_to_exact"], ".5f"),
+                _shown(row["compile_seconds"], ".1f"),
+            )
+    return table
+
+
+def _shown(value: float | None, form: str, unit: float = 1) -> str:
+    return "" if value is None else format(value / unit, form)
+
+
+def chosen_models(names: list[str]) -> list[str]:
+    """The tasks of these names; without any, those that the device is fast enough for.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    for name in names:
+        if name not in TASKS:
+            raise unknown_name("--models", name, TASKS)
+    small = jax.default_backend() == "cpu"
+    return names or [name for name, task in TASKS.items() if not (small and task.accelerator)]
+
+
+def main(argv: list[str]) -> None:
+    """Builds, measures, prints, writes."""
+    del argv
+    dtype = _DTYPE.value
+    report = setting() | {"dtype": dtype, "rounds": _ROUNDS.value, "models": {}}
+    for name in chosen_models(_MODELS.value):
+        task = TASKS[name]
+        variants, state = jax_variants(task, DTYPES[dtype])
+        variants |= torch_variants(task, state, dtype)
+        exact = exact_meta_gradient(task, state)
+        report["models"][name] = results(variants, measure(variants, _ROUNDS.value), exact)
+        print(f"{name}: measured", file=sys.stderr, flush=True)
+    Console(width=None if sys.stdout.isatty() else 160).print(make_table(report))
+    if _OUTPUT.value:
+        Path(_OUTPUT.value).write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    _MODELS = flags.DEFINE_list("models", [], f"which of {', '.join(TASKS)}")
+    _ROUNDS = flags.DEFINE_integer("rounds", 20, "measurements of each variant", lower_bound=1)
+    _DTYPE = flags.DEFINE_enum("dtype", "float32", list(DTYPES), "what the models compute in")
+    _OUTPUT = flags.DEFINE_string("output", "", "where the numbers are written, too, as JSON")
+    command.run(main)
