@@ -144,9 +144,8 @@ def main(argv: list[str]) -> None:
     failures = sweep(names["get_config"], runs)
     print(f"{sum(run.is_done for run in runs)} of {len(runs)} runs are done, in {workdir}")
     if failures:
-        raise UsageError(
-            f"{len(failures)} of {len(runs)} runs failed, the first, {next(iter(failures.items()))}"
-        )
+        arg, said = next(iter(failures.items()))
+        raise UsageError(f"{len(failures)} of {len(runs)} runs failed, the first, {arg}: {said}")
 
 
 if __name__ == "__main__":

@@ -104,6 +104,17 @@ def test_a_run_that_is_stopped_inside_epochs_ends_as_one_in_peace(in_peace, tmp_
     compare(tmp_path, config, in_peace, workdir)
 
 
+def test_soft_labels_go_on_from_inside_an_epoch(tmp_path, monkeypatch):
+    """Teacher and pseudo-labels are in the checkpoint, the latter shared out over four devices."""
+    config = config_of(method="cmwnet_sl", soft_labels__dtype="bfloat16")
+    train(config, tmp_path / "whole")
+    assert stopped(config, tmp_path / "run", 3, monkeypatch) == (1, 13)
+    train(config, tmp_path / "run")
+    compare(tmp_path, config, tmp_path / "whole", tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert all("teacher_test_accuracy_percent" in json.loads(line) for line in lines)
+
+
 def test_a_streaming_run_that_is_stopped_inside_epochs_ends_as_one_whose_epochs_are_whole(
     tmp_path, monkeypatch
 ):

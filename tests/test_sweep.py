@@ -1,0 +1,122 @@
+"""Sweeps: which runs there are, that finished ones stay, and that a failure keeps none from running."""
+
+import json
+
+import pytest
+from test_train import launch, small_config
+
+from cmwnet_jax import sweep
+from cmwnet_jax.errors import TrainingDiverged, UsageError
+from cmwnet_jax.train.check_config import check_config
+from cmwnet_jax.train.config import as_json
+from experiments import compare
+
+CELLS = ["digits,a,erm", "digits,a,cmwnet", "digits,b,erm"]
+
+
+def planned(tmp_path, **changes):
+    options = {"only": "*", "seeds": 1, "args": "", "shard": "1/1"} | changes
+    return sweep.plan(CELLS, tmp_path, **options)
+
+
+def test_runs_are_seed_after_seed_in_folders_of_their_own(tmp_path):
+    runs = planned(tmp_path, seeds=2, only="*,erm", args="epochs=3")
+    assert [run.arg for run in runs] == [
+        "digits,a,erm,seed=0,epochs=3",
+        "digits,b,erm,seed=0,epochs=3",
+        "digits,a,erm,seed=1,epochs=3",
+        "digits,b,erm,seed=1,epochs=3",
+    ]
+    assert runs[2].folder == tmp_path / "digits" / "a" / "erm" / "seed1"
+
+
+def test_shards_are_a_partition(tmp_path):
+    shards = [planned(tmp_path, seeds=3, shard=f"{i}/4") for i in (1, 2, 3, 4)]
+    joined = sorted(run.arg for shard in shards for run in shard)
+    assert joined == sorted(run.arg for run in planned(tmp_path, seeds=3))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"only": "cifar*"}, "--only=cifar.* matches none of the 3 cells, e.g. digits,a,erm"),
+        ({"shard": "3/2"}, "--shard is '3/2', expected I/N with I from 1 to N"),
+        ({"shard": "one"}, "--shard is 'one'"),
+    ],
+)
+def test_mistakes(changes, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        planned(tmp_path, **changes)
+
+
+def finish(run, config):
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").write_text(as_json(config))
+    (run.folder / "result.json").write_text("{}")
+
+
+def test_what_is_finished_stays_and_a_failure_keeps_none_from_running(tmp_path, monkeypatch, capsys):
+    runs, trained = planned(tmp_path), []
+    config = small_config()
+    finish(runs[0], config)
+
+    def train(config, folder):
+        trained.append(folder)
+        if len(trained) == 1:
+            raise TrainingDiverged("the losses have become nan")
+        finish(next(run for run in runs if run.folder == folder), config)
+
+    monkeypatch.setattr(sweep, "train", train)
+    failures = sweep.sweep(lambda arg: config, runs)
+    assert trained == [runs[1].folder, runs[2].folder]
+    assert failures == {runs[1].arg: "the losses have become nan"}
+    assert "failed: digits,a,cmwnet,seed=0: the losses have become nan" in capsys.readouterr().err
+    assert [run.is_done for run in runs] == [True, False, True]
+    other = sweep.sweep(lambda arg: small_config(seed=7), runs[:1])
+    assert "holds a finished run of another config" in other[runs[0].arg]
+
+
+@pytest.mark.parametrize("cell", compare.get_cells())
+def test_every_cell_of_the_comparison_is_a_config(cell):
+    config = compare.get_config(f"{cell},seed=3,K=2,epochs=12")
+    check_config(config)
+    assert (config.seed, config.num_epochs, config.warmup_epochs) == (3, 12, 4)
+    assert config.data.bias == cell.split(",")[1]
+    shuffled = cell.endswith("shuffled")
+    assert (config.weight_net.class_feature == "shuffled") == shuffled
+    assert config.method == ("cmwnet" if shuffled else cell.split(",")[2])
+
+
+def test_the_comparison_reads_files_of_ones_own():
+    config = compare.get_config("cifar10,human_worse_label,erm,raw_dir=x.tar.gz,human_labels=y.npz")
+    check_config(config)
+    assert (config.data.name, config.data.known_as, config.data.raw_dir) == (
+        "image_folder",
+        "cifar10",
+        "x.tar.gz",
+    )
+    assert (config.model.name, config.data.human_labels) == ("small_cnn", "y.npz")
+    with pytest.raises(UsageError, match="DATASET.*did you mean 'fashion_mnist'"):
+        compare.get_config("fashionmnist")
+
+
+@pytest.mark.whole_runs
+def test_the_command_sweeps_over_a_file(tmp_path):
+    cells = tmp_path / "cells.py"
+    cells.write_text(
+        "from test_train import small_config\n"
+        "def get_cells():\n"
+        "    return ['erm', 'gce']\n"
+        "def get_config(arg):\n"
+        "    method, seed = arg.split(',')\n"
+        "    return small_config(method=method, seed=int(seed.split('=')[1]), num_epochs=1, warmup_epochs=0)\n"
+    )
+    arguments = [f"--config={cells}", f"--workdir={tmp_path / 'runs'}", "--seeds=1"]
+    done = launch(*arguments, module="cmwnet_jax.sweep", PYTHONPATH="tests")
+    assert (done.returncode, done.stdout.strip()) == (0, f"2 of 2 runs are done, in {tmp_path / 'runs'}")
+    for method in ("erm", "gce"):
+        result = json.loads((tmp_path / "runs" / method / "seed0" / "result.json").read_text())
+        assert result["method"] == method
+    again = launch(*arguments, "--list", module="cmwnet_jax.sweep", PYTHONPATH="tests")
+    assert again.stdout.splitlines() == ["done  erm,seed=0", "done  gce,seed=0"]
