@@ -71,6 +71,9 @@ def launch(workdir, processes, path, **options):
     flags = [
         "--config=experiments/digits.py",
         "--config.num_epochs=12",
+        "--config.warmup_epochs=3",
+        "--config.method=cmwnet_sl",
+        "--config.soft_labels.start_from=given",
         "--config.batch_size=48",
         "--config.chunk_steps=5",
         "--config.checkpoint.every_minutes=0.01",
