@@ -41,6 +41,18 @@ def weight_arrays(
     }
 
 
+def confidence_rows(data: Data, confidences: np.ndarray) -> np.ndarray:
+    """[training split, C] float32 for confidences.npy: rows by id, zeros where an example was left out.
+
+    Args:
+        data: the run's.
+        confidences: [N, C] float, of the run's examples.
+    """
+    rows = np.zeros((len(data.true_labels), data.source.num_classes), np.float32)
+    rows[data.biased.ids] = confidences
+    return rows
+
+
 def _last_confusion(folder: Path) -> np.ndarray:
     with np.load(folder / "evaluation.npz", allow_pickle=False) as file:
         return file["confusion"]
