@@ -125,7 +125,7 @@ def sweep(get_config: Callable[[str], ConfigDict], runs: list[Run]) -> dict[str,
     failures, seconds = {}, []
     for place, run in enumerate(runs):
         try:
-            if run.first_stage is not None:
+            if run.first_stage is not None and not run.is_done:
                 _train(get_config, run.first_stage)
             took = _train(get_config, run)
             seconds += [took] if took else []

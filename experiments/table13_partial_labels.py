@@ -13,7 +13,8 @@ instead of tfds's: a folder of *-ubyte.gz, or an image folder or archive for CIF
 q: the probability that a wrong class is a candidate: 0.1, 0.3, 0.5, 0.7.
 METHOD: proden (stage one), or of stage two: retrain (plain training: what the second training alone brings),
 mwnet, cmwnet (the paper's), cmwnet_sl, or any other of cmwnet_jax's methods.
-More, by name: epochs1=100, epochs2=120 (epochs of the stages).
+More, by name: epochs1=100, epochs2=120 (epochs of the stages). The published code takes CIFAR's labels after 40
+epochs of stage one, not after E.1's 100: epochs1=40.
 Paper: Table 13, CMW-Net after PRODEN, e.g. Fashion-MNIST at q = 0.1: 89.51 and then 90.47.
 Ours: not run yet.
 """

@@ -239,16 +239,21 @@ def test_the_sweep_trains_both_stages_once(tmp_path, monkeypatch):
     np.testing.assert_allclose(confidences.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_array_equal(stage2["given"], confidences.argmax(axis=1))
     np.testing.assert_array_equal(stage2["true"], stage1["true"])
-    wrong = [
-        json.loads((root / method / "seed0" / "result.json").read_text())["wrong_rate"]
-        for method in ("proden", "cmwnet")
-    ]
-    assert wrong[1] < 0.5 * wrong[0]  # identified, where stage one showed a candidate at random
+    first, second = (
+        json.loads((root / method / "seed0" / "result.json").read_text()) for method in ("proden", "cmwnet")
+    )
+    # Identified, where stage one showed a candidate at random.
+    assert second["wrong_rate"] < 0.5 * first["wrong_rate"]
+    assert first["transductive_accuracy_percent"] == pytest.approx(100 * (1 - second["wrong_rate"]))
+    assert "transductive_accuracy_percent" not in second
     lines = (root / "cmwnet" / "seed0" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["weight_auc"] is not None
 
     trained.clear()
     assert sweep.sweep(small, runs) == {}
+    assert trained == []
+    (root / "proden" / "seed0" / "result.json").unlink()
+    assert sweep.sweep(small, runs[:1]) == {}  # what is done needs its first stage no more
     assert trained == []
 
 
