@@ -78,7 +78,7 @@ def plan(
         get_first_stage: cell -> the cell that it builds on, or nothing.
 
     Raises:
-        UsageError: no cell matches, or the shard is no such pair.
+        UsageError: no cell matches, the shard is no such pair, or the path cannot be an argument.
     """
     chosen = [cell for cell in cells if fnmatch.fnmatchcase(cell, only)]
     if not chosen:
@@ -100,7 +100,10 @@ def plan(
 def _run(workdir: Path, cell: str, seed: int, args: str, first_stage: Run | None = None) -> Run:
     parts = [cell, f"seed={seed}", *([args] if args else [])]
     if first_stage is not None:
-        parts.append(f"stage1={first_stage.folder.absolute()}")
+        path = str(first_stage.folder.absolute())
+        if "," in path:
+            raise UsageError(f"--workdir is {str(workdir)!r}, expected a path without commas: choose another")
+        parts.append(f"stage1={path}")
     return Run(",".join(parts), workdir.joinpath(*cell.split(","), f"seed{seed}"), first_stage)
 
 

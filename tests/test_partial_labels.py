@@ -267,6 +267,8 @@ def test_shards_keep_what_shares_a_stage_together(tmp_path):
     assert not (folders[0] & folders[1] or folders[0] & folders[2] or folders[1] & folders[2])
     alone = sweep.plan(["a", "b", "c"], tmp_path, only="*", seeds=1, args="", shard="2/2")
     assert [run.arg for run in alone] == ["b,seed=0"]
+    with pytest.raises(UsageError, match="expected a path without commas"):
+        sweep.plan(cells, tmp_path / "a,b", shard="1/1", **options)
 
 
 def test_every_cell_is_a_config():
@@ -274,8 +276,8 @@ def test_every_cell_is_a_config():
         config = TABLE13["get_config"](f"{cell},stage1={'' if cell.endswith('proden') else '/stage1'}")
         check_config(config)
         assert config.model.name == ("resnet32_projection" if cell.startswith("cifar") else "mlp")
-    stage1, stage2 = (TABLE13["get_config"](f"cifar100,0.7,{m}") for m in ("proden", "retrain"))
-    assert (stage1.method, stage1.data.bias, stage1.num_epochs) == ("proden", "partial_70", 100)
+    stage1, stage2 = (TABLE13["get_config"](f"cifar100,0.07,{m}") for m in ("proden", "retrain"))
+    assert (stage1.method, stage1.data.bias, stage1.num_epochs) == ("proden", "partial_7", 100)
     assert (stage2.method, stage2.data.bias, stage2.num_epochs) == ("erm", "confidences", 120)
     assert (stage2.warmup_epochs, stage2.meta_every_steps) == (45, 20)
     with pytest.raises(UsageError, match="the method proden is stage one: leave it out"):

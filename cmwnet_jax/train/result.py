@@ -53,9 +53,9 @@ def confidence_rows(data: Data, confidences: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _transductive(config: ConfigDict, data: Data, folder: Path) -> dict:
+def _transductive(data: Data, folder: Path) -> dict:
     """How often a training example's most confident candidate is the true one; nothing for single labels."""
-    if not METHODS[config.method].from_candidates or not data.biased.truth_known:
+    if data.biased.candidates is None or not data.biased.truth_known:
         return {}
     confidences = np.load(folder / "confidences.npy", allow_pickle=False)[data.biased.ids]
     right = np.argmax(confidences, axis=1) == data.biased.true
@@ -127,7 +127,7 @@ def summarize(config: ConfigDict, data: Data, folder: RunFolder, clock: Clock) -
         "test_accuracy_percent_last10": last_epochs_mean(history, "test_accuracy_percent"),
         "teacher_test_accuracy_percent_last10": last_epochs_mean(history, "teacher_test_accuracy_percent"),
         "test_class_accuracy_percent_last": class_accuracy_percent(_last_confusion(folder.path)),
-        **_transductive(config, data, folder.path),
+        **_transductive(data, folder.path),
         "weight_auc_last10": last_epochs_mean(history, "weight_auc"),
         **clock.summary(),
         "devices": parallel.describe(),
