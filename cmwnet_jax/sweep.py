@@ -4,6 +4,10 @@ Runs the cells of a config file, each into DIR/CELL/seedN, with commas as folder
 string of the file's `get_config`; `get_cells()` lists them. Finished runs are left as they are,
 unfinished ones go on, and a failure does not keep the others from running. As a job array: --shard=2/8
 runs every eighth cell, from the second on.
+
+A file whose cells build on another cell's run, e.g. on its labels, says on which by `get_first_stage(CELL)`
+(empty: on none). That run is trained first, with the same seed and once for all cells that build on it, and
+its folder is appended to their arguments as stage1=FOLDER.
 """
 
 import dataclasses
@@ -39,10 +43,12 @@ class Run:
     Attributes:
         arg: the config's argument string.
         folder: where it goes.
+        first_stage: the run that it builds on, where there is one.
     """
 
     arg: str
     folder: Path
+    first_stage: "Run | None" = None
 
     @property
     def is_done(self) -> bool:
@@ -50,7 +56,16 @@ class Run:
         return (self.folder / "result.json").exists()
 
 
-def plan(cells: list[str], workdir: Path, *, only: str, seeds: int, args: str, shard: str) -> list[Run]:
+def plan(
+    cells: list[str],
+    workdir: Path,
+    *,
+    only: str,
+    seeds: int,
+    args: str,
+    shard: str,
+    get_first_stage: Callable[[str], str] = lambda cell: "",
+) -> list[Run]:
     """The runs of this job, seed after seed, so that a table is there early.
 
     Args:
@@ -59,10 +74,11 @@ def plan(cells: list[str], workdir: Path, *, only: str, seeds: int, args: str, s
         only: a pattern with `*` and `?` that whole argument strings match.
         seeds: runs of each cell.
         args: appended to each argument string.
-        shard: `I/N`.
+        shard: `I/N`. Runs that share a first stage go to the same job: two would both train it.
+        get_first_stage: cell -> the cell that it builds on, or nothing.
 
     Raises:
-        UsageError: no cell matches, or the shard is no such pair.
+        UsageError: no cell matches, the shard is no such pair, or the path cannot be an argument.
     """
     chosen = [cell for cell in cells if fnmatch.fnmatchcase(cell, only)]
     if not chosen:
@@ -70,16 +86,30 @@ def plan(cells: list[str], workdir: Path, *, only: str, seeds: int, args: str, s
     index, _, count = shard.partition("/")
     if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
         raise UsageError(f"--shard is {shard!r}, expected I/N with I from 1 to N, e.g. 2/8")
-    runs = [
-        Run(",".join([cell, f"seed={seed}", *([args] if args else [])]), _folder(workdir, cell, seed))
-        for seed in range(seeds)
-        for cell in chosen
-    ]
-    return runs[int(index) - 1 :: int(count)]
+    runs = []
+    for seed in range(seeds):
+        for cell in chosen:
+            first = get_first_stage(cell)
+            first_stage = _run(workdir, first, seed, args) if first else None
+            runs.append(_run(workdir, cell, seed, args, first_stage))
+    jobs = list(dict.fromkeys(_job(run) for run in runs))
+    mine = set(jobs[int(index) - 1 :: int(count)])
+    return [run for run in runs if _job(run) in mine]
 
 
-def _folder(workdir: Path, cell: str, seed: int) -> Path:
-    return workdir.joinpath(*cell.split(","), f"seed{seed}")
+def _run(workdir: Path, cell: str, seed: int, args: str, first_stage: Run | None = None) -> Run:
+    parts = [cell, f"seed={seed}", *([args] if args else [])]
+    if first_stage is not None:
+        path = str(first_stage.folder.absolute())
+        if "," in path:
+            raise UsageError(f"--workdir is {str(workdir)!r}, expected a path without commas: choose another")
+        parts.append(f"stage1={path}")
+    return Run(",".join(parts), workdir.joinpath(*cell.split(","), f"seed{seed}"), first_stage)
+
+
+def _job(run: Run) -> Path:
+    """What must stay together."""
+    return run.folder if run.first_stage is None else run.first_stage.folder
 
 
 def sweep(get_config: Callable[[str], ConfigDict], runs: list[Run]) -> dict[str, str]:
@@ -98,13 +128,10 @@ def sweep(get_config: Callable[[str], ConfigDict], runs: list[Run]) -> dict[str,
     failures, seconds = {}, []
     for place, run in enumerate(runs):
         try:
-            config = get_config(run.arg)
-            if run.is_done:
-                _check_same(run, config)
-                continue
-            started = time.perf_counter()
-            train(config, run.folder)
-            seconds.append(time.perf_counter() - started)
+            if run.first_stage is not None and not run.is_done:
+                _train(get_config, run.first_stage)
+            took = _train(get_config, run)
+            seconds += [took] if took else []
         except (UsageError, TrainingDiverged) as error:
             failures[run.arg] = str(error)
             print(f"failed: {run.arg}: {first_line(error)}", file=sys.stderr, flush=True)
@@ -113,6 +140,17 @@ def sweep(get_config: Callable[[str], ConfigDict], runs: list[Run]) -> dict[str,
             minutes = len(left) * sum(seconds) / len(seconds) / 60
             print(f"{len(left)} of {len(runs)} runs left, about {minutes:.0f} min", file=sys.stderr, flush=True)
     return failures
+
+
+def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
+    """Seconds that it took; 0 where it was finished."""
+    config = get_config(run.arg)
+    if run.is_done:
+        _check_same(run, config)
+        return 0.0
+    started = time.perf_counter()
+    train(config, run.folder)
+    return time.perf_counter() - started
 
 
 def _check_same(run: Run, config: ConfigDict) -> None:
@@ -136,6 +174,8 @@ def main(argv: list[str]) -> None:
     if not {"get_config", "get_cells"} <= names.keys():
         raise UsageError(f"--config={path} has no get_config and get_cells: sweep over a file that has both")
     options = {"only": _ONLY.value, "seeds": _SEEDS.value, "args": _ARGS.value, "shard": _SHARD.value}
+    if "get_first_stage" in names:
+        options["get_first_stage"] = names["get_first_stage"]
     runs = plan(names["get_cells"](), workdir, **options)
     if _LIST.value:
         for run in runs:

@@ -36,6 +36,7 @@ HUMAN = {"worse": np.random.default_rng(5).integers(C, size=5000), "clean": clea
 INPUTS = {
     "posterior": make_posterior(clean().true),
     "human_labels": HUMAN,
+    "confidences": make_posterior(clean().true, seed=1),
     "foreign": bias.ForeignSet("cifar100", 4000),
 }
 

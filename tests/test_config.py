@@ -67,10 +67,12 @@ def test_every_field_is_read_by_something(tmp_path, monkeypatch):
         small_config(data__bias="open_set_40", data__open_set_from="digits"),
         small_config(data__bias="human_worse_label", data__human_labels=str(tmp_path / "human.npz")),
         small_config(data__bias="pmd1_5", data__posterior=posterior),
+        small_config(data__bias="confidences", data__confidences=posterior),
     ):
         build_data(Recorded(config, read))
     for method in METHODS:
-        config = small_config(method=method, data__bias="symmetric_20", loss__forward_posterior=posterior)
+        name = "partial_20" if METHODS[method].from_candidates else "symmetric_20"
+        config = small_config(method=method, data__bias=name, loss__forward_posterior=posterior)
         build_recipe(Recorded(config, read), build_data(config))
     unread = set(fields(default_config())) - read
     assert not unread, (

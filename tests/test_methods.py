@@ -24,7 +24,9 @@ BIAS = "long_tail_5+asymmetric_60"
 
 
 def built(**changes):
-    config = small_config(data__bias=BIAS, **changes)
+    wants_candidates = METHODS[changes.get("method", "cmwnet")].from_candidates
+    biases = {"data__bias": "long_tail_5+partial_30" if wants_candidates else BIAS}
+    config = small_config(**(biases | changes))
     check_config(config)
     data = build_data(config)
     return data, build_recipe(config, data)

@@ -53,6 +53,9 @@ def _summary(config, data: Data) -> list[str]:
         f"meta set: {config.meta_set.kind}"
         + ("" if data.record.held_out is None else f", {len(data.record.held_out)} examples set apart"),
     ]
+    if biased.candidates is not None:
+        size = np.mean(np.sum(biased.candidates, axis=1))
+        lines.append(f"labels are sets of {size:.2f} candidates on average; given is one of these at random")
     if biased.foreign is not None:
         lines.append(f"{np.mean(biased.foreign >= 0):.2%} of the images are {biased.foreign_dataset}'s")
     return lines

@@ -27,7 +27,6 @@ class Record:
         seed: the seed it was applied with.
         dataset: the data set's name.
         meta_classes: the meta-classes that follow from the class sizes.
-        candidates: [N, C] bool, partial labels; None where the labels are not partial.
         held_out: [M] int64, ids of the clean meta set that was set apart; None where there is none.
     """
 
@@ -36,7 +35,6 @@ class Record:
     seed: int
     dataset: str
     meta_classes: MetaClasses
-    candidates: np.ndarray | None = None
     held_out: np.ndarray | None = None
 
 
@@ -133,7 +131,7 @@ def _arrays(record: Record) -> dict[str, np.ndarray]:
         "meta_class_centers": record.meta_classes.centers,
         "meta_class_of_class": record.meta_classes.of_class,
     }
-    optional = {"foreign": labels.foreign, "candidates": record.candidates, "held_out": record.held_out}
+    optional = {"foreign": labels.foreign, "candidates": labels.candidates, "held_out": record.held_out}
     return arrays | {name: array for name, array in optional.items() if array is not None}
 
 
@@ -147,6 +145,7 @@ def _record(fields: dict, arrays: dict[str, np.ndarray]) -> Record:
         foreign=arrays.get("foreign"),
         foreign_dataset=fields["foreign_dataset"],
         truth_known=fields["truth_known"],
+        candidates=arrays.get("candidates"),
     )
     return Record(
         labels=labels,
@@ -154,7 +153,6 @@ def _record(fields: dict, arrays: dict[str, np.ndarray]) -> Record:
         seed=fields["seed"],
         dataset=fields["dataset"],
         meta_classes=MetaClasses(arrays["meta_class_centers"], arrays["meta_class_of_class"]),
-        candidates=arrays.get("candidates"),
         held_out=arrays.get("held_out"),
     )
 

@@ -1,7 +1,6 @@
 """Turns a config's names into data: the set, the bias on it, its meta-classes, its input path."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -10,6 +9,7 @@ from cmwnet_jax.data import bias, meta_set, sources
 from cmwnet_jax.data.augment import Augmentation, pixel_moments
 from cmwnet_jax.data.batches import Raw, TrainOrder
 from cmwnet_jax.data.human_labels import human_labels
+from cmwnet_jax.data.probabilities import load_probabilities
 from cmwnet_jax.data.record import Record, load_record
 from cmwnet_jax.data.stream import Fit, Stream
 from cmwnet_jax.data.streams import Purpose, stream
@@ -72,6 +72,7 @@ def build_data(config: ConfigDict) -> Data:
     else:
         true_labels, test_labels = (sources.read_labels(source, s) for s in ("train", source.test_split))
     record = _record(config, source, dataset, true_labels)
+    _check_candidates(config, record)
     _check_batch_size(config, record.labels)
     if dataset is None:
         splits = _streams(config, source, record, true_labels, test_labels)
@@ -173,7 +174,7 @@ def _record(
         held_out, labels = meta_set.hold_out(
             labels, config.meta_set.per_class_examples, stream(config.seed, Purpose.HOLD_OUT)
         )
-    needed = _needed(config, dataset)
+    needed = _needed(config, dataset, (len(true_labels), source.num_classes))
     known_as = config.data.known_as or source.name
     with about("data.bias"):
         labels = bias.apply(config.data.bias, labels, known_as, config.seed, **needed)
@@ -186,17 +187,21 @@ def _meta_classes(config: ConfigDict, labels: bias.BiasedLabels) -> MetaClasses:
         return MetaClasses.fit(labels.class_counts, num_meta_classes(config))
 
 
-def _needed(config: ConfigDict, dataset: sources.Dataset | None) -> dict:
-    """What the bias needs besides labels, from the fields that name it."""
+def _needed(config: ConfigDict, dataset: sources.Dataset | None, shape: tuple[int, int]) -> dict:
+    """What the bias needs besides labels, from the fields that name it; `shape` is (training split, C)."""
     needs = bias.needs(config.data.bias)
     needed = {}
-    if needs and dataset is None:
+    if needs - {"confidences"} and dataset is None:
         raise UsageError(
             f"data.bias is {config.data.bias!r}, which is for sets in memory, but data.path is "
             f"{config.data.path!r}: set it to 'device'"
         )
     if "posterior" in needs:
-        needed["posterior"] = _posterior(config.data.posterior, dataset)
+        hint = "write one with python -m cmwnet_jax.data posterior"
+        needed["posterior"] = load_probabilities("data.posterior", config.data.posterior, shape, hint)
+    if "confidences" in needs:
+        hint = "e.g. confidences.npy in the folder of a finished run with the method proden"
+        needed["confidences"] = load_probabilities("data.confidences", config.data.confidences, shape, hint)
     if "human_labels" in needs:
         needed["human_labels"] = human_labels(config.data.human_labels, dataset)
     if "foreign" in needs:
@@ -209,21 +214,20 @@ def _foreign(config: ConfigDict) -> sources.Dataset:
     return sources.load(config.data.open_set_from, config.data.dir, config.data.open_set_raw_dir)
 
 
-def _posterior(path: str, dataset: sources.Dataset) -> np.ndarray:
-    """[training split, C] probabilities from an .npy file."""
-    try:
-        posterior = np.load(Path(path).expanduser(), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+def _check_candidates(config: ConfigDict, record: Record) -> None:
+    """Candidate sets are for methods that learn from such, single labels for all others."""
+    has, wants = record.labels.candidates is not None, METHODS[config.method].from_candidates
+    if has and not wants:
         raise UsageError(
-            f"data.posterior is {path!r}, expected an .npy file of class probabilities, one row a training "
-            f"example ({error}): write one with python -m cmwnet_jax.data posterior"
-        ) from error
-    if posterior.shape != (len(dataset.train), dataset.num_classes):
-        raise UsageError(
-            f"data.posterior is {path!r} with shape {posterior.shape}, expected "
-            f"{(len(dataset.train), dataset.num_classes)} for {dataset.name}: take one made for it"
+            f"method is {config.method!r}, which takes one label an example, but {record.name!r} gives "
+            f"candidate sets: train with method 'proden' first, then with data.bias 'confidences' and "
+            f"data.confidences, that run's confidences.npy"
         )
-    return posterior
+    if wants and not has:
+        raise UsageError(
+            f"method is {config.method!r}, which learns from candidate sets, but {record.name!r} gives single "
+            f"labels: set data.bias to e.g. 'partial_10'"
+        )
 
 
 def _raws(config: ConfigDict, dataset: sources.Dataset, record: Record) -> dict[str, Raw]:

@@ -10,6 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from cmwnet_jax import free_weights, losses, mixing, objectives, soft_labels
+from cmwnet_jax.applications import partial_labels
 from cmwnet_jax.class_sizes import class_balanced_weights
 from cmwnet_jax.data.streams import Purpose, stream
 from cmwnet_jax.memory import Table, remembering
@@ -48,6 +49,14 @@ def _elr(parts: Parts) -> Method:
     objective = objectives.elr_objective(parts.model.apply, strength=fields.strength, momentum=fields.momentum)
     main = remembering(parts.plain_step(objective), parallel.axis_name())
     return Method(parts.plain_step(parts.objective()), main, memory=_empty_table(parts, jnp.float32))
+
+
+def _proden(parts: Parts) -> Method:
+    """PRODEN, from the first step on: the given label of a candidate set says nothing to warm up on."""
+    objective = partial_labels.proden_objective(parts.model.apply, parts.data.meta_classes)
+    step = remembering(parts.plain_step(objective), parallel.axis_name())
+    confidences = partial_labels.uniform_confidences(parts.data.biased.candidates)
+    return Method(step, step, memory=Table.full(jnp.asarray(confidences)))
 
 
 def _reweighted(parts: Parts) -> Method:
@@ -200,6 +209,7 @@ MAKERS: dict[str, Callable[[Parts], Method]] = {
     "ldam": _ldam,
     "mixup": _mixup,
     "elr": _elr,
+    "proden": _proden,
     "l2rw": _l2rw,
     "mcw": _mcw,
     "mwnet": _reweighted,

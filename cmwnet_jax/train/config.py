@@ -11,7 +11,8 @@ def default_config() -> ConfigDict:
     """CMW-Net on the bundled digits, unbiased; experiments start from it and change fields."""
     config = ConfigDict()
     # cmwnet (a weighting function a meta-class), cmwnet_sl (and pseudo-labels), mwnet (one function), erm
-    # (plain training), or a baseline: focal, class_balanced, ldam, l2rw, mcw, forward, gce, mixup, elr.
+    # (plain training), or a baseline: focal, class_balanced, ldam, l2rw, mcw, forward, gce, mixup, elr;
+    # proden for candidate sets (partial labels).
     config.method = "cmwnet"
     # Seed of the bias, the initial parameters and the order of the batches.
     config.seed = 0
@@ -45,6 +46,9 @@ def default_config() -> ConfigDict:
     config.data.record = ""
     # For pmd biases: an .npy of class probabilities, [training split, C].
     config.data.posterior = ""
+    # For the bias `confidences`: an .npy [training split, C], whose rows' most likely classes are given, e.g.
+    # the confidences.npy of a proden run.
+    config.data.confidences = ""
     # For human biases: an .npz of human labels; empty: the data set's own.
     config.data.human_labels = ""
     # For open_set biases: the data set that images are taken from.

@@ -16,7 +16,7 @@ from cmwnet_jax.train.epoch import Epoch
 from cmwnet_jax.train.evaluate import Measured, evaluation_arrays, split_metrics
 from cmwnet_jax.train.metrics import weight_metrics
 from cmwnet_jax.train.preemption import StopRequests
-from cmwnet_jax.train.result import summarize, weight_arrays
+from cmwnet_jax.train.result import confidence_rows, summarize, weight_arrays
 from cmwnet_jax.train.run_folder import RunFolder
 from cmwnet_jax.train.saving import Saver
 from cmwnet_jax.train.show import ProgressBar
@@ -192,9 +192,12 @@ def _picture(launch: _Launch, board: Board, epoch: Epoch, test: Measured, state:
     tested = evaluation_arrays(test, data.test_labels, data.source.num_classes)
     board.add_pictures(epoch.number, arrays, tested["confusion"], data.source.class_names)
     if is_last:
-        health.check_state(parallel.unreplicate(state), epoch.run_steps_done)
+        whole = parallel.unreplicate(state)
+        health.check_state(whole, epoch.run_steps_done)
         folder.write_weights(**arrays)
         folder.write_evaluation(**tested)
+        if launch.recipe.kind.from_candidates:
+            folder.write_confidences(confidence_rows(data, whole.memory.values))
 
 
 def _finish(launch: _Launch) -> dict:

@@ -14,6 +14,7 @@ class Kind:
         has_teacher: whether an averaged classifier makes pseudo-labels, and chooses the meta data.
         may_weigh_nothing: whether all weights of a batch may rightly be 0.
         every_step: whether each step must be a meta step.
+        from_candidates: whether it learns from candidate sets (partial labels) instead of from given labels.
     """
 
     learns_weights: bool = False
@@ -22,6 +23,7 @@ class Kind:
     has_teacher: bool = False
     may_weigh_nothing: bool = False
     every_step: bool = False
+    from_candidates: bool = False
 
 
 METHODS = {
@@ -33,6 +35,7 @@ METHODS = {
     "ldam": Kind(),
     "mixup": Kind(),
     "elr": Kind(),
+    "proden": Kind(from_candidates=True),
     "l2rw": Kind(learns_weights=True, may_weigh_nothing=True, every_step=True),
     "mcw": Kind(learns_weights=True, every_step=True),
     "mwnet": Kind(learns_weights=True, has_weight_net=True),

@@ -41,6 +41,27 @@ def weight_arrays(
     }
 
 
+def confidence_rows(data: Data, confidences: np.ndarray) -> np.ndarray:
+    """[training split, C] float32 for confidences.npy: rows by id, zeros where an example was left out.
+
+    Args:
+        data: the run's.
+        confidences: [N, C] float, of the run's examples.
+    """
+    rows = np.zeros((len(data.true_labels), data.source.num_classes), np.float32)
+    rows[data.biased.ids] = confidences
+    return rows
+
+
+def _transductive(data: Data, folder: Path) -> dict:
+    """How often a training example's most confident candidate is the true one; nothing for single labels."""
+    if data.biased.candidates is None or not data.biased.truth_known:
+        return {}
+    confidences = np.load(folder / "confidences.npy", allow_pickle=False)[data.biased.ids]
+    right = np.argmax(confidences, axis=1) == data.biased.true
+    return {"transductive_accuracy_percent": float(100 * np.mean(right))}
+
+
 def _last_confusion(folder: Path) -> np.ndarray:
     with np.load(folder / "evaluation.npz", allow_pickle=False) as file:
         return file["confusion"]
@@ -106,6 +127,7 @@ def summarize(config: ConfigDict, data: Data, folder: RunFolder, clock: Clock) -
         "test_accuracy_percent_last10": last_epochs_mean(history, "test_accuracy_percent"),
         "teacher_test_accuracy_percent_last10": last_epochs_mean(history, "teacher_test_accuracy_percent"),
         "test_class_accuracy_percent_last": class_accuracy_percent(_last_confusion(folder.path)),
+        **_transductive(data, folder.path),
         "weight_auc_last10": last_epochs_mean(history, "weight_auc"),
         **clock.summary(),
         "devices": parallel.describe(),

@@ -1,4 +1,4 @@
-"""A run's folder: config.json, metrics.jsonl, weights.npz, result.json (last), checkpoints/, figures/."""
+"""A run's folder: config.json, metrics.jsonl, arrays, result.json (last), checkpoints/, figures/."""
 
 import contextlib
 import errno
@@ -131,6 +131,10 @@ class RunFolder:
     def write_evaluation(self, **arrays: np.ndarray) -> None:
         """Writes evaluation.npz."""
         self._replace("evaluation.npz", lambda file: np.savez_compressed(file, **arrays))
+
+    def write_confidences(self, confidences: np.ndarray) -> None:
+        """Writes confidences.npy."""
+        self._replace("confidences.npy", lambda file: np.save(file, confidences))
 
     def write_result(self, result: dict) -> None:
         """Writes result.json, which says that the run is finished."""

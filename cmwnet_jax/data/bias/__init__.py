@@ -1,8 +1,7 @@
 """Every way of biasing a data set: pure seeded functions from labels to labels that know the truth.
 
 Each function takes a `BiasedLabels` and returns a new one, so that biases compose: thin the
-classes first, then flip. `apply` does it by name. Candidate sets (partial labels) stand beside the
-labels, as an array.
+classes first, then flip. `apply` does it by name. Candidate sets (partial labels) are drawn last.
 """
 
 from cmwnet_jax.data.bias.human import human_labels as human_labels
@@ -20,7 +19,10 @@ from cmwnet_jax.data.bias.open_set import ForeignSet as ForeignSet
 from cmwnet_jax.data.bias.open_set import open_set as open_set
 from cmwnet_jax.data.bias.open_set import shown_images as shown_images
 from cmwnet_jax.data.bias.partial import binomial_candidates as binomial_candidates
+from cmwnet_jax.data.bias.partial import most_confident as most_confident
 from cmwnet_jax.data.bias.partial import pair_candidates as pair_candidates
+from cmwnet_jax.data.bias.partial import partial_labels as partial_labels
+from cmwnet_jax.data.bias.partial import with_candidates as with_candidates
 from cmwnet_jax.data.bias.pmd import pmd_noise as pmd_noise
 from cmwnet_jax.data.bias.pmd import pmd_noise_plc as pmd_noise_plc
 from cmwnet_jax.data.bias.similar import ASYMMETRIC_FLIPS as ASYMMETRIC_FLIPS

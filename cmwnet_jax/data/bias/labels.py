@@ -24,6 +24,7 @@ class BiasedLabels:
         foreign: [N] int64, the row of `foreign_dataset`'s training split whose image is shown
             instead of the example's own, -1 where its own is; None where all images are their own.
         foreign_dataset: name of that data set, empty where there is none.
+        candidates: [N, C] bool, partial labels: the true one among them; None where labels are single.
         truth_known: False for data sets that come with labels nobody has checked; `true` is then
             what the data set says, and whatever is derived from it is about added noise only.
     """
@@ -35,6 +36,7 @@ class BiasedLabels:
     foreign: np.ndarray | None = None
     foreign_dataset: str = ""
     truth_known: bool = True
+    candidates: np.ndarray | None = None
 
     @classmethod
     def clean(cls, labels: ArrayLike, num_classes: int, truth_known: bool = True) -> "BiasedLabels":
@@ -93,16 +95,24 @@ class BiasedLabels:
     def take(self, rows: np.ndarray) -> "BiasedLabels":
         """The examples at these rows (not ids), in ascending order."""
         rows = np.sort(rows)
-        foreign = None if self.foreign is None else self.foreign[rows]
-        kept = {"ids": self.ids[rows], "given": self.given[rows], "true": self.true[rows]}
-        return dataclasses.replace(self, **kept, foreign=foreign)
+        arrays = ("ids", "given", "true", "foreign", "candidates")
+        kept = {name: getattr(self, name) for name in arrays}
+        kept = {name: None if values is None else values[rows] for name, values in kept.items()}
+        return dataclasses.replace(self, **kept)
 
     def relabel(self, given: np.ndarray) -> "BiasedLabels":
         """The same examples with other given labels.
 
         Args:
             given: [N] int in [0, C).
+
+        Raises:
+            UsageError: the labels are candidate sets, which noise on one label would contradict.
         """
+        if self.candidates is not None:
+            raise UsageError(
+                "the labels are candidate sets, expected single ones: put no noise after partial labels"
+            )
         return dataclasses.replace(self, given=given.astype(np.int32))
 
 
@@ -144,3 +154,35 @@ def rows_by_id(field: str, values: np.ndarray, labels: BiasedLabels) -> np.ndarr
             f"(ids go up to {needed - 1}), in its order"
         )
     return values[labels.ids]
+
+
+def probabilities_by_id(field: str, values: ArrayLike, labels: BiasedLabels) -> np.ndarray:
+    """As `rows_by_id`, of class probabilities.
+
+    Args:
+        field: what the error calls the array.
+        values: [training split, C] float.
+        labels: the examples.
+
+    Returns:
+        [N, C] float64, a copy.
+
+    Raises:
+        UsageError: another shape, or a row of these examples is no distribution.
+    """
+    values = np.asarray(values)
+    if values.ndim != 2 or values.shape[1] != labels.num_classes or labels.num_classes < 2:
+        raise UsageError(
+            f"{field}: shape {values.shape}, expected [examples of the training split, "
+            f"{labels.num_classes} classes], and at least 2 of these"
+        )
+    values = rows_by_id(field, values, labels).astype(np.float64)
+    # NaN fails both comparisons.
+    bad = ~(np.all(values >= 0, axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3))
+    if bad.any():
+        row = int(labels.ids[np.flatnonzero(bad)[0]])
+        raise UsageError(
+            f"{field}: {bad.sum()} rows are not distributions, first row {row}: expected probabilities "
+            f"that sum to one (softmax of the logits, not the logits)"
+        )
+    return values

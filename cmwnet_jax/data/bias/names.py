@@ -18,6 +18,12 @@ from cmwnet_jax.data.bias.noise import (
     uniform_noise,
 )
 from cmwnet_jax.data.bias.open_set import ForeignSet, open_set
+from cmwnet_jax.data.bias.partial import (
+    binomial_candidates,
+    most_confident,
+    pair_candidates,
+    partial_labels,
+)
 from cmwnet_jax.data.bias.pmd import pmd_noise, pmd_noise_plc
 from cmwnet_jax.data.streams import Purpose, stream
 from cmwnet_jax.errors import UsageError, unknown_name
@@ -30,6 +36,7 @@ class _Inputs(NamedTuple):
     posterior: ArrayLike | None = None
     human_labels: Mapping[str, ArrayLike] | None = None
     foreign: ForeignSet | None = None
+    confidences: ArrayLike | None = None
 
 
 _Bias = Callable[[BiasedLabels, float, Seed, _Inputs], BiasedLabels]
@@ -62,6 +69,10 @@ def _pmd(noise: Callable[..., BiasedLabels], kind: int) -> _Kind:
     )
 
 
+def _partial(draw: Callable) -> _Kind:
+    return _Kind(lambda b, percent, seed, _: partial_labels(b, percent / 100, draw, seed))
+
+
 _KINDS: Mapping[str, _Kind] = {
     "long_tail": _Kind(lambda b, factor, seed, _: long_tail(b, factor, seed)),
     "symmetric": _Kind(lambda b, percent, seed, _: symmetric_noise(b, percent / 100, seed)),
@@ -74,12 +85,17 @@ _KINDS: Mapping[str, _Kind] = {
     "open_set": _Kind(
         lambda b, percent, seed, inputs: open_set(b, percent / 100, inputs.foreign, seed), "foreign"
     ),
+    "partial": _partial(binomial_candidates),
+    "partial_pair": _partial(pair_candidates),
 }
+
+_CONFIDENCES = _Kind(lambda b, amount, seed, inputs: most_confident(b, inputs.confidences), "confidences")
 
 _HELP_OF_NEED = {
     "posterior": "the class probabilities of a classifier trained on clean labels",
     "human_labels": "a mapping from annotators to their labels",
     "foreign": "the ForeignSet that the images come from",
+    "confidences": "class probabilities, e.g. what PRODEN ends with",
 }
 
 
@@ -92,6 +108,7 @@ def apply(
     posterior: ArrayLike | None = None,
     human_labels: Mapping[str, ArrayLike] | None = None,
     foreign: ForeignSet | None = None,
+    confidences: ArrayLike | None = None,
 ) -> BiasedLabels:
     """The bias that a name says.
 
@@ -99,7 +116,9 @@ def apply(
     of `long_tail`, `symmetric` (own class may be drawn), `uniform` (it may not), `asymmetric` (the
     published map, or CIFAR-100's superclass rule), `asymmetric_dividemix` (cats and dogs both
     ways), `asymmetric_plc` (Table 4's), `pmd1`, `pmd2`, `pmd3` (Sec. 4.3), `pmd1_plc` to `pmd3_plc`
-    (the code behind Table 3), `open_set`; or `human_ANNOTATOR`. Parts that are joined by `+`
+    (the code behind Table 3), `open_set`, `partial` and `partial_pair` (candidate sets, binomial or
+    of the next class, the number the rate of false candidates); or `human_ANNOTATOR`; or `confidences`,
+    the most likely classes of a table. Parts that are joined by `+`
     apply from left to right, each with its own stream of the seed, e.g. `long_tail_10+asymmetric_40`.
     Hybrids are feature-dependent noise first, then independent noise laid over it (Table 4):
     `pmd1_35+uniform_30`. `none` and the empty name are no bias.
@@ -113,14 +132,17 @@ def apply(
         human_labels: annotator -> [training split] int, rows by id; the entry `clean`, where there
             is one, is compared with the true labels.
         foreign: what `open_set` takes images from.
+        confidences: [training split, C] float, rows by id; what `confidences` needs.
 
     Raises:
         UsageError: the name is not understood, a number in it is out of range, or what it needs is
             not given.
     """
-    inputs = _Inputs(dataset, posterior, human_labels, foreign)
+    inputs = _Inputs(dataset, posterior, human_labels, foreign, confidences)
     for position, part in enumerate(_parts(name)):
         kind, amount = _parse(part)
+        if labels.candidates is not None:
+            raise UsageError(f"bias is {name!r}, where {part!r} follows partial labels: put these last")
         if kind.needs and getattr(inputs, kind.needs) is None:
             raise UsageError(f"bias is {part!r}, which needs {kind.needs}: pass {_HELP_OF_NEED[kind.needs]}")
         labels = kind.apply(labels, amount, stream(seed, Purpose.BIAS, position), inputs)
@@ -134,7 +156,7 @@ def needs(name: str) -> frozenset[str]:
         name: the bias.
 
     Returns:
-        A subset of `posterior`, `human_labels` and `foreign`.
+        A subset of `posterior`, `human_labels`, `foreign` and `confidences`.
 
     Raises:
         UsageError: the name is not understood.
@@ -153,10 +175,14 @@ def _parts(name: str) -> list[str]:
 def _parse(part: str) -> tuple[_Kind, float]:
     if matched := re.fullmatch(r"human_(\w+)", part):
         return _human(matched[1]), 0.0
+    if part == "confidences":
+        return _CONFIDENCES, 0.0
     matched = re.fullmatch(r"(\w+)_(-?[0-9]+(?:\.[0-9]+)?)", part)
     kind = matched[1] if matched else part
     if kind not in _KINDS:
-        raise unknown_name(f"bias is {part!r}, expected KIND_NUMBER, but KIND", kind, [*_KINDS, "human"])
+        raise unknown_name(
+            f"bias is {part!r}, expected KIND_NUMBER, but KIND", kind, [*_KINDS, "human", "confidences"]
+        )
     if not matched:
         raise UsageError(
             f"bias is {part!r}, expected a number at its end, e.g. {part}_40 (a rate in per cent, or a factor)"

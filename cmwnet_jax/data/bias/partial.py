@@ -1,8 +1,12 @@
 """Partial labels: a set of candidates for each example, the right one among them (Sec. 7.1, E.1)."""
 
-import numpy as np
+import dataclasses
+from collections.abc import Callable
 
-from cmwnet_jax.data.bias.labels import BiasedLabels, Seed, check_rate
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cmwnet_jax.data.bias.labels import BiasedLabels, Seed, check_rate, probabilities_by_id
 from cmwnet_jax.errors import UsageError
 
 
@@ -61,6 +65,69 @@ def pair_candidates(labels: BiasedLabels, q: float, seed: Seed) -> np.ndarray:
     candidates[rows, labels.given] = True
     candidates[rows, (labels.given + 1) % labels.num_classes] = rng.random(len(rows)) < q
     return candidates
+
+
+def with_candidates(labels: BiasedLabels, candidates: ArrayLike, seed: Seed) -> BiasedLabels:
+    """Labels that are candidate sets.
+
+    The given label, which tables of class sizes and meta-classes go by, becomes a candidate at random: it
+    tells no more than the set does, and the wrong rate is that of somebody who picks blindly.
+
+    Args:
+        labels: the labels so far.
+        candidates: [N, C] bool.
+        seed: a seed or generator.
+
+    Raises:
+        UsageError: another shape or dtype, or an example's true label is not among its candidates.
+    """
+    candidates, rows = np.asarray(candidates), np.arange(len(labels.true))
+    if candidates.shape != (len(rows), labels.num_classes) or candidates.dtype != bool:
+        raise UsageError(
+            f"candidates: shape {candidates.shape} of {candidates.dtype}, expected "
+            f"{(len(rows), labels.num_classes)} of bool"
+        )
+    outside = (labels.true < 0) | ~candidates[rows, labels.true]
+    if outside.any():
+        raise UsageError(
+            f"candidates: the true label of {outside.sum()} examples is not among them, first id "
+            f"{labels.ids[outside][0]}: put partial labels on true labels, with no noise before them"
+        )
+    draws = np.where(candidates, np.random.default_rng(seed).random(candidates.shape), -1)
+    given = np.argmax(draws, axis=1).astype(np.int32)
+    return dataclasses.replace(labels, given=given, candidates=candidates)
+
+
+def partial_labels(
+    labels: BiasedLabels, q: float, draw: Callable[[BiasedLabels, float, Seed], np.ndarray], seed: Seed
+) -> BiasedLabels:
+    """Labels that are drawn candidate sets.
+
+    Args:
+        labels: the labels so far.
+        q: of the draw.
+        draw: `binomial_candidates` or `pair_candidates`.
+        seed: a seed or generator, for both the candidates and the label that is shown.
+
+    Raises:
+        UsageError: as `draw` and `with_candidates`.
+    """
+    rng = np.random.default_rng(seed)
+    return with_candidates(labels, draw(labels, q, rng), rng)
+
+
+def most_confident(labels: BiasedLabels, confidences: ArrayLike) -> BiasedLabels:
+    """Single labels from confidences: the most likely class is given (E.1, stage two).
+
+    Args:
+        labels: the labels so far; what they were given is replaced.
+        confidences: [training split, C] float, rows by id, e.g. what PRODEN ends with. Of equally likely
+            classes the first is taken.
+
+    Raises:
+        UsageError: another shape, a row that does not sum to one, or labels that are candidate sets.
+    """
+    return labels.relabel(np.argmax(probabilities_by_id("confidences", confidences, labels), axis=1))
 
 
 def _check(q: float, num_classes: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cmwnet_jax.data.bias.labels import BiasedLabels, Seed, check_rate, rows_by_id
+from cmwnet_jax.data.bias.labels import BiasedLabels, Seed, check_rate, probabilities_by_id
 from cmwnet_jax.errors import UsageError
 
 # The flip probability as a function of the margin between the two most likely classes, as printed
@@ -107,21 +107,7 @@ def _formula(formulas: dict, kind: int) -> Callable[[np.ndarray], np.ndarray]:
 
 def _two_most_likely(labels: BiasedLabels, posterior: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """([N] most likely class, [N] second most likely, [N] float64 margin between them)."""
-    posterior = np.asarray(posterior)
-    if posterior.ndim != 2 or posterior.shape[1] != labels.num_classes or labels.num_classes < 2:
-        raise UsageError(
-            f"posterior: shape {posterior.shape}, expected [examples of the training split, "
-            f"{labels.num_classes} classes], and at least 2 of these"
-        )
-    posterior = rows_by_id("posterior", posterior, labels).astype(np.float64)
-    # NaN fails both comparisons.
-    bad = ~(np.all(posterior >= 0, axis=1) & (np.abs(posterior.sum(axis=1) - 1) < 1e-3))
-    if bad.any():
-        row = int(labels.ids[np.flatnonzero(bad)[0]])
-        raise UsageError(
-            f"posterior: {bad.sum()} rows are not distributions, first row {row}: expected probabilities "
-            f"that sum to one (softmax of the logits, not the logits)"
-        )
+    posterior = probabilities_by_id("posterior", posterior, labels)
     # Twice argmax, not a sort: of equally likely classes the lower index comes first.
     first, rows = posterior.argmax(axis=1), np.arange(len(posterior))
     highest = posterior[rows, first]
