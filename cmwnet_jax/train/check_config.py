@@ -113,6 +113,16 @@ def _check_method(config: ConfigDict) -> None:
     """What one field says only with another."""
     if config.method == "mixup" and not config.mixup_alpha:
         raise UsageError("mixup_alpha is 0, expected a positive number with the method mixup")
+    if config.weight_net.init and not METHODS[config.method].has_weight_net:
+        raise UsageError(
+            f"weight_net.init is {config.weight_net.init!r}, but {config.method} has no weight net: leave it "
+            f"empty, or take the method mwnet, cmwnet or cmwnet_sl"
+        )
+    if config.weight_net.frozen and not config.weight_net.init:
+        raise UsageError(
+            "weight_net.frozen is True, but weight_net.init is empty, and a random weight net would never "
+            "learn: name a learned one there"
+        )
     if METHODS[config.method].every_step and config.meta_every_steps != 1:
         raise UsageError(
             f"meta_every_steps is {config.meta_every_steps}, expected 1: {config.method} weighs each batch anew"

@@ -126,6 +126,11 @@ def default_config() -> ConfigDict:
     config.weight_net.normalize = "sum"
     # What cmwnet's meta-classes go by: size (of the class) or shuffled (dealt out at random: a control).
     config.weight_net.class_feature = "size"
+    # A learned one to start from (Algorithm 2): a run, checkpoint, saved weight net or exported file of as
+    # many meta-classes and hidden units; empty: a random one.
+    config.weight_net.init = ""
+    # Whether that one stays as it is: no meta steps, no meta set, the cost of plain training.
+    config.weight_net.frozen = False
 
     config.loss = ConfigDict()
     # What erm, mwnet and cmwnet train on after the warm-up: cross_entropy, focal, gce or ldam (Q27).
