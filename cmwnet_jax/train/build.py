@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from cmwnet_jax.data.batches import TrainOrder
 from cmwnet_jax.models import MODELS, model_fields
 from cmwnet_jax.models.pretrained import load_pretrained
-from cmwnet_jax.schedules import step_decay
+from cmwnet_jax.schedules import step_decay, warm_restarts
 from cmwnet_jax.soft_labels import Teacher
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build_data import Data, train_order
@@ -79,7 +79,7 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
     order = train_order(config, data)
     steps = config.num_epochs * order.steps
     fields = config.optimizer
-    learning_rate = step_decay(fields.learning_rate, steps, fields.decay_at_percent, fields.decay_factor)
+    learning_rate = _learning_rate(config, order.steps)
     optimizer = optax.chain(
         optax.add_decayed_weights(fields.weight_decay),
         optax.sgd(learning_rate, momentum=fields.momentum, nesterov=fields.nesterov),
@@ -102,6 +102,19 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
         meta_every_steps=config.meta_every_steps,
         one_step_a_call=parallel.loops_are_slow(lambda v, x: model.apply(v, x, train=False), variables, images),
     )
+
+
+def _learning_rate(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
+    fields, steps = config.optimizer, config.num_epochs * epoch_steps
+    if fields.schedule == "warm_restarts":
+        return warm_restarts(
+            fields.learning_rate,
+            steps,
+            constant_steps=config.warmup_epochs * epoch_steps,
+            first_cycle_steps=fields.first_cycle_epochs * epoch_steps,
+            least=fields.least_learning_rate,
+        )
+    return step_decay(fields.learning_rate, steps, fields.decay_at_percent, fields.decay_factor)
 
 
 def build_model(config: ConfigDict, num_classes: int) -> nn.Module:

@@ -14,6 +14,7 @@ from cmwnet_jax.train.methods import METHODS
 META_SETS = ("lowest_loss", "balanced", "held_out")
 PATHS = ("auto", "device", "stream")
 DTYPES = ("float32", "bfloat16")
+SCHEDULES = ("steps", "warm_restarts")
 LOSSES = ("cross_entropy", "focal", "gce", "ldam")
 
 _LEAST = (
@@ -39,6 +40,8 @@ _LEAST = (
     ("augment.rand_ops", 0),
     ("optimizer.learning_rate", 0),
     ("optimizer.momentum", 0),
+    ("optimizer.first_cycle_epochs", 1),
+    ("optimizer.least_learning_rate", 0),
     ("optimizer.weight_decay", 0),
     ("optimizer.decay_factor", 0),
     ("weight_net.learning_rate", 0),
@@ -62,6 +65,7 @@ _NAMES = (
     ("model.name", MODELS),
     ("model.batch_norm_over", ("all", "local")),
     ("model.dtype", DTYPES),
+    ("optimizer.schedule", SCHEDULES),
     ("weight_net.normalize", NORMALIZATIONS),
     ("weight_net.class_feature", ("size", "shuffled")),
     ("loss.name", LOSSES),
@@ -90,6 +94,12 @@ def check_config(config: ConfigDict) -> None:
         raise UsageError(
             "data.path is 'device', where data.resize_pixels and data.crop_pixels do nothing: set it to "
             "'stream'"
+        )
+    least, first = config.optimizer.least_learning_rate, config.optimizer.learning_rate
+    if config.optimizer.schedule == "warm_restarts" and not least <= first > 0:
+        raise UsageError(
+            f"optimizer.learning_rate is {first}, expected more than 0 and at least "
+            f"optimizer.least_learning_rate, {least}, with warm_restarts"
         )
     if config.optimizer.momentum >= 1:
         raise UsageError(f"optimizer.momentum is {config.optimizer.momentum}, expected less than 1")

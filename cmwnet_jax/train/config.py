@@ -102,10 +102,17 @@ def default_config() -> ConfigDict:
     config.optimizer = ConfigDict()
     # SGD's learning rate at the start; the virtual step (Eq. 7) uses the current one.
     config.optimizer.learning_rate = 0.1
-    # The learning rate is multiplied by `decay_factor` at each of these shares of the steps.
+    # steps (it falls at given steps) or warm_restarts (constant in the warm-up, then cosines that start anew,
+    # each twice as long as the one before, SGDR).
+    config.optimizer.schedule = "steps"
+    # steps only: the learning rate is multiplied by `decay_factor` at each of these shares of the steps.
     config.optimizer.decay_at_percent = (60.0, 85.0)
     # The factor.
     config.optimizer.decay_factor = 0.1
+    # warm_restarts only: epochs of the first cosine.
+    config.optimizer.first_cycle_epochs = 5
+    # warm_restarts only: where each cosine ends.
+    config.optimizer.least_learning_rate = 1e-4
     # SGD's momentum.
     config.optimizer.momentum = 0.9
     # Whether it is Nesterov's.
