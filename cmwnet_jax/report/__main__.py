@@ -35,7 +35,8 @@ def main(argv: list[str]) -> None:
     absent = missing(runs)
     console, output = Console(), Path(_OUTPUT.value).expanduser()
     for table in tables:
-        console.print(table.rich())
+        for part in table.by_first_part():
+            console.print(part.rich())
     for line in absent:
         console.print(f"missing: {line}", soft_wrap=True)
     output.mkdir(parents=True, exist_ok=True)

@@ -90,8 +90,16 @@ class Table:
         for name in head:
             table.add_column(name, justify="right" if name else "left")
         for line in lines:
-            table.add_row(*line)
+            table.add_row(*(text.replace("; ", "\n") for text in line))
         return table
+
+    def by_first_part(self) -> list["Table"]:
+        """A table for each data set, or what else the columns begin with: a terminal is narrow."""
+        firsts = dict.fromkeys(column[:1] for column in self.columns)
+        return [
+            dataclasses.replace(self, columns=[column for column in self.columns if column[:1] == first])
+            for first in firsts
+        ]
 
 
 def csv_text(tables: Sequence[Table]) -> str:
@@ -175,7 +183,7 @@ def _natural(parts: tuple[str, ...]) -> tuple:
 
 
 def missing(runs: Sequence[Found]) -> list[str]:
-    """A sentence for each cell and seed that is not finished, of the grid that the runs span.
+    """What is not finished of the grid that the runs span, cells that lack the same seeds together.
 
     Args:
         runs: finished or not.
@@ -184,15 +192,19 @@ def missing(runs: Sequence[Found]) -> list[str]:
     columns, seeds = sorted({run.column for run in runs}, key=_natural), sorted({run.seed for run in runs})
     lines = []
     for column in columns:
+        absent, under_way = {}, []
         for row in _in_order(runs):
-            absent = [seed for seed in seeds if (column, row, seed) not in by_place]
-            name = " ".join([*column, row])
-            if absent:
-                lines.append(f"{name}: no run with seed {', '.join(map(str, absent))}")
-            for seed in seeds:
-                run = by_place.get((column, row, seed))
-                if run is not None and run.result is None:
-                    lines.append(f"{name}: seed {seed} has done {len(run.history)} of {run.num_epochs} epochs")
+            lacking = tuple(seed for seed in seeds if (column, row, seed) not in by_place)
+            absent.setdefault(lacking, []).append(row)
+            for run in (by_place[column, row, seed] for seed in seeds if seed not in lacking):
+                if run.result is None:
+                    done = f"{len(run.history)} of {run.num_epochs} epochs"
+                    under_way.append(f"{' '.join([*column, row])}: seed {run.seed} has done {done}")
+        for lacking, rows in absent.items():
+            if lacking:
+                name = " ".join([*column, ", ".join(rows)])
+                lines.append(f"{name}: no run with seed {', '.join(map(str, lacking))}")
+        lines += under_way
     return lines
 
 
