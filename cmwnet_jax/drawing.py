@@ -21,6 +21,7 @@ _META_CLASS_STYLES = (
     ("#CC79A7", ":"),
     ("#000000", "-"),
 )
+_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _RIGHT, _WRONG = "#56B4E9", "#E69F00"
 _NAMES_BY_COUNT = {1: ("all",), 2: ("small", "large"), 3: ("small", "moderate", "large")}
 _NUMBERED = 12  # classes up to which a confusion matrix has room for its numbers
@@ -33,10 +34,13 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def meta_class_names(centers: Sequence[float]) -> list[str]:
-    """A name with its centre for each meta-class, e.g. `small (about 14 examples)`."""
+    """A name with its centre, where it is known, for each meta-class, e.g. `small (about 14 examples)`."""
     count = len(centers)
     names = _NAMES_BY_COUNT.get(count, tuple(f"meta-class {k + 1} of {count}" for k in range(count)))
-    return [f"{name} (about {center:.0f} examples)" for name, center in zip(names, centers, strict=True)]
+    return [
+        name if np.isnan(center) else f"{name} (about {center:.0f} examples)"
+        for name, center in zip(names, centers, strict=True)
+    ]
 
 
 def draw_weighting_functions(axes: Axes, runs: Sequence[Arrays]) -> None:
@@ -88,6 +92,89 @@ def draw_weight_histogram(axes: Axes, runs: Sequence[Arrays]) -> None:
     _legend_above(axes, "examples whose given label is")
 
 
+def draw_observed_losses(axes: Axes, runs: Sequence[Arrays]) -> None:
+    """How many losses a weighting function was asked about, by meta-class; to stand under the functions.
+
+    Args:
+        axes: where to draw.
+        runs: `losses` [n], `meta_class` [n], `grid` [g] and `centers` [K] of runs of one method.
+    """
+    top = min(float(run["grid"][-1]) for run in runs)
+    losses, meta_class = (np.concatenate([run[name] for run in runs]) for name in ("losses", "meta_class"))
+    bins = np.linspace(0, top, 61)
+    for k in range(len(runs[0]["centers"])):
+        chosen = losses[meta_class == k]
+        if len(chosen):
+            color, style = _META_CLASS_STYLES[k % len(_META_CLASS_STYLES)]
+            share = np.full(len(chosen), 100 / len(chosen))
+            axes.hist(chosen, bins, weights=share, histtype="step", color=color, linestyle=style, linewidth=1.6)
+    axes.set(xlabel="loss in the last epoch (nats)", ylabel="share of each (%)", xlim=(0, top), yscale="log")
+
+
+def draw_learning_curves(
+    axes: Axes, histories: Mapping[str, Sequence[Sequence[Mapping]]], field: str, label: str
+) -> None:
+    """A number by epoch, one line a method: the mean over its runs, and a band from the least to the most.
+
+    Args:
+        axes: where to draw.
+        histories: by method, the metrics of each run's epochs.
+        field: the metric's name.
+        label: what the axis says, with the unit.
+    """
+    for place, (name, runs) in enumerate(histories.items()):
+        columns = {}
+        for line in (line for run in runs for line in run):
+            if line.get(field) is not None:
+                columns.setdefault(line["epoch"] + 1, []).append(line[field])
+        if columns:
+            epochs = sorted(columns)
+            color, style = _LINES[place % len(_LINES)], ("-", "--", "-.", ":")[place // len(_LINES) % 4]
+            axes.plot(
+                epochs, [np.mean(columns[e]) for e in epochs], style, color=color, linewidth=1.8, label=name
+            )
+            low, high = ([pick(columns[e]) for e in epochs] for pick in (min, max))
+            axes.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
+    axes.set(xlabel="epoch", ylabel=label)
+    axes.grid(alpha=0.25)
+
+
+def draw_loss_densities(axes: Axes, runs: Sequence[Arrays]) -> None:
+    """Histograms of the losses, one line a given class, right and wrong labels apart (Fig. 13a).
+
+    Of more than 20 classes, one line a meta-class.
+
+    Args:
+        axes: where to draw.
+        runs: `losses`, `given`, `true` and `meta_class`, [n] each, and `centers` [K] of runs of one method.
+    """
+    names = ("losses", "given", "true", "meta_class")
+    losses, given, true, meta_class = (np.concatenate([run[name] for run in runs]) for name in names)
+    by_class = given.max() < _NAMED
+    group = given if by_class else meta_class
+    labels = [str(c) for c in range(given.max() + 1)] if by_class else meta_class_names(runs[0]["centers"])
+    bins = np.linspace(0, max(float(np.quantile(losses, 0.999)), 1e-6), 61)
+    parts = (
+        ("right" if np.any(given != true) else "not known to be wrong", given == true, _RIGHT),
+        ("wrong", given != true, _WRONG),
+    )
+    for place, _ in enumerate(labels):
+        bottom, size = -float(place), max(int(np.sum(group == place)), 1)
+        counts = [np.histogram(losses[(group == place) & chosen], bins)[0] for _, chosen, _ in parts]
+        heights = np.sqrt(np.cumsum(counts, axis=0) / size)  # of the right ones, and of all on top of them
+        base = np.zeros(len(bins) - 1)
+        for (name, chosen, color), height in zip(parts, heights, strict=True):
+            top = 0.9 * height / max(heights.max(), 1e-9)
+            if chosen.any():
+                label = None if place else name
+                axes.stairs(bottom + top, bins, baseline=bottom + base, fill=True, color=color, label=label)
+            base = top
+    axes.set(xlabel="loss in the last epoch (nats)", xlim=(0, bins[-1]))
+    axes.set_ylabel("given class" if by_class else "given classes that are")
+    axes.set_yticks([-float(place) for place in range(len(labels))], labels)
+    _legend_above(axes, "share of the class's examples (root scale), label")
+
+
 def draw_confusion(axes: Axes, confusion: np.ndarray, class_names: Sequence[str]) -> None:
     """Which class was taken for which, as shares of the true class; the root's scale, so that few errors show.
 
@@ -97,11 +184,26 @@ def draw_confusion(axes: Axes, confusion: np.ndarray, class_names: Sequence[str]
         class_names: C names.
     """
     percent = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    _draw_shares(axes, percent, class_names, columns="predicted class")
+
+
+def draw_transition(axes: Axes, transition: np.ndarray, class_names: Sequence[str]) -> None:
+    """P(given | true), as `draw_confusion` does.
+
+    Args:
+        axes: where to draw.
+        transition: [C, C] float, a row a true class, a column a given one; rows sum to one.
+        class_names: C names.
+    """
+    _draw_shares(axes, 100 * transition, class_names, columns="given class")
+
+
+def _draw_shares(axes: Axes, percent: np.ndarray, class_names: Sequence[str], columns: str) -> None:
     image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
     axes.figure.colorbar(
         image, ax=axes, label="share of the true class (%)", shrink=0.8, ticks=(0, 1, 10, 25, 50, 100)
     )
-    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set(xlabel=columns, ylabel="true class")
     axes.spines[:].set_visible(False)
     if len(percent) <= _NAMED:
         names = [name if len(name) <= 20 else f"{name[:19]}…" for name in class_names]
@@ -110,7 +212,7 @@ def draw_confusion(axes: Axes, confusion: np.ndarray, class_names: Sequence[str]
         axes.set_yticks(range(len(names)), names, fontsize=size)
     if len(percent) <= _NUMBERED:
         for (row, column), share in np.ndenumerate(percent):
-            if confusion[row, column]:
+            if share:
                 color = "white" if share > 35 else "black"
                 axes.text(column, row, f"{share:.0f}", color=color, ha="center", va="center", fontsize=8)
 

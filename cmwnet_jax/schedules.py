@@ -24,3 +24,29 @@ def step_decay(
         step = round(num_steps * percent / 100)
         boundaries[step] = boundaries.get(step, 1.0) * decay_factor
     return optax.piecewise_constant_schedule(learning_rate, boundaries)
+
+
+def warm_restarts(
+    learning_rate: float, num_steps: int, *, constant_steps: int, first_cycle_steps: int, least: float
+) -> optax.Schedule:
+    """Constant at first, then cosines from the learning rate down, each twice as long as the one before.
+
+    SGDR (Loshchilov and Hutter 2017), with T_mult = 2, as Sec. 4.3 has it; by step, not by epoch.
+
+    Args:
+        learning_rate: at step 0 and at each restart.
+        num_steps: of the whole run.
+        constant_steps: steps before the first cosine.
+        first_cycle_steps: steps of the first cosine.
+        least: where each cosine ends.
+
+    Returns:
+        step -> learning rate.
+    """
+    pieces, boundaries = [optax.constant_schedule(learning_rate)], []
+    start, length = constant_steps, first_cycle_steps
+    while start < num_steps:
+        pieces.append(optax.cosine_decay_schedule(learning_rate, length, alpha=least / learning_rate))
+        boundaries.append(start)
+        start, length = start + length, 2 * length
+    return optax.join_schedules(pieces, boundaries)

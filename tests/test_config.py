@@ -73,6 +73,7 @@ def test_every_field_is_read_by_something(tmp_path, monkeypatch):
     for method in METHODS:
         name = "partial_20" if METHODS[method].from_candidates else "symmetric_20"
         config = small_config(method=method, data__bias=name, loss__forward_posterior=posterior)
+        config.optimizer.schedule = "steps" if method == "erm" else "warm_restarts"
         build_recipe(Recorded(config, read), build_data(config))
     unread = set(fields(default_config())) - read
     assert not unread, (

@@ -1,13 +1,17 @@
 """Figures in the manner of the paper's, for print and screen, colour-blind safe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cmwnet_jax import drawing
+from cmwnet_jax.report.find import Found
 from cmwnet_jax.report.runs import Run
+
+_ACROSS = 3  # panels side by side at most
 
 
 def save_weighting_figure(columns: Sequence[tuple[str, Sequence[Run]]], path: Path) -> None:
@@ -28,3 +32,102 @@ def save_weighting_figure(columns: Sequence[tuple[str, Sequence[Run]]], path: Pa
             drawing.draw_weighting_functions(functions, arrays)
             drawing.draw_weight_histogram(histogram, arrays)
         figure.savefig(path, dpi=150)
+
+
+def save_weighting_functions(arrays: drawing.Arrays, path: Path) -> None:
+    """One weight net's functions alone.
+
+    Args:
+        arrays: `grid` [g], `functions` [K, g] and `centers` [K].
+        path: a PNG file, made with its folder, written at 150 dots an inch.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(drawing.STYLE):
+        figure = Figure(figsize=(5, 4.4), layout="constrained")
+        drawing.draw_weighting_functions(figure.subplots(), [arrays])
+        figure.savefig(path, dpi=150)
+
+
+ByRow = Mapping[str, Sequence[Found]]
+"""A column's runs, by row of the table: method -> its seeds' runs."""
+
+
+def save_column_figures(runs: ByRow, folder: Path) -> list[Path]:
+    """All figures of one column of a table: one data set under one bias.
+
+    Args:
+        runs: finished or not; of the unfinished, only learning curves are drawn.
+        folder: made where it is missing; PNG files, written at 150 dots an inch.
+
+    Returns:
+        What was written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done = {row: [run for run in found if run.result is not None] for row, found in runs.items()}
+    done = {row: found for row, found in done.items() if found}
+    weights = {row: [run.arrays("weights") for run in found] for row, found in done.items()}
+    learned = {row: arrays for row, arrays in weights.items() if all("functions" in one for one in arrays)}
+    confusions = {
+        row: sum(run.arrays("evaluation")["confusion"] for run in found) for row, found in done.items()
+    }
+    written = [_learning_curves(runs, folder / "learning_curves.png")]
+    if learned:
+        panels = {
+            row: (lambda part, arrays=arrays: _weighting_panel(part, arrays)) for row, arrays in learned.items()
+        }
+        written.append(_panels(panels, folder / "weighting.png", height=8.6))
+    if done:
+        draw = drawing.draw_confusion
+        panels = {row: _matrix(draw, confusion) for row, confusion in confusions.items()}
+        written.append(_panels(panels, folder / "confusion.png", height=4.2))
+        panels = {row: _in_axes(drawing.draw_loss_densities, arrays) for row, arrays in weights.items()}
+        written.append(_panels(panels, folder / "loss_densities.png", height=5.2))
+        bias = next(iter(done.values()))[0].arrays("bias")
+        if "transition_matrix" in bias:
+            panels = {"given labels": _matrix(drawing.draw_transition, bias["transition_matrix"])}
+            written.append(_panels(panels, folder / "transition.png", height=4.2))
+    return written
+
+
+def _learning_curves(runs: ByRow, path: Path) -> Path:
+    histories = {row: [run.history for run in found] for row, found in runs.items()}
+    shown = [("test_accuracy_percent", "test accuracy (%)")]
+    if any(line.get("weight_auc") is not None for found in histories.values() for run in found for line in run):
+        shown.append(("weight_auc", "weight AUC"))
+    with matplotlib.rc_context(drawing.STYLE):
+        figure = Figure(figsize=(7.4, 3.4 * len(shown)), layout="constrained")
+        all_axes = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
+        for axes, (field, label) in zip(all_axes, shown, strict=True):
+            drawing.draw_learning_curves(axes, histories, field, label)
+        figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        figure.savefig(path, dpi=150)
+    return path
+
+
+def _panels(draw: Mapping[str, Callable], path: Path, height: float) -> Path:
+    """One part of a figure for each name."""
+    across = min(_ACROSS, len(draw))
+    down = -(-len(draw) // across)
+    with matplotlib.rc_context(drawing.STYLE):
+        figure = Figure(figsize=(4.6 * across, height * down), layout="constrained")
+        parts = figure.subfigures(down, across, squeeze=False).ravel()
+        for part, (title, fill) in zip(parts, draw.items(), strict=False):
+            part.suptitle(title, fontweight="bold")
+            fill(part)
+        figure.savefig(path, dpi=150)
+    return path
+
+
+def _weighting_panel(part: Figure, arrays: Sequence[drawing.Arrays]) -> None:
+    functions, observed, histogram = part.subplots(3, 1, height_ratios=(3, 1.4, 2.2))
+    drawing.draw_weighting_functions(functions, arrays)
+    drawing.draw_observed_losses(observed, arrays)
+    drawing.draw_weight_histogram(histogram, arrays)
+
+
+def _in_axes(draw: Callable[[Axes, Sequence[drawing.Arrays]], None], arrays) -> Callable:
+    return lambda part: draw(part.subplots(), arrays)
+
+
+def _matrix(draw: Callable, matrix) -> Callable:
+    return lambda part: draw(part.subplots(), matrix, [str(c) for c in range(len(matrix))])

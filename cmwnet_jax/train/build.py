@@ -13,24 +13,28 @@ from ml_collections import ConfigDict
 from cmwnet_jax.data.batches import TrainOrder
 from cmwnet_jax.models import MODELS, model_fields
 from cmwnet_jax.models.pretrained import load_pretrained
-from cmwnet_jax.schedules import step_decay
+from cmwnet_jax.schedules import step_decay, warm_restarts
 from cmwnet_jax.soft_labels import Teacher
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build_data import Data, train_order
 from cmwnet_jax.train.build_method import MAKERS
 from cmwnet_jax.train.method_parts import Method, Parts
-from cmwnet_jax.train.methods import METHODS, Kind
+from cmwnet_jax.train.methods import METHODS, Kind, kind_of
 from cmwnet_jax.types import MetaState, PyTree, StepFn
 from cmwnet_jax.weight_net import WeightNet, weighting_functions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recipe:
-    """What a run computes: `warmup(state, batch, meta_batch)` first, `main(...)` after it."""
+    """What a run computes: `warmup(state, batch, meta_batch)` first, `main(...)` after it.
+
+    `frozen_range` is the range of losses that a frozen weight net has learned from.
+    """
 
     model: nn.Module
     kind: Kind
     weight_net: WeightNet | None
+    frozen_range: tuple[float, float] | None
     learning_rate: optax.Schedule
     warmup: StepFn
     main: StepFn
@@ -43,6 +47,10 @@ class Recipe:
     def learns_weights(self, epoch: int) -> bool:
         """Whether weights are learned in this epoch, and so a meta set is needed."""
         return self.kind.learns_weights and epoch >= self.warmup_epochs
+
+    def weighs(self, epoch: int) -> bool:
+        """Whether examples have weights in this epoch, learned in it or by a weight net from elsewhere."""
+        return epoch >= self.warmup_epochs and (self.kind.learns_weights or self.kind.has_weight_net)
 
     def meta_steps(self, epoch: int) -> np.ndarray:
         """[steps] bool, in which of an epoch's steps the weight net learns."""
@@ -71,7 +79,7 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
     order = train_order(config, data)
     steps = config.num_epochs * order.steps
     fields = config.optimizer
-    learning_rate = step_decay(fields.learning_rate, steps, fields.decay_at_percent, fields.decay_factor)
+    learning_rate = _learning_rate(config, order.steps)
     optimizer = optax.chain(
         optax.add_decayed_weights(fields.weight_decay),
         optax.sgd(learning_rate, momentum=fields.momentum, nesterov=fields.nesterov),
@@ -82,8 +90,9 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
     variables = {"params": state.params, **state.model_state}
     return Recipe(
         model=model,
-        kind=METHODS[config.method],
+        kind=kind_of(config),
         weight_net=method.weight_net,
+        frozen_range=method.frozen_range,
         learning_rate=learning_rate,
         warmup=method.warmup,
         main=method.main,
@@ -93,6 +102,19 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
         meta_every_steps=config.meta_every_steps,
         one_step_a_call=parallel.loops_are_slow(lambda v, x: model.apply(v, x, train=False), variables, images),
     )
+
+
+def _learning_rate(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
+    fields, steps = config.optimizer, config.num_epochs * epoch_steps
+    if fields.schedule == "warm_restarts":
+        return warm_restarts(
+            fields.learning_rate,
+            steps,
+            constant_steps=config.warmup_epochs * epoch_steps,
+            first_cycle_steps=fields.first_cycle_epochs * epoch_steps,
+            least=fields.least_learning_rate,
+        )
+    return step_decay(fields.learning_rate, steps, fields.decay_at_percent, fields.decay_factor)
 
 
 def build_model(config: ConfigDict, num_classes: int) -> nn.Module:

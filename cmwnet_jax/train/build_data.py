@@ -19,7 +19,7 @@ from cmwnet_jax.train import parallel
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.evaluate import Measured
 from cmwnet_jax.train.inputs import DeviceInput, Input, StreamInput, make_prepare
-from cmwnet_jax.train.methods import METHODS
+from cmwnet_jax.train.methods import METHODS, kind_of
 
 _DEVICE_LIMIT = 2 << 30  # bytes of pixels that "auto" still puts on each device
 
@@ -285,7 +285,7 @@ def _check_batch_size(config: ConfigDict, biased: bias.BiasedLabels) -> None:
             f"that {config.data.name} has under the bias {config.data.bias!r}: lower it"
         )
     parallel.check_divides("batch_size", config.batch_size)
-    if not METHODS[config.method].learns_weights:
+    if not kind_of(config).learns_weights:
         return
     parallel.check_divides("meta_set.batch_size", config.meta_set.batch_size)
     if config.meta_set.kind == "balanced":

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -13,11 +14,13 @@ from cmwnet_jax import free_weights, losses, mixing, objectives, soft_labels
 from cmwnet_jax.applications import partial_labels
 from cmwnet_jax.class_sizes import class_balanced_weights
 from cmwnet_jax.data.streams import Purpose, stream
+from cmwnet_jax.errors import UsageError, about
 from cmwnet_jax.memory import Table, remembering
 from cmwnet_jax.meta_classes import MetaClasses
 from cmwnet_jax.meta_step import make_meta_step, make_weighted_step
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.method_parts import Method, Parts, choose_loss, ignoring_meta_batch, switched
+from cmwnet_jax.transfer import SavedWeightNet, load_weight_net
 from cmwnet_jax.types import ObjectiveFn, StepFn
 from cmwnet_jax.weight_net import WeightNet
 
@@ -64,14 +67,13 @@ def _reweighted(parts: Parts) -> Method:
     objective = parts.objective(choose_loss(parts, parts.config.loss.name))
     if parts.config.weight_net.class_feature == "shuffled":
         objective = objectives.with_meta_class(objective, _shuffled_meta_classes(parts))
-    net = _weight_net(parts)
-    main = _meta(parts, objective, net, parts.config.weight_net.normalize)
-    return _with_weight_net(parts, net, parts.plain_step(parts.objective()), main)
+    main = _weighted(parts, objective, parts.config.weight_net.normalize)
+    return _with_weight_net(parts, parts.plain_step(parts.objective()), main)
 
 
 def _soft_labels(parts: Parts) -> Method:
     """CMW-Net-SL: the teacher follows from the first step on, its labels count after the warm-up (Q13)."""
-    fields, net = parts.config.soft_labels, _weight_net(parts)
+    fields = parts.config.soft_labels
     objective = soft_labels.soft_label_objective(
         parts.model.apply,
         parts.data.meta_classes,
@@ -79,7 +81,7 @@ def _soft_labels(parts: Parts) -> Method:
         mixup_alpha=parts.config.mixup_alpha,
         second_loss=fields.second_loss,
     )
-    main = soft_labels.reporting_own_labels(_meta(parts, objective, net, "mean"))  # Q2
+    main = soft_labels.reporting_own_labels(_weighted(parts, objective, "mean"))  # Q2
     main = remembering(soft_labels.teaching(main, _predict(parts)), parallel.axis_name())
     kept, frozen_from = fields.teacher_momentum, parts.at_step(fields.freeze_teacher_at_percent)
 
@@ -91,7 +93,7 @@ def _soft_labels(parts: Parts) -> Method:
         given = np.eye(parts.num_classes, dtype=np.float32)[parts.data.biased.given]
         table = Table.full(jnp.asarray(given, table.values.dtype))
     warmup = soft_labels.averaging(parts.plain_step(parts.objective()), momentum)
-    method = _with_weight_net(parts, net, warmup, soft_labels.averaging(main, momentum))
+    method = _with_weight_net(parts, warmup, soft_labels.averaging(main, momentum))
     return dataclasses.replace(method, memory=table)
 
 
@@ -119,15 +121,35 @@ def _weight_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     )
 
 
-def _meta(parts: Parts, objective: ObjectiveFn, net: WeightNet, normalize: str) -> StepFn:
-    """Meta steps, with weighted steps between where the config says so."""
+def _learned_elsewhere(parts: Parts) -> SavedWeightNet | None:
+    """The weight net to start from, where the config names one."""
+    fields = parts.config.weight_net
+    if not fields.init:
+        return None
+    with about("weight_net.init"):
+        saved = load_weight_net(fields.init)
+    wanted = {"num_meta_classes": parts.data.meta_classes.num_meta_classes, "hidden": fields.hidden}
+    for name, value in wanted.items():
+        if getattr(saved, name) != value:
+            raise UsageError(
+                f"weight_net.init is {fields.init!r}, whose {name} is {getattr(saved, name)}, expected "
+                f"{value}, as {parts.config.method} has here: set weight_net.{name}, or take another method "
+                f"or weight net"
+            )
+    return saved
+
+
+def _weighted(parts: Parts, objective: ObjectiveFn, normalize: str) -> StepFn:
+    """Meta steps, with weighted steps between where the config says so; a frozen net's are all weighted."""
     shared = {
         "objective": objective,
-        "weight_fn": net.apply,
+        "weight_fn": _weight_net(parts).apply,
         "optimizer": parts.optimizer,
         "normalize": normalize,
         "axis_name": parallel.axis_name(),
     }
+    if parts.config.weight_net.frozen:
+        return ignoring_meta_batch(make_weighted_step(**shared))
     meta_step = make_meta_step(
         meta_loss=_meta_loss(parts),
         weight_optimizer=_weight_optimizer(parts.config),
@@ -141,13 +163,21 @@ def _meta(parts: Parts, objective: ObjectiveFn, net: WeightNet, normalize: str) 
     return switched(lambda step: step % every == 0, meta_step, between)
 
 
-def _with_weight_net(parts: Parts, net: WeightNet, warmup: StepFn, main: StepFn) -> Method:
+def _with_weight_net(parts: Parts, warmup: StepFn, main: StepFn) -> Method:
+    net, learned, frozen = _weight_net(parts), _learned_elsewhere(parts), parts.config.weight_net.frozen
+
+    def init_weights(key):
+        if learned is not None:
+            return jax.tree.map(jnp.asarray, learned.weight_params)
+        return net.init(key, jnp.zeros(1), jnp.zeros(1, jnp.int32))
+
     return Method(
         warmup=warmup,
         main=main,
-        weight_optimizer=_weight_optimizer(parts.config),
+        weight_optimizer=None if frozen else _weight_optimizer(parts.config),
         weight_net=net,
-        init_weights=lambda key: net.init(key, jnp.zeros(1), jnp.zeros(1, jnp.int32)),
+        init_weights=init_weights,
+        frozen_range=learned.loss_range if frozen else None,
     )
 
 

@@ -14,6 +14,7 @@ from cmwnet_jax.train.methods import METHODS
 META_SETS = ("lowest_loss", "balanced", "held_out")
 PATHS = ("auto", "device", "stream")
 DTYPES = ("float32", "bfloat16")
+SCHEDULES = ("steps", "warm_restarts")
 LOSSES = ("cross_entropy", "focal", "gce", "ldam")
 
 _LEAST = (
@@ -39,6 +40,8 @@ _LEAST = (
     ("augment.rand_ops", 0),
     ("optimizer.learning_rate", 0),
     ("optimizer.momentum", 0),
+    ("optimizer.first_cycle_epochs", 1),
+    ("optimizer.least_learning_rate", 0),
     ("optimizer.weight_decay", 0),
     ("optimizer.decay_factor", 0),
     ("weight_net.learning_rate", 0),
@@ -62,6 +65,7 @@ _NAMES = (
     ("model.name", MODELS),
     ("model.batch_norm_over", ("all", "local")),
     ("model.dtype", DTYPES),
+    ("optimizer.schedule", SCHEDULES),
     ("weight_net.normalize", NORMALIZATIONS),
     ("weight_net.class_feature", ("size", "shuffled")),
     ("loss.name", LOSSES),
@@ -91,6 +95,12 @@ def check_config(config: ConfigDict) -> None:
             "data.path is 'device', where data.resize_pixels and data.crop_pixels do nothing: set it to "
             "'stream'"
         )
+    least, first = config.optimizer.least_learning_rate, config.optimizer.learning_rate
+    if config.optimizer.schedule == "warm_restarts" and not least <= first > 0:
+        raise UsageError(
+            f"optimizer.learning_rate is {first}, expected more than 0 and at least "
+            f"optimizer.least_learning_rate, {least}, with warm_restarts"
+        )
     if config.optimizer.momentum >= 1:
         raise UsageError(f"optimizer.momentum is {config.optimizer.momentum}, expected less than 1")
     percents = config.optimizer.decay_at_percent
@@ -113,6 +123,16 @@ def _check_method(config: ConfigDict) -> None:
     """What one field says only with another."""
     if config.method == "mixup" and not config.mixup_alpha:
         raise UsageError("mixup_alpha is 0, expected a positive number with the method mixup")
+    if config.weight_net.init and not METHODS[config.method].has_weight_net:
+        raise UsageError(
+            f"weight_net.init is {config.weight_net.init!r}, but {config.method} has no weight net: leave it "
+            f"empty, or take the method mwnet, cmwnet or cmwnet_sl"
+        )
+    if config.weight_net.frozen and not config.weight_net.init:
+        raise UsageError(
+            "weight_net.frozen is True, but weight_net.init is empty, and a random weight net would never "
+            "learn: name a learned one there"
+        )
     if METHODS[config.method].every_step and config.meta_every_steps != 1:
         raise UsageError(
             f"meta_every_steps is {config.meta_every_steps}, expected 1: {config.method} weighs each batch anew"

@@ -106,10 +106,17 @@ def default_config() -> ConfigDict:
     config.optimizer = ConfigDict()
     # SGD's learning rate at the start; the virtual step (Eq. 7) uses the current one.
     config.optimizer.learning_rate = 0.1
-    # The learning rate is multiplied by `decay_factor` at each of these shares of the steps.
+    # steps (it falls at given steps) or warm_restarts (constant in the warm-up, then cosines that start anew,
+    # each twice as long as the one before, SGDR).
+    config.optimizer.schedule = "steps"
+    # steps only: the learning rate is multiplied by `decay_factor` at each of these shares of the steps.
     config.optimizer.decay_at_percent = (60.0, 85.0)
     # The factor.
     config.optimizer.decay_factor = 0.1
+    # warm_restarts only: epochs of the first cosine.
+    config.optimizer.first_cycle_epochs = 5
+    # warm_restarts only: where each cosine ends.
+    config.optimizer.least_learning_rate = 1e-4
     # SGD's momentum.
     config.optimizer.momentum = 0.9
     # Whether it is Nesterov's.
@@ -130,6 +137,11 @@ def default_config() -> ConfigDict:
     config.weight_net.normalize = "sum"
     # What cmwnet's meta-classes go by: size (of the class) or shuffled (dealt out at random: a control).
     config.weight_net.class_feature = "size"
+    # A learned one to start from (Algorithm 2): a run, checkpoint, saved weight net or exported file of as
+    # many meta-classes and hidden units; empty: a random one.
+    config.weight_net.init = ""
+    # Whether that one stays as it is: no meta steps, no meta set, the cost of plain training.
+    config.weight_net.frozen = False
 
     config.loss = ConfigDict()
     # What erm, mwnet and cmwnet train on after the warm-up: cross_entropy, focal, gce or ldam (Q27).

@@ -1,6 +1,7 @@
 """Whether a run is still sound: numbers of an epoch's weights, and where it broke down."""
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -70,6 +71,34 @@ def check_steps(
         raise TrainingDiverged(f"the weights are all 0 {where}, {batch}")
     name = next(name for name in scalars if bad[name][step])
     raise TrainingDiverged(f"{name} has become {scalars[name][step]} {where}, {batch}")
+
+
+def share_outside(losses: np.ndarray, loss_range: tuple[float, float]) -> float:
+    """Share of losses, in [0, 1], that lie outside of the range that a weight net has learned from.
+
+    Args:
+        losses: float, any shape.
+        loss_range: the lowest and the highest that it learned from.
+    """
+    low, high = loss_range
+    return float(np.mean((losses < low) | (losses > high)))
+
+
+def warn_of_extrapolation(epoch: int, share: float, loss_range: tuple[float, float]) -> None:
+    """Says on stderr that a frozen weight net weighs losses that it has not learned from.
+
+    Args:
+        epoch: from 0.
+        share: of the epoch's losses, in [0, 1].
+        loss_range: the lowest and the highest that it learned from.
+    """
+    low, high = loss_range
+    print(
+        f"warning: epoch {epoch + 1}: {100 * share:.2g}% of the losses lie outside of {low:.3g} to {high:.3g}, "
+        f"what the frozen weight net has learned from: their weights are extrapolated",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def check_test_losses(losses: np.ndarray, steps_done: int) -> None:

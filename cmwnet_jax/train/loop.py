@@ -156,7 +156,8 @@ def _report(
         "learning_rate": float(launch.recipe.learning_rate(epoch.run_steps_done - 1)),
         **health.scalar_means(epoch.scalars, epoch.is_meta),
         **epoch.loss_range(),
-        **(_learning_metrics(launch, epoch) if epoch.meta_set is not None else {}),
+        **(_weight_metrics(launch, epoch) if launch.recipe.weighs(epoch.number) else {}),
+        **(_meta_set_metrics(launch, epoch) if epoch.meta_set is not None else {}),
         **split_metrics(test, data.test_labels, data.biased.class_counts, data.meta_classes),
         **launch.clock.epoch_seconds(),
     }
@@ -167,17 +168,26 @@ def _report(
     bar.update(metrics)
 
 
-def _learning_metrics(launch: _Launch, epoch: Epoch) -> dict:
-    """The health of the epoch's weights; its meta set's size, and how much of it is truly rightly labelled."""
+def _weight_metrics(launch: _Launch, epoch: Epoch) -> dict:
+    """The health of the epoch's weights; of a frozen weight net's, how many are extrapolated."""
     data, rows = launch.data, epoch.rows.ravel()
     is_wrong = data.biased.is_wrong[rows] if data.biased.truth_known else None
     meta_class = data.meta_classes.of_class[data.biased.given[rows]]
+    metrics = weight_metrics(epoch.weights.ravel(), is_wrong, meta_class, data.meta_classes.num_meta_classes)
+    known = launch.recipe.frozen_range
+    if known is not None:
+        share = health.share_outside(epoch.losses, known)
+        metrics["loss_share_outside_range"] = share
+        if share and parallel.is_first():
+            health.warn_of_extrapolation(epoch.number, share, known)
+    return metrics
+
+
+def _meta_set_metrics(launch: _Launch, epoch: Epoch) -> dict:
+    """The meta set's size, and how much of it is truly rightly labelled."""
     held_out = launch.config.meta_set.kind == "held_out"
-    return {
-        **weight_metrics(epoch.weights.ravel(), is_wrong, meta_class, data.meta_classes.num_meta_classes),
-        "meta_set_size": len(epoch.meta_set.rows),
-        "meta_set_right_percent": 100.0 if held_out else rightness(data.biased, epoch.meta_set).percent,
-    }
+    percent = 100.0 if held_out else rightness(launch.data.biased, epoch.meta_set).percent
+    return {"meta_set_size": len(epoch.meta_set.rows), "meta_set_right_percent": percent}
 
 
 def _picture(launch: _Launch, board: Board, epoch: Epoch, test: Measured, state: MetaState) -> None:

@@ -75,6 +75,7 @@ class Method:
         weight_net: the weight net, where there is one.
         init_weights: key -> initial weight parameters.
         memory: the state's table at the start; () for none.
+        frozen_range: the losses that a frozen weight net has learned from, the lowest and the highest.
     """
 
     warmup: StepFn
@@ -83,6 +84,7 @@ class Method:
     weight_net: WeightNet | None = None
     init_weights: Callable[[jax.Array], PyTree] = lambda key: ()
     memory: Table | tuple = ()
+    frozen_range: tuple[float, float] | None = None
 
 
 def ignoring_meta_batch(weighted_step: StepFn) -> StepFn:

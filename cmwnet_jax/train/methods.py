@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from ml_collections import ConfigDict
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
@@ -43,3 +45,13 @@ METHODS = {
     "cmwnet_sl": Kind(learns_weights=True, has_weight_net=True, has_meta_classes=True, has_teacher=True),
 }
 """Every method by its name in a config; `build_method.MAKERS` builds them."""
+
+
+def kind_of(config: ConfigDict) -> Kind:
+    """The traits of a run's method; a frozen weight net weighs, but nothing is learned (Algorithm 2).
+
+    Args:
+        config: the run's.
+    """
+    kind = METHODS[config.method]
+    return dataclasses.replace(kind, learns_weights=kind.learns_weights and not config.weight_net.frozen)

@@ -10,7 +10,7 @@ from cmwnet_jax.array_facts import to_host
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build_data import Data
 from cmwnet_jax.train.clock import Clock
-from cmwnet_jax.train.methods import METHODS
+from cmwnet_jax.train.methods import kind_of
 from cmwnet_jax.train.metrics import last_epochs_mean
 from cmwnet_jax.train.run_folder import RunFolder
 from cmwnet_jax.train.scores import class_accuracy_percent
@@ -70,7 +70,7 @@ def _last_confusion(folder: Path) -> np.ndarray:
 def saved_weight_net(
     config: ConfigDict, data: Data, weight_params: PyTree, history: list[dict], epochs_done: int
 ) -> SavedWeightNet | None:
-    """The weight net as it is saved with a checkpoint; None before it has learned anything.
+    """The weight net as it is saved with a checkpoint; None before it has learned anything, and if frozen.
 
     Args:
         config: the run's.
@@ -83,7 +83,8 @@ def saved_weight_net(
     learned = [
         line for line in history if line["epoch"] >= config.warmup_epochs and line["loss_max"] is not None
     ]
-    if not METHODS[config.method].has_weight_net or not learned:
+    kind = kind_of(config)
+    if not (kind.has_weight_net and kind.learns_weights and learned):
         return None
     loss_range = min(line["loss_min"] for line in learned), max(line["loss_max"] for line in learned)
     provenance = {
@@ -96,6 +97,7 @@ def saved_weight_net(
         "model": config.model.name,
         "normalize": config.weight_net.normalize,
         "seed": config.seed,
+        "init": config.weight_net.init,
         "epochs_done": epochs_done,
         "versions": {"jax": jax.__version__},
     }

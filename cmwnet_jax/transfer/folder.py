@@ -1,7 +1,5 @@
-"""Weight nets as files: an Orbax item that restores alone, with what is needed to use it elsewhere."""
+"""Weight nets as folders: an Orbax item that restores alone."""
 
-import dataclasses
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,41 +10,13 @@ from numpy.typing import ArrayLike
 
 from cmwnet_jax import array_facts
 from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.transfer.saved import SavedWeightNet
 from cmwnet_jax.types import PyTree
-from cmwnet_jax.weight_net import WeightNet
 
 ITEM = "weight_net"
 """Name of the weight net's folder in each of a run's checkpoints."""
 
 _FORMAT = 1
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SavedWeightNet:
-    """A learned weight net and where it comes from.
-
-    Attributes:
-        weight_params: parameters of `WeightNet`, numpy arrays.
-        centers: [K] float64, the class sizes that its heads stand for, ascending.
-        loss_range: the lowest and the highest loss that it learned from; beyond them it extrapolates.
-        provenance: what it was learned on, as JSON: data set, bias, method, seed and the like.
-    """
-
-    weight_params: PyTree
-    centers: np.ndarray
-    loss_range: tuple[float, float]
-    provenance: dict[str, Any]
-
-    @property
-    def num_meta_classes(self) -> int:
-        """K."""
-        return len(self.centers)
-
-    @property
-    def weight_net(self) -> WeightNet:
-        """The module whose parameters these are: `weight_net.apply(weight_params, losses, meta_class)`."""
-        kernel = self.weight_params["params"]["heads"]["kernel"]
-        return WeightNet(self.num_meta_classes, hidden=kernel.shape[0], param_dtype=kernel.dtype)
 
 
 def save_weight_net(
@@ -71,6 +41,7 @@ def save_weight_net(
 
     Example:
         >>> import tempfile, jax, numpy as np
+        >>> from cmwnet_jax import WeightNet, load_weight_net
         >>> net = WeightNet(num_meta_classes=2, hidden=5)
         >>> weight_params = net.init(jax.random.key(0), np.ones(1), np.zeros(1, int))
         >>> path = tempfile.mkdtemp() + "/weight_net"
@@ -100,20 +71,13 @@ def save_args(saved: SavedWeightNet) -> ocp.args.PyTreeSave:
     Raises:
         UsageError: its parts do not fit each other.
     """
-    _check(saved)
-    about = {
-        "format": _FORMAT,
-        "num_meta_classes": saved.num_meta_classes,
-        "centers": saved.centers.tolist(),
-        "loss_range": list(saved.loss_range),
-        "provenance": saved.provenance,
-        "arrays": array_facts.facts(saved.weight_params),
-    }
+    saved.check()
+    about = {"format": _FORMAT, **saved.about(), "arrays": array_facts.facts(saved.weight_params)}
     return ocp.args.PyTreeSave(saved.weight_params, custom_metadata=about)
 
 
-def load_weight_net(path: str | os.PathLike) -> SavedWeightNet:
-    """Reads a weight net, and nothing of the run or checkpoint around it.
+def read_folder(path: str | os.PathLike) -> SavedWeightNet:
+    """Reads a weight net from a folder, and nothing of the run or checkpoint around it.
 
     Args:
         path: a folder that `save_weight_net` wrote, one of a run's checkpoints, or the run's folder,
@@ -136,9 +100,7 @@ def load_weight_net(path: str | os.PathLike) -> SavedWeightNet:
         ) from error
     if wrong:
         raise UsageError(f"path is {str(item)!r}, a weight net that is damaged ({wrong}): use another copy")
-    return SavedWeightNet(
-        weight_params, np.array(about["centers"]), tuple(about["loss_range"]), about["provenance"]
-    )
+    return SavedWeightNet.of(weight_params, about)
 
 
 def _find(path: Path) -> Path:
@@ -152,20 +114,3 @@ def _find(path: Path) -> Path:
         f"path is {str(path)!r}, which holds no weight net, expected a folder of save_weight_net, a checkpoint "
         f"or a run whose weight net has begun to learn: check the path, the run's method and its warm-up"
     )
-
-
-def _check(saved: SavedWeightNet) -> None:
-    try:
-        heads = np.shape(saved.weight_params["params"]["heads"]["bias"])
-    except (KeyError, TypeError, IndexError):
-        raise UsageError(
-            "weight_params are not a WeightNet's: pass what WeightNet(...).init gave and the steps have trained"
-        ) from None
-    if saved.centers.ndim != 1 or heads != saved.centers.shape or np.any(np.diff(saved.centers) < 0):
-        raise UsageError(
-            f"centers is {saved.centers.tolist()}, expected {heads[0]} in ascending order, one for each head "
-            f"of the weight net: pass MetaClasses.centers"
-        )
-    low, high = saved.loss_range
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise UsageError(f"loss_range is {saved.loss_range}, expected two finite numbers, the lower first")

@@ -1,0 +1,235 @@
+"""Tables of cells over seeds, with what is missing and what the paper says, as text in three forms."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table as RichTable
+
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.report.find import Found
+from cmwnet_jax.report.runs import mean_and_sd
+
+ACCURACY = "test_accuracy_percent_last10"
+TEACHER_ACCURACY = "teacher_test_accuracy_percent_last10"
+WEIGHT_AUC = "weight_auc_last10"
+
+Paper = Mapping[str, tuple[float, float | None]]
+"""The paper's (mean, sd or None) of `column,row`, e.g. `cifar10,symmetric_40,cmwnet`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A score of one row in one column.
+
+    Attributes:
+        values: by seed, of the finished runs.
+        paper: the paper's (mean, sd or None), where it has such a cell.
+    """
+
+    values: Mapping[int, float]
+    paper: tuple[float, float | None] | None = None
+
+    def text(self, decimals: int) -> str:
+        """`mean ± sd (n)`, and the paper's number behind it.
+
+        Args:
+            decimals: after the point.
+        """
+        ours = "-"
+        if self.values:
+            mean, sd = mean_and_sd(list(self.values.values()))
+            spread = "" if math.isnan(sd) else f" ± {sd:.{decimals}f}"
+            ours = f"{mean:.{decimals}f}{spread} ({len(self.values)})"
+        if self.paper is None:
+            return ours
+        mean, sd = self.paper
+        return f"{ours}; paper {mean:.2f}" + ("" if sd is None else f" ± {sd:.2f}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows by columns.
+
+    Attributes:
+        title: what the numbers are, with their unit.
+        rows: their names, in order.
+        columns: their parts, in order.
+        cells: by (row, column); all pairs are there.
+        decimals: after the point.
+    """
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[tuple[str, ...]]
+    cells: Mapping[tuple[str, tuple[str, ...]], Cell]
+    decimals: int
+
+    def texts(self) -> list[list[str]]:
+        """The table as strings, its head first."""
+        head = ["", *(" ".join(column) or "all" for column in self.columns)]
+        return [head] + [
+            [row, *(self.cells[row, column].text(self.decimals) for column in self.columns)]
+            for row in self.rows
+        ]
+
+    def markdown(self) -> str:
+        """The table in Markdown, its title above."""
+        lines = ["| " + " | ".join(line) + " |" for line in self.texts()]
+        lines.insert(1, "|---" + "|---:" * len(self.columns) + "|")
+        return f"**{self.title}**\n\n" + "\n".join(lines) + "\n"
+
+    def rich(self) -> RichTable:
+        """The table for a terminal."""
+        head, *lines = self.texts()
+        table = RichTable(title=self.title)
+        for name in head:
+            table.add_column(name, justify="right" if name else "left")
+        for line in lines:
+            table.add_row(*(text.replace("; ", "\n") for text in line))
+        return table
+
+    def by_first_part(self) -> list["Table"]:
+        """A table for each data set, or what else the columns begin with: a terminal is narrow."""
+        firsts = dict.fromkeys(column[:1] for column in self.columns)
+        return [
+            dataclasses.replace(self, columns=[column for column in self.columns if column[:1] == first])
+            for first in firsts
+        ]
+
+
+def csv_text(tables: Sequence[Table]) -> str:
+    """One line a cell that has a number, for programs.
+
+    Args:
+        tables: in order.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["table", "column", "row", "mean", "sd", "runs", "seeds", "paper_mean", "paper_sd"])
+    for table in tables:
+        for (row, column), cell in table.cells.items():
+            if cell.values or cell.paper:
+                mean, sd = mean_and_sd(list(cell.values.values())) if cell.values else (math.nan, math.nan)
+                ours = ["" if math.isnan(number) else repr(number) for number in (mean, sd)]
+                seeds = " ".join(map(str, sorted(cell.values)))
+                paper = ["" if number is None else number for number in cell.paper or ("", "")]
+                writer.writerow([table.title, ",".join(column), row, *ours, len(cell.values), seeds, *paper])
+    return text.getvalue()
+
+
+def accuracy_table(runs: Sequence[Found], paper: Paper) -> Table:
+    """Test accuracy, mean of the last 10 epochs; a teacher's has a row of its own.
+
+    Args:
+        runs: finished or not.
+        paper: the paper's numbers; those of other cells are left out.
+    """
+    title = "test accuracy (%), mean of the last 10 epochs; mean ± sd over seeds (number of runs)"
+    return _table(runs, title, (("{}", ACCURACY), ("{} (teacher)", TEACHER_ACCURACY)), paper, decimals=2)
+
+
+def auc_table(runs: Sequence[Found]) -> Table:
+    """How well weights tell right labels from wrong ones, for the methods that have weights.
+
+    Args:
+        runs: finished or not.
+    """
+    title = (
+        "weight AUC, mean of the last 10 epochs (1: every right label weighs more than every wrong one; "
+        "0.5: weights tell nothing); mean ± sd over seeds (number of runs)"
+    )
+    return _table(runs, title, (("{}", WEIGHT_AUC),), {}, decimals=3)
+
+
+def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
+    columns = list(dict.fromkeys(sorted((run.column for run in runs), key=_natural)))
+    values = {}
+    for run in runs:
+        for name, field in scores:
+            row, value = name.format(run.row), (run.result or {}).get(field)
+            if value is not None:
+                values.setdefault((row, run.column), {})[run.seed] = value
+    # A method that has no finished run yet still has a row, but not the teacher that it may have.
+    named = [name.format(row) for row in _in_order(runs) for name, _ in scores]
+    shown = {row for row, _ in values} | ({run.row for run in runs} if scores[0][1] == ACCURACY else set())
+    rows = [row for row in named if row in shown]
+    cells = {
+        (row, column): Cell(values.get((row, column), {}), paper.get(",".join([*column, row])))
+        for row in rows
+        for column in columns
+    }
+    return Table(title, rows, columns, cells, decimals)
+
+
+def _in_order(runs: Sequence[Found]) -> list[str]:
+    """Plain training first, CMW-Net's own last, others between them by name."""
+    last = ("mwnet", "cmwnet", "cmwnet_sl")
+
+    def place(row):
+        return (row != "erm", last.index(row) + 1 if row in last else 0, _natural((row,)))
+
+    return sorted({run.row for run in runs}, key=place)
+
+
+def _natural(parts: tuple[str, ...]) -> tuple:
+    """Numbers by size, not by their first figure."""
+    tokens = [token for part in parts for token in part.replace("+", "_").replace("=", "_").split("_")]
+    return tuple((0, float(token), "") if token.isdigit() else (1, 0.0, token) for token in tokens)
+
+
+def missing(runs: Sequence[Found]) -> list[str]:
+    """What is not finished of the grid that the runs span, cells that lack the same seeds together.
+
+    Args:
+        runs: finished or not.
+    """
+    by_place = {(run.column, run.row, run.seed): run for run in runs}
+    columns, seeds = sorted({run.column for run in runs}, key=_natural), sorted({run.seed for run in runs})
+    lines = []
+    for column in columns:
+        absent, under_way = {}, []
+        for row in _in_order(runs):
+            lacking = tuple(seed for seed in seeds if (column, row, seed) not in by_place)
+            absent.setdefault(lacking, []).append(row)
+            for run in (by_place[column, row, seed] for seed in seeds if seed not in lacking):
+                if run.result is None:
+                    done = f"{len(run.history)} of {run.num_epochs} epochs"
+                    under_way.append(f"{' '.join([*column, row])}: seed {run.seed} has done {done}")
+        for lacking, rows in absent.items():
+            if lacking:
+                name = " ".join([*column, ", ".join(rows)])
+                lines.append(f"{name}: no run with seed {', '.join(map(str, lacking))}")
+        lines += under_way
+    return lines
+
+
+def read_paper(path: str | Path) -> Paper:
+    """The paper's numbers from a JSON file.
+
+    Args:
+        path: tables by name, each with `score` (`accuracy` or `error`, in per cent), `columns` and `rows`: by
+            name a list of numbers, or [mean, sd], or null, one for each column.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    try:
+        tables = json.loads(Path(path).expanduser().read_text())
+        numbers = {}
+        for table in tables.values():
+            is_error = table["score"] == "error"
+            for row, values in table["rows"].items():
+                for column, value in zip(table["columns"], values, strict=True):
+                    if value is not None:
+                        mean, sd = value if isinstance(value, list) else (value, None)
+                        numbers[f"{column},{row}"] = (round(100 - mean, 2) if is_error else mean, sd)
+        return numbers
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--paper={path} cannot be read ({error}): give a file of the paper's numbers"
+        ) from None

@@ -1,0 +1,125 @@
+"""`python -m cmwnet_jax.transfer show|export|import PATH`.
+
+show PATH     prints what a weight net is and where it comes from, and draws it: --picture=FILE.png
+export PATH   writes it to one small file: --output=FILE.safetensors
+import FILE   writes a file's weight net to a folder: --output=FOLDER. FILE is an exported one, or an .npz of
+              the names that the authors have published, whose heads in ascending order are --heads=1,2,0.
+
+PATH: a run, a checkpoint, a folder of cmw.save_weight_net, or an exported file.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from cmwnet_jax import command
+from cmwnet_jax.drawing import meta_class_names
+from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.report.figures import save_weighting_functions
+from cmwnet_jax.transfer import SavedWeightNet, load_weight_net, save_weight_net
+from cmwnet_jax.transfer.portable import PUBLISHED_HEADS, read_file, write_file
+
+_PICTURE = flags.DEFINE_string("picture", "weight_net.png", "where show draws the weighting functions")
+_OUTPUT = flags.DEFINE_string("output", None, "what export (a .safetensors) or import (a folder) writes")
+_HEADS = flags.DEFINE_list(
+    "heads", [str(head) for head in PUBLISHED_HEADS], "an imported .npz's heads, that of small classes first"
+)
+
+_LOSSES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+def show(path: str) -> None:
+    """Facts, weights at some losses, and a picture.
+
+    Args:
+        path: anything that `load_weight_net` reads.
+    """
+    saved = load_weight_net(path)
+    console = Console()
+    facts = Table(title=f"weight net of {path}", show_header=False)
+    for name, value in _facts(saved).items():
+        facts.add_row(name, str(value))
+    console.print(facts)
+    console.print(_weights(saved))
+    picture = Path(_PICTURE.value).expanduser()
+    save_weighting_functions(
+        {"grid": (grid := np.linspace(0, saved.loss_range[1], 200)), "functions": saved.functions(grid)}
+        | {"centers": saved.centers},
+        picture,
+    )
+    console.print(f"picture: {picture}", soft_wrap=True)
+
+
+def _facts(saved: SavedWeightNet) -> dict:
+    low, high = saved.loss_range
+    about = dict(saved.provenance)
+    return {
+        "meta-classes (K)": saved.num_meta_classes,
+        "hidden units": saved.hidden,
+        "class sizes (centres)": ", ".join(
+            "not known" if np.isnan(center) else f"{center:g}" for center in saved.centers
+        ),
+        "losses learned from (nats)": f"{low:g} to {high:g}",
+        "weights divided by (Q1)": about.pop("normalize", "not known"),
+        **{name.replace("_", " "): value for name, value in about.items()},
+    }
+
+
+def _weights(saved: SavedWeightNet) -> Table:
+    table = Table(title="weights (in brackets: at losses that it has not learned from)")
+    table.add_column("loss (nats)", justify="right")
+    for name in meta_class_names(saved.centers):
+        table.add_column(name, justify="right")
+    low, high = saved.loss_range
+    for loss, weights in zip(_LOSSES, saved.functions(np.array(_LOSSES)).T, strict=True):
+        shape = "{:.3f}" if low <= loss <= high else "({:.3f})"
+        table.add_row(f"{loss:g}", *(shape.format(weight) for weight in weights))
+    return table
+
+
+def export(path: str) -> None:
+    """Writes one small file.
+
+    Args:
+        path: anything that `load_weight_net` reads.
+    """
+    output = command.required(_OUTPUT.value, "output", "a file to write, e.g. --output=weight_net.safetensors")
+    write_file(output, load_weight_net(path))
+    print(f"written to {output}")
+
+
+def import_(path: str) -> None:
+    """Writes a folder of `save_weight_net`.
+
+    Args:
+        path: an exported file, or an .npz of the published names.
+    """
+    output = command.required(_OUTPUT.value, "output", "a folder to write, e.g. --output=weight_net")
+    if not all(head.isdigit() for head in _HEADS.value):
+        raise UsageError(f"--heads is {','.join(_HEADS.value)}, expected the heads' numbers, e.g. 1,2,0")
+    saved = read_file(path, [int(head) for head in _HEADS.value])
+    save_weight_net(
+        output,
+        saved.weight_params,
+        centers=saved.centers,
+        loss_range=saved.loss_range,
+        provenance=saved.provenance,
+    )
+    print(f"written to {output}")
+
+
+def main(argv: list[str]) -> None:
+    """Dispatches on the first argument."""
+    verbs = {"show": show, "export": export, "import": import_}
+    if len(argv) != 3:
+        raise UsageError(f"got the arguments {argv[1:]}, expected one of {', '.join(verbs)}, then a path")
+    if argv[1] not in verbs:
+        raise unknown_name("the first argument", argv[1], verbs)
+    verbs[argv[1]](argv[2])
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,127 @@
+"""Weight nets as one small file that no reader has to trust: safetensors, with its JSON in the header.
+
+Also reads the file that the authors have published, converted to `.npz`.
+"""
+
+import json
+import math
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import traverse_util
+
+from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.transfer.saved import SavedWeightNet
+
+SUFFIX = ".safetensors"
+_FORMAT = 1
+_KEY = "cmwnet_jax"
+
+PUBLISHED_HEADS = (1, 2, 0)
+"""The published weight net's heads for small, moderate and large classes; K-means had shuffled them (Q4)."""
+
+_PUBLISHED_LOSSES = (0.0, 8.0)
+_PUBLISHED_ABOUT = {
+    "source": "the authors' published weight net (vnet_119.pth)",
+    "dataset": "cifar10",
+    "bias": "PMD type I 35% and asymmetric 30%",
+    "method": "cmwnet_sl",
+    "model": "resnet34_cifar_unpadded",
+    "normalize": "mean",
+    "epochs_done": 120,
+    "assumed": "the file says nothing of its class sizes, and of its losses nothing: 0 to 8 is assumed",
+}
+
+
+def write_file(path: str | os.PathLike, saved: SavedWeightNet) -> None:
+    """Writes a weight net to a file, as a whole or not at all.
+
+    Args:
+        path: ends in .safetensors; its folder is made where it is missing.
+        saved: the weight net.
+
+    Raises:
+        UsageError: the file exists, has another ending, or the weight net's parts do not fit each other.
+    """
+    path = Path(path).expanduser()
+    if path.suffix != SUFFIX:
+        raise UsageError(f"the file to write is {str(path)!r}, expected a name that ends in {SUFFIX}")
+    if path.exists():
+        raise UsageError(f"the file to write is {str(path)!r}, which exists: choose another")
+    saved.check()
+    arrays = {
+        name: np.ascontiguousarray(array)
+        for name, array in traverse_util.flatten_dict(saved.weight_params, sep="/").items()
+    }
+    about = json.dumps({"format": _FORMAT, **saved.about()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    safetensors.numpy.save_file(arrays, partial, {_KEY: about})
+    os.replace(partial, path)
+
+
+def read_file(path: str | os.PathLike, heads: Sequence[int] = PUBLISHED_HEADS) -> SavedWeightNet:
+    """Reads a weight net from a file of `write_file`, or of the published names.
+
+    Args:
+        path: ends in .safetensors, or in .npz for the published names (`feature.layer.0.weight`,
+            `classfier.layers.0.0.weight` and so on).
+        heads: of published names only: the file's heads in ascending order of class size.
+
+    Raises:
+        UsageError: there is no such file, it is damaged, or holds no weight net.
+    """
+    path = Path(path).expanduser()
+    if path.suffix not in (SUFFIX, ".npz"):
+        raise UsageError(
+            f"{path} ends in {path.suffix!r}, expected {SUFFIX} or .npz; pickles (.pth) could run any code "
+            f"and are not read: convert one with numpy.savez where PyTorch is installed"
+        )
+    if path.suffix == ".npz":
+        return _published(path, heads)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {})[_KEY])
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+        return SavedWeightNet.of(traverse_util.unflatten_dict(flat, sep="/"), about)
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise UsageError(f"{path} holds no weight net that can be read ({first_line(error)})") from error
+
+
+def _published(path: Path, heads: Sequence[int]) -> SavedWeightNet:
+    """The published layout: Torch's [out, in] kernels, a layer of its own a head."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name].astype(np.float32) for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} cannot be read ({first_line(error)}): use another copy") from error
+    names = [f"classfier.layers.{head}.0" for head in heads]
+    count = sum(name.startswith("classfier.layers.") and name.endswith(".weight") for name in arrays)
+    wanted = {f"{layer}.{part}" for layer in ("feature.layer.0", *names) for part in ("weight", "bias")}
+    if count == 0 or not wanted <= arrays.keys() or sorted(heads) != list(range(count)):
+        raise UsageError(
+            f"{path} has the arrays {', '.join(sorted(arrays))}, expected {', '.join(sorted(wanted))}: take a "
+            f"file of the published names, and each of its heads once in the order of class size"
+        )
+    weight_params = {
+        "params": {
+            "shared": {"kernel": arrays["feature.layer.0.weight"].T, "bias": arrays["feature.layer.0.bias"]},
+            "heads": {
+                "kernel": np.concatenate([arrays[f"{name}.weight"] for name in names]).T,
+                "bias": np.concatenate([arrays[f"{name}.bias"] for name in names]),
+            },
+        }
+    }
+    saved = SavedWeightNet(
+        weight_params,
+        np.full(count, math.nan),
+        _PUBLISHED_LOSSES,
+        {**_PUBLISHED_ABOUT, "heads": list(heads)},
+    )
+    saved.check()
+    return saved

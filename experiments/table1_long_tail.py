@@ -1,0 +1,56 @@
+"""Table 1: CIFAR-10-LT and CIFAR-100-LT, ResNet-32 (Sec. 4.1, B.1).
+
+    python -m cmwnet_jax.train --config=experiments/table1_long_tail.py:cifar10,100,cmwnet,seed=N --workdir=DIR
+    python -m cmwnet_jax.sweep --config=experiments/table1_long_tail.py --workdir=DIR --only='cifar10,100,*'
+    python -m cmwnet_jax.report DIR
+
+DATASET,FACTOR,METHOD: cifar10 or cifar100; 200, 100, 50, 20, 10 or 1; a method, or cmwnet_ldam (CMW-Net with
+LDAM as its loss; the meta loss stays cross-entropy, Q27).
+recipe=published (the default, since the paper's numbers come from that code): Nesterov momentum.
+recipe=paper: plain momentum. Both: 160 of 200 epochs of plain cross-entropy first (Q9; the paper does not say
+so), for the methods that weigh examples; a meta set of training examples, as many of each class as the
+smallest has (Q28). Unlike the code: Adam without AMSGrad for the weight net.
+Paper: paper_numbers.json, "table 1". Ours: not measured.
+"""
+
+from ml_collections import ConfigDict
+
+from cmwnet_jax.train.config import parse_arg
+from experiments.common import cifar_config, step_epochs
+
+_FACTORS = (200, 100, 50, 20, 10, 1)
+_METHODS = ("erm", "focal", "class_balanced", "ldam", "l2rw", "mwnet", "mcw", "cmwnet", "cmwnet_ldam")
+_FROM_THE_START = ("focal", "class_balanced", "ldam")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The config of one run."""
+    defaults = {"dataset": "cifar10", "factor": 100, "method": "cmwnet", "recipe": "published", "seed": 0}
+    args = parse_arg(arg, ("dataset", "factor", "method"), **defaults)
+    method = args.method.removesuffix("_ldam")
+    config = cifar_config(args.dataset, method, args.seed, args.recipe)
+    config.loss.name = "ldam" if args.method.endswith("_ldam") else "cross_entropy"
+    config.loss.reweight_at_percent = 100.0
+    config.data.bias = f"long_tail_{args.factor}"
+    config.model.name = "resnet32"
+    config.num_epochs = 200
+    config.warmup_epochs = 0 if method in _FROM_THE_START else 160
+    config.batch_size = 100
+    config.optimizer.nesterov = args.recipe == "published"
+    config.optimizer.decay_at_percent = step_epochs(config, 160, 180)
+    config.optimizer.decay_factor = 0.01
+    config.weight_net.learning_rate = 1e-4
+    config.weight_net.weight_decay = 1e-5
+    config.meta_set.kind = "balanced"
+    config.meta_set.per_class_examples = 5000  # at most; the smallest class has fewer
+    return config
+
+
+def get_cells() -> list[str]:
+    """The table's cells, as config arguments."""
+    return [
+        f"{dataset},{factor},{method}"
+        for dataset in ("cifar10", "cifar100")
+        for factor in _FACTORS
+        for method in _METHODS
+    ]

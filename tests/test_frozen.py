@@ -1,0 +1,107 @@
+"""Algorithm 2: training with a weight net that was learned elsewhere."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from test_methods import BIAS, built, taken
+from test_train import small_config
+
+import cmwnet_jax as cmw
+from cmwnet_jax.train import health
+from cmwnet_jax.train.check_config import check_config
+from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.methods import METHODS, kind_of
+
+TRANSFERABLE = [name for name, kind in METHODS.items() if kind.has_weight_net]
+
+
+def learned(path, num_meta_classes=3, hidden=100, loss_range=(0.0, 50.0)):
+    net = cmw.WeightNet(num_meta_classes, hidden)
+    weight_params = net.init(jax.random.key(7), np.ones(1), np.zeros(1, int))
+    centers = np.arange(1.0, 1 + num_meta_classes)
+    cmw.save_weight_net(path, weight_params, centers=centers, loss_range=loss_range)
+    return weight_params
+
+
+@pytest.mark.parametrize("method", TRANSFERABLE)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_run_starts_from_the_weight_net_and_learns_on_unless_it_is_frozen(method, frozen, tmp_path):
+    weight_params = learned(tmp_path / "net", 1 if method == "mwnet" else 3)
+    _, recipe = built(method=method, weight_net__init=str(tmp_path / "net"), weight_net__frozen=frozen)
+    jax.tree.map(np.testing.assert_array_equal, recipe.state.weight_params, weight_params)
+    assert recipe.weighs(5) and not recipe.weighs(0)
+    assert recipe.learns_weights(5) == recipe.meta_steps(5).any() == (not frozen)
+    assert recipe.frozen_range == ((0.0, 50.0) if frozen else None)
+    assert (recipe.state.weight_opt_state == ()) == frozen
+
+
+@pytest.mark.parametrize("method", ["cmwnet", "cmwnet_sl"])
+def test_a_frozen_weight_net_gives_its_own_weights_and_stays(method, tmp_path):
+    weight_params = learned(tmp_path / "net")
+    data, recipe = built(method=method, weight_net__init=str(tmp_path / "net"), weight_net__frozen=True)
+    state, metrics = taken(recipe, data, steps=2)
+    after = jax.tree.map(lambda leaf: leaf[0], state.weight_params)
+    jax.tree.map(np.testing.assert_array_equal, after, weight_params)
+    assert np.isnan(metrics["meta_loss"]).all()
+    losses, weights = (np.asarray(metrics[name]).ravel() for name in ("losses", "weights"))
+    own = [recipe.weight_net.apply(weight_params, losses, np.full(len(losses), k)) for k in range(3)]
+    assert np.abs(np.stack(own) - weights).min(axis=0).max() < 1e-6
+
+
+def test_a_frozen_run_chooses_no_meta_set_and_warns_of_losses_that_are_new_to_the_net(tmp_path, capfd):
+    learned(tmp_path / "net", loss_range=(0.0, 0.5))
+    config = small_config(
+        data__bias=BIAS,
+        num_epochs=2,
+        warmup_epochs=1,
+        weight_net__init=str(tmp_path / "net"),
+        weight_net__frozen=True,
+        meta_set__batch_size=3,  # of no use here, and no multiple of the devices
+    )
+    result = train(config, tmp_path / "run")
+    first, last = (json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert last["meta_loss"] is None and "meta_set_size" not in last
+    assert 0 < last["loss_share_outside_range"] < 1
+    assert "loss_share_outside_range" not in first and "weight_auc" not in first
+    assert 0 < result["weight_auc_last10"] < 1
+    said = capfd.readouterr().err
+    assert said.count("warning: epoch") == 1
+    assert "outside of 0 to 0.5" in said
+    with pytest.raises(cmw.UsageError, match="holds no weight net"):
+        cmw.load_weight_net(tmp_path / "run")
+
+
+def test_the_share_of_losses_outside_of_a_range():
+    assert health.share_outside(np.array([[0.0, 1.0], [2.0, 3.0]]), (1.0, 2.5)) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_meta_classes": 2}, "num_meta_classes is 2, expected 3"),
+        ({"hidden": 7}, "hidden is 7, expected 100"),
+    ],
+)
+def test_a_weight_net_of_another_shape_is_refused(fields, message, tmp_path):
+    learned(tmp_path / "net", **fields)
+    with pytest.raises(cmw.UsageError, match=message):
+        built(weight_net__init=str(tmp_path / "net"))
+
+
+def test_fields_that_say_nothing_together_are_refused(tmp_path):
+    with pytest.raises(cmw.UsageError, match="weight_net.init is empty"):
+        check_config(small_config(weight_net__frozen=True))
+    with pytest.raises(cmw.UsageError, match="erm has no weight net"):
+        check_config(small_config(weight_net__init="x", method="erm"))
+    with pytest.raises(cmw.UsageError, match="weight_net.init: .* holds no weight net"):
+        built(weight_net__init=str(tmp_path))
+
+
+def test_only_a_frozen_run_learns_no_weights():
+    config = small_config(weight_net__init="x")
+    assert kind_of(config) == METHODS["cmwnet"]
+    config.weight_net.frozen = True
+    assert not kind_of(config).learns_weights
+    assert kind_of(config).has_weight_net

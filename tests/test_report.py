@@ -1,0 +1,135 @@
+"""Tables and figures from made run folders."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.report.figures import save_column_figures
+from cmwnet_jax.report.find import find_runs
+from cmwnet_jax.report.tables import accuracy_table, auc_table, csv_text, missing, read_paper
+
+C = 3
+
+
+def make_run(folder, accuracy, *, method="cmwnet", epochs=4, done=True, teacher=None, seed=0):
+    """A run as the launcher leaves it, of six examples."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"num_epochs": 4, "method": method, "seed": seed}))
+    lines = [
+        {"epoch": e, "test_accuracy_percent": accuracy - 3 + e, "weight_auc": None if e < 2 else 0.5 + e / 10}
+        for e in range(epochs)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if not done:
+        return
+    result = {"test_accuracy_percent_last10": accuracy, "weight_auc_last10": None if method == "erm" else 0.75}
+    if teacher is not None:
+        result["teacher_test_accuracy_percent_last10"] = teacher
+    (folder / "result.json").write_text(json.dumps(result))
+    given = np.array([0, 0, 1, 1, 2, 2])
+    weights = {"grid": np.linspace(0, 3, 5), "functions": np.full((2, 5), 0.5)} if method != "erm" else {}
+    np.savez(
+        folder / "weights.npz",
+        given=given,
+        true=np.array([0, 1, 1, 1, 2, 2]),
+        losses=np.linspace(0.1, 2, 6),
+        weights=np.linspace(0.1, 0.9, 6),
+        meta_class=given // 2,
+        centers=np.array([2.0, 4.0]),
+        **weights,
+    )
+    np.savez(folder / "evaluation.npz", confusion=np.eye(C, dtype=int) * 5 + 1)
+    np.savez(folder / "bias.npz", transition_matrix=np.eye(C))
+
+
+def made(path):
+    """Two biases, three methods, two seeds; of the second bias, not all is there."""
+    for seed, accuracy in enumerate((60.0, 62.0)):
+        make_run(path / f"set/sym_20/erm/seed{seed}", accuracy, method="erm")
+        make_run(path / f"set/sym_20/cmwnet_sl/seed{seed}", accuracy + 10, teacher=accuracy + 12)
+    make_run(path / "set/sym_100/erm/seed0", 50.0, method="erm")
+    make_run(path / "set/sym_100/cmwnet_sl/seed1", 0.0, epochs=3, done=False)
+    return find_runs([path])
+
+
+def test_cells_are_means_over_seeds_with_the_teacher_apart_and_the_paper_beside(tmp_path):
+    runs = made(tmp_path)
+    table = accuracy_table(runs, {"set,sym_20,erm": (61.5, 0.25), "set,sym_100,erm": (49.0, None)})
+    assert table.texts() == [
+        ["", "set sym_20", "set sym_100"],
+        ["erm", "61.00 ± 1.41 (2); paper 61.50 ± 0.25", "50.00 (1); paper 49.00"],
+        ["cmwnet_sl", "71.00 ± 1.41 (2)", "-"],
+        ["cmwnet_sl (teacher)", "73.00 ± 1.41 (2)", "-"],
+    ]
+    assert "| erm | 61.00 ± 1.41 (2); paper 61.50 ± 0.25 | 50.00 (1); paper 49.00 |" in table.markdown()
+    assert table.rich().row_count == 3
+
+
+def test_the_weight_auc_is_a_table_of_the_methods_that_have_weights(tmp_path):
+    assert auc_table(made(tmp_path)).texts()[1:] == [["cmwnet_sl", "0.750 ± 0.000 (2)", "-"]]
+
+
+def test_a_csv_has_a_line_a_cell_with_all_digits(tmp_path):
+    table = accuracy_table(made(tmp_path), {"set,sym_20,erm": (61.5, 0.25)})
+    lines = list(csv.DictReader(csv_text([table]).splitlines()))
+    assert len(lines) == 4
+    first = lines[0]
+    assert (first["column"], first["row"], first["seeds"], first["paper_sd"]) == (
+        "set,sym_20",
+        "erm",
+        "0 1",
+        "0.25",
+    )
+    assert float(first["sd"]) == np.std([60, 62], ddof=1)
+
+
+def test_what_is_missing_or_unfinished_is_said(tmp_path):
+    assert missing(made(tmp_path)) == [
+        "set sym_100 erm: no run with seed 1",
+        "set sym_100 cmwnet_sl: no run with seed 0",
+        "set sym_100 cmwnet_sl: seed 1 has done 3 of 4 epochs",
+    ]
+
+
+def test_runs_that_no_sweep_has_placed_go_by_their_configs(tmp_path):
+    make_run(tmp_path / "mine/first", 50.0, seed=7)
+    make_run(tmp_path / "alone", 51.0, method="erm")
+    own = find_runs([tmp_path / "mine", tmp_path / "alone"])
+    assert [(run.column, run.row, run.seed) for run in own] == [((), "cmwnet", 7), ((), "erm", 0)]
+    make_run(tmp_path / "mine/second", 50.0, seed=7)
+    with pytest.raises(UsageError, match="are both cmwnet with seed 7"):
+        find_runs([tmp_path / "mine"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no run"):
+        find_runs([tmp_path / "empty"])
+
+
+def test_the_papers_errors_become_accuracies(tmp_path):
+    table = {
+        "score": "error",
+        "columns": ["a,1", "a,2"],
+        "rows": {"erm": [34.32, None], "mwnet": [[1.0, 0.5], 2]},
+    }
+    (tmp_path / "paper.json").write_text(json.dumps({"table": table}))
+    assert read_paper(tmp_path / "paper.json") == {
+        "a,1,erm": (65.68, None), "a,1,mwnet": (99.0, 0.5), "a,2,mwnet": (98, None)
+    }  # fmt: skip
+    (tmp_path / "paper.json").write_text("{")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_paper(tmp_path / "paper.json")
+
+
+def test_figures_are_drawn_of_what_is_there(tmp_path):
+    by_row = {}
+    for run in made(tmp_path):
+        if run.column == ("set", "sym_20"):
+            by_row.setdefault(run.row, []).append(run)
+    written = save_column_figures(by_row, tmp_path / "figures")
+    names = {"learning_curves", "weighting", "confusion", "loss_densities", "transition"}
+    assert {path.stem for path in written} == names
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    unfinished = [run for run in made(tmp_path / "again") if run.result is None]
+    assert [p.stem for p in save_column_figures({"x": unfinished}, tmp_path / "more")] == ["learning_curves"]

@@ -1,0 +1,128 @@
+"""The configs of the paper's tables: every cell builds, none says another's, and each kind trains."""
+
+import importlib
+import itertools
+import json
+
+import numpy as np
+import pytest
+from test_train import ROOT
+
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.report.tables import read_paper
+from cmwnet_jax.schedules import warm_restarts
+from cmwnet_jax.train.check_config import check_config
+from cmwnet_jax.train.config import as_json
+from cmwnet_jax.train.loop import train
+
+FILES = (
+    "table1_long_tail",
+    "table2_noise",
+    "table3_pmd",
+    "table4_hybrid",
+    "table11_open_set",
+    "fig15_ablations",
+    "transfer",
+)
+HAS_RECIPES = {"table1_long_tail", "table2_noise", "table3_pmd", "table4_hybrid", "transfer"}
+
+
+def load(name):
+    return importlib.import_module(f"experiments.{name}")
+
+
+def with_init(name, arg):
+    return f"{arg},init=somewhere" if name == "transfer" else arg
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_cell_is_a_config_of_its_own(name):
+    module = load(name)
+    seen = {}
+    for cell in module.get_cells():
+        config = module.get_config(with_init(name, f"{cell},seed=3"))
+        check_config(config)
+        assert config.seed == 3
+        # K = 3 and generated meta data are cmwnet itself, which the ablations name once.
+        assert seen.setdefault(as_json(config), cell) == cell
+    check_config(module.get_config(with_init(name, "seed=0")))
+    with pytest.raises(UsageError, match="expected one of"):
+        module.get_config("mnist")
+
+
+@pytest.mark.parametrize("name", sorted(HAS_RECIPES))
+def test_the_recipes_differ(name):
+    module, differs = load(name), False
+    for cell in module.get_cells():
+        arg = with_init(name, cell)
+        configs = [module.get_config(f"{arg},recipe={recipe}") for recipe in ("paper", "published")]
+        for config in configs:
+            check_config(config)
+        differs |= as_json(configs[0]) != as_json(configs[1])
+    assert differs
+    with pytest.raises(UsageError, match="recipe is 'papr', .* did you mean 'paper'"):
+        module.get_config("recipe=papr")
+
+
+def test_settings_that_papers_and_code_give_in_epochs():
+    """A few, as they stand in B.1 to B.4 and in the published scripts."""
+    config = load("table1_long_tail").get_config("cifar100,20,cmwnet_ldam")
+    assert (config.method, config.loss.name, config.data.bias) == ("cmwnet", "ldam", "long_tail_20")
+    assert config.optimizer.decay_at_percent == (80, 90)
+    config = load("table2_noise").get_config("cifar100,symmetric_80,cmwnet_sl,recipe=published")
+    assert (config.num_epochs, config.warmup_epochs, config.mixup_alpha) == (345, 30, 0.1)
+    config = load("table3_pmd").get_config("cifar10,pmd2_70,cmwnet,recipe=published")
+    assert config.data.bias == "pmd2_plc_70"
+    config = load("table4_hybrid").get_config("cifar10,pmd1_35+uniform_30,cmwnet,recipe=published")
+    assert config.data.bias == "pmd1_plc_35+uniform_30"
+    config = load("transfer").get_config("webvision,erm,init=x")
+    assert (config.weight_net.init, config.weight_net.frozen) == ("", False)
+
+
+def test_the_papers_numbers_are_of_cells_that_there_are():
+    paper = read_paper(ROOT / "experiments/paper_numbers.json")
+    cells = set(itertools.chain.from_iterable(load(name).get_cells() for name in FILES))
+    assert paper.keys() <= cells
+    assert all(0 < mean < 100 for mean, _ in paper.values())
+    assert paper["cifar10,100,cmwnet"] == (78.85, None)
+    assert paper["cifar10,asymmetric_60,cmwnet_sl"] == (94.18, 0.21)
+    assert paper["cifar100,pmd3_70,cmwnet"] == (47.38, 0.65)
+    assert paper["cifar100,pmd3_35+asymmetric_plc_30,erm"] == (45.70, 0.12)
+    assert paper["cifar10,open_set_40,cmwnet"] == (84.81, 0.51)
+
+
+def test_warm_restarts_are_cosines_of_doubled_length():
+    """Sec. 4.3: constant for 45 epochs, then 5, 10, 20 and 40 of them; here ten steps an epoch."""
+    schedule = warm_restarts(0.1, 1200, constant_steps=450, first_cycle_steps=50, least=1e-4)
+    edges = [450, 500, 600, 800, 1200]
+    for start, end in itertools.pairwise(edges):
+        steps = np.arange(start, end)
+        expected = 1e-4 + (0.1 - 1e-4) * (1 + np.cos(np.pi * (steps - start) / (end - start))) / 2
+        np.testing.assert_allclose([schedule(step) for step in steps[::7]], expected[::7], rtol=1e-4)
+    assert float(schedule(0)) == float(schedule(449)) == pytest.approx(0.1)
+
+
+@pytest.mark.whole_runs
+@pytest.mark.parametrize("name", FILES)
+def test_a_cell_trains_on_small_data(name, tmp_path):
+    """Its own method, loss, schedule, meta set and augmentation, with another network on other data."""
+    import jax
+
+    import cmwnet_jax as cmw
+
+    net = cmw.WeightNet(3).init(jax.random.key(0), np.ones(1), np.zeros(1, int))
+    cmw.save_weight_net(tmp_path / "net", net, centers=[1, 2, 3], loss_range=(0, 9))
+    module = load(name)
+    config = module.get_config(f"init={tmp_path / 'net'}" if name == "transfer" else "")
+    config.data.name = "digits"
+    config.data.bias = "long_tail_5+asymmetric_60"
+    config.data.resize_pixels = config.data.crop_pixels = 0
+    config.model.name = "mlp"
+    config.model.hidden = (8,)
+    config.augment.pad_pixels = 1
+    config.num_epochs, config.warmup_epochs, config.batch_size = 2, 1, 320
+    result = train(config, tmp_path / "run")
+    assert np.isfinite(result["test_accuracy_percent_last10"])
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["weight_mean"] > 0
+    assert (lines[-1]["meta_loss"] is None) == (name == "transfer")
