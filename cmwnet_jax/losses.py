@@ -10,7 +10,6 @@ import optax
 from jax.scipy.special import logsumexp
 from numpy.typing import ArrayLike
 
-from cmwnet_jax.class_sizes import for_labels
 from cmwnet_jax.errors import UsageError
 
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
@@ -127,28 +126,6 @@ def forward_corrected(logits: jax.Array, labels: jax.Array, *, transition: Array
     if _are_hard(labels):
         return loss(columns[labels])
     return _mean_under(labels, jax.vmap(loss, out_axes=1)(columns[:, None]))
-
-
-def weighted_by_class(loss: LossFn, class_weights: ArrayLike) -> LossFn:
-    """A loss times the weight of the label's class; of a soft label, times its mean weight.
-
-    Args:
-        loss: (logits [n, C], labels) -> [n].
-        class_weights: [C] float, of `class_balanced_weights`.
-
-    Returns:
-        (logits [n, C], labels [n] int or [n, C] float) -> [n].
-
-    Example:
-        >>> balanced = weighted_by_class(cross_entropy, [0.5, 1.5])
-        >>> balanced(jnp.zeros((2, 2)), jnp.array([0, 1])) / jnp.log(2.0)
-        Array([0.5, 1.5], dtype=float32)
-    """
-
-    def weighted(logits, labels):
-        return for_labels(jnp.asarray(class_weights, logits.dtype), labels) * loss(logits, labels)
-
-    return weighted
 
 
 def elr_regularizer(logits: jax.Array, targets: jax.Array) -> jax.Array:

@@ -64,16 +64,21 @@ def averaging(step: StepFn, momentum: float | optax.Schedule) -> StepFn:
     return run
 
 
-def teaching(step: StepFn, predict: Callable[[Teacher, PyTree, jax.Array], jax.Array]) -> StepFn:
+def teaching(
+    step: StepFn, predict: Callable[[Teacher, PyTree, jax.Array], jax.Array], axis_name: str | None = None
+) -> StepFn:
     """A step whose batch holds the teacher's probabilities of it, as `batch["teacher"]` [n, C] float.
 
     Args:
         step: (state, batch, ...) -> (state, metrics).
-        predict: (teacher, batch, key) -> logits [n, C].
+        predict: (teacher, batch, key) -> logits [n, C]; the key is each device's own.
+        axis_name: the pmap axis, where there is one.
     """
 
     def run(state: MetaState, batch: PyTree, *meta_batch: PyTree) -> tuple[MetaState, Metrics]:
         key = jax.random.fold_in(jax.random.fold_in(state.rng, _TEACHER), state.step)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         probabilities = jax.nn.softmax(predict(state.teacher, batch, key))
         return step(state, {**batch, "teacher": probabilities}, *meta_batch)
 
@@ -182,6 +187,8 @@ def _with_partners(
 
 def reporting_own_labels(step: StepFn) -> StepFn:
     """A step whose metrics hold one loss and weight an example, those of its own label: [n] instead of [2n].
+
+    The scalar `loss` stays the mean over both labels.
 
     Args:
         step: (state, batch, ...) -> (state, metrics), of batches with `label`.

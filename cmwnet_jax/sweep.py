@@ -80,6 +80,8 @@ def plan(
     Raises:
         UsageError: no cell matches, the shard is no such pair, or the path cannot be an argument.
     """
+    if any(token.strip().startswith("seed=") for token in args.split(",")):
+        raise UsageError(f"--args is {args!r}, expected no seed: --seeds=N takes the seeds from 0")
     chosen = [cell for cell in cells if fnmatch.fnmatchcase(cell, only)]
     if not chosen:
         raise UsageError(f"--only={only} matches none of the {len(cells)} cells, e.g. {cells[0]}: use * and ?")

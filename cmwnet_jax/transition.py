@@ -11,13 +11,16 @@ from cmwnet_jax.errors import UsageError
 def estimate_transition(probabilities: np.ndarray, *, percentile: float = 97.0) -> np.ndarray:
     """P(given | true) from the predictions of a classifier of *given* labels.
 
-    A class's anchor is the example that is surest to be given it; its predictions are the class's row
-    (Patrini et al. 2017). The surest of all may be an outlier, so that a percentile takes one below.
+    A class's anchor is an example that is sure to be of it; its predictions are the class's row (Patrini et
+    al. 2017). The surest of all may be an outlier, so that a percentile takes one below: here among
+    the examples whose likeliest class it is, since a percentile of *all* examples leaves every class that
+    has fewer of them than the rest of it, as with 100 classes or in a long tail.
 
     Args:
         probabilities: [N, C] float, each row a distribution.
-        percentile: in [0, 100], the anchor's rank among the N examples by its probability of the class, of
-            ranks the nearest, of examples alike the first; 100 is the surest.
+        percentile: in [0, 100], the anchor's rank among the examples predicted to be of its class, of ranks
+            the nearest, of examples alike the first; 100 is the surest. A class that is never predicted takes
+            its surest example.
 
     Returns:
         [C, C] float64, rows true and columns given classes; rows sum to one.
@@ -38,6 +41,8 @@ def estimate_transition(probabilities: np.ndarray, *, percentile: float = 97.0) 
             f"estimate_transition: probabilities of shape {p.shape}, expected [N, C] with N at least 1, "
             f"each row non-negative and summing to one: take the softmax of the logits"
         )
-    below_the_top = round((1 - percentile / 100) * (len(p) - 1))
-    anchors = np.argsort(-p, axis=0, kind="stable")[below_the_top]
+    predicted = np.bincount(np.argmax(p, axis=1), minlength=p.shape[1])
+    below_the_top = np.round((1 - percentile / 100) * np.maximum(predicted - 1, 0)).astype(int)
+    order = np.argsort(-p, axis=0, kind="stable")
+    anchors = order[below_the_top, np.arange(p.shape[1])]
     return p[anchors] / p[anchors].sum(axis=1, keepdims=True)

@@ -15,6 +15,7 @@ from cmwnet_jax.data import sources
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train import build_data as build_data_module
 from cmwnet_jax.train import parallel
+from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.posterior import save_posterior
@@ -85,6 +86,13 @@ def test_the_posterior_of_a_biased_or_unfinished_run_is_refused(tmp_path):
     train(small_config(num_epochs=1, warmup_epochs=0), tmp_path / "biased")
     with pytest.raises(UsageError, match="expected one on clean labels"):
         save_posterior(tmp_path / "biased", "p.npy")
+    path = save_posterior(tmp_path / "biased", str(tmp_path / "p.npy"), of_given_labels=True)
+    assert np.load(path).shape == (1257, 10)  # the whole split, although the long tail left most of it out
+    config = small_config(method="forward", loss__forward_posterior=str(path))
+    build_recipe(config, build_data(config))
+    with pytest.raises(UsageError, match=r"loss.forward_posterior is 'q.npy', expected an .npy file"):
+        config = small_config(method="forward", loss__forward_posterior="q.npy")
+        build_recipe(config, build_data(config))
 
 
 def test_human_labels_are_a_bias_by_name(tmp_path):

@@ -15,8 +15,9 @@ from cmwnet_jax.soft_labels import Teacher
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.build_data import build_data
-from cmwnet_jax.train.build_method import MAKERS
+from cmwnet_jax.train.build_method import MAKERS, _shuffled_meta_classes
 from cmwnet_jax.train.check_config import check_config
+from cmwnet_jax.train.method_parts import Parts
 from cmwnet_jax.train.methods import METHODS
 from cmwnet_jax.transition import estimate_transition
 
@@ -66,15 +67,16 @@ def test_every_method_has_a_maker():
 def expected_loss(name, data, logits, labels):
     counts = data.biased.class_counts
     weights = class_balanced_weights(counts, beta=0.9999)
+    balanced = weights[labels] / weights[labels].mean()
     ldam = losses.ldam(logits, labels, margins=ldam_margins(counts))
     return {
         "erm": losses.cross_entropy(logits, labels),
         "focal": losses.focal(logits, labels, gamma=1.0),
         "gce": losses.generalized_cross_entropy(logits, labels, q=0.7),
-        "class_balanced": weights[labels] * losses.cross_entropy(logits, labels),
+        "class_balanced": balanced * losses.cross_entropy(logits, labels),
         "forward": losses.forward_corrected(logits, labels, transition=data.biased.transition_matrix),
         "ldam": ldam,
-        "ldam_drw": weights[labels] * ldam,
+        "ldam_drw": balanced * ldam,
     }[name]
 
 
@@ -117,15 +119,12 @@ def test_deferred_reweighting_starts_at_its_step():
             for program in programs
         ]
         weighted.append(values[0] != values[1])
-    assert weighted == [False, False, True, False]  # the default's begins at 80%, step 3
+    assert weighted == [False, False, True, True]  # the default never begins
 
 
 def test_the_shuffled_class_feature_keeps_sizes_and_loses_meaning():
     """Each meta-class has as many examples as before, of classes as in the whole."""
     data, _ = built()
-    from cmwnet_jax.train.build_method import _shuffled_meta_classes
-    from cmwnet_jax.train.method_parts import Parts
-
     config = small_config(data__bias=BIAS)
     shuffled = _shuffled_meta_classes(Parts(config, data, None, None, None, 1))
     own = data.meta_classes.of_class[data.biased.given]
@@ -196,7 +195,7 @@ def test_forward_estimates_its_matrix_from_a_posterior(tmp_path):
     np.testing.assert_allclose(metrics["objective"][0], np.mean(expected), rtol=1e-5)
     np.save(path, posterior[:, :9])
     with pytest.raises(
-        UsageError, match=r"forward_posterior is .* with shape \(1257, 9\), expected a row of 10"
+        UsageError, match=r"forward_posterior is .* with shape \(1257, 9\), expected \(1257, 10\)"
     ):
         built(method="forward", loss__forward_posterior=str(path))
 
@@ -213,6 +212,13 @@ def test_forward_estimates_its_matrix_from_a_posterior(tmp_path):
         ({"soft_labels__momentum": 1.0}, r"momentum is 1.0, expected a number in \[0, 1\)"),
         ({"loss__reweight_at_percent": 101.0}, "loss.reweight_at_percent is 101.0, expected a per cent"),
         ({"soft_labels__teacher_momentum": 1.5}, r"teacher_momentum is 1.5, expected a number in \[0, 1\]"),
+        ({"loss__gce_q": 0.0}, r"loss.gce_q is 0.0, expected a number in \(0, 1\]"),
+        ({"loss__name": "focal"}, "loss.name is 'focal', but cmwnet_sl has a loss of its own"),
+        ({"weight_net__class_feature": "shuffled"}, "class_feature is 'shuffled', which cmwnet_sl does not"),
+        (
+            {"meta_set__kind": "held_out", "meta_set__pseudo_labels": True},
+            "pseudo_labels is True, but held_out meta data have true labels",
+        ),
     ],
 )
 def test_mistakes(changes, message):

@@ -22,6 +22,9 @@ from cmwnet_jax.train.posterior import save_posterior
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:ARGS", lock_config=True)
 _PICTURE = flags.DEFINE_string("picture", "examples.png", "where describe's sheet of examples is written")
 _WORKDIR = flags.DEFINE_string("workdir", None, "a finished run's folder, for posterior")
+_OF_GIVEN_LABELS = flags.DEFINE_bool(
+    "of_given_labels", False, "let the run have biased labels, as Forward correction's matrix needs it"
+)
 _OUTPUT = flags.DEFINE_string("output", None, "where the probabilities are written, for posterior")
 
 _MOST_CLASSES = 20  # of a longer list, the largest and the smallest are shown
@@ -121,7 +124,7 @@ def posterior() -> None:
     """Class probabilities of a finished run's classifier."""
     workdir = command.required(_WORKDIR.value, "workdir", "a finished run's folder")
     output = command.required(_OUTPUT.value, "output", "an .npy file to write")
-    print(f"written to {save_posterior(workdir, output)}")
+    print(f"written to {save_posterior(workdir, output, _OF_GIVEN_LABELS.value)}")
 
 
 def main(argv: list[str]) -> None:

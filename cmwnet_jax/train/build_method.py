@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax import free_weights, losses, mixing, objectives, soft_labels
 from cmwnet_jax.applications import partial_labels
-from cmwnet_jax.class_sizes import class_balanced_weights
+from cmwnet_jax.class_sizes import class_balanced_weights, for_labels
 from cmwnet_jax.data.streams import Purpose, stream
 from cmwnet_jax.errors import UsageError, about
 from cmwnet_jax.memory import Table, remembering
@@ -31,15 +31,41 @@ def _plain(parts: Parts, loss: str = "") -> Method:
     return Method(warmup, parts.plain_step(parts.objective(choose_loss(parts, loss or parts.config.loss.name))))
 
 
+def _class_balanced(parts: Parts) -> Method:
+    """Examples weighted by the effective number of their class (Cui et al. 2019), the weights by their sum."""
+    return Method(parts.plain_step(parts.objective()), _by_class(parts, losses.cross_entropy))
+
+
 def _ldam(parts: Parts) -> Method:
     """LDAM; from a share of the run on, examples are weighted by class (DRW, Cao et al. 2019; Q9)."""
-    fields, loss = parts.config.loss, choose_loss(parts, "ldam")
-    weights = class_balanced_weights(parts.data.biased.class_counts, beta=fields.class_balanced_beta)
-    before = parts.plain_step(parts.objective(loss))
-    after = parts.plain_step(parts.objective(losses.weighted_by_class(loss, weights)))
-    first = parts.at_step(fields.reweight_at_percent)
+    loss = choose_loss(parts, "ldam")
+    before, after = parts.plain_step(parts.objective(loss)), _by_class(parts, loss)
+    first = parts.at_step(parts.config.loss.reweight_at_percent)
     main = before if first >= parts.num_steps else switched(lambda step: step >= first, after, before)
     return Method(parts.plain_step(parts.objective()), main)
+
+
+def _by_class(parts: Parts, loss: losses.LossFn) -> StepFn:
+    """Plain training with class-balanced weights, divided by their sum: the step stays as long as it was."""
+    weights = _class_weights(parts)
+    step = make_weighted_step(
+        objective=_each_class_for_itself(parts, loss),
+        weight_fn=lambda params, losses, label: for_labels(jnp.asarray(weights, losses.dtype), label),
+        optimizer=parts.optimizer,
+        axis_name=parallel.axis_name(),
+    )
+    return ignoring_meta_batch(step)
+
+
+def _class_weights(parts: Parts) -> np.ndarray:
+    return class_balanced_weights(parts.data.biased.class_counts, beta=parts.config.loss.class_balanced_beta)
+
+
+def _each_class_for_itself(parts: Parts, loss: losses.LossFn = losses.cross_entropy) -> ObjectiveFn:
+    """The classification objective whose meta-classes are the classes."""
+    counts = parts.data.biased.class_counts.astype(np.float64)
+    classes = MetaClasses(centers=counts, of_class=np.arange(parts.num_classes, dtype=np.int32))
+    return objectives.classification_objective(parts.model.apply, classes, loss)
 
 
 def _mixup(parts: Parts) -> Method:
@@ -59,7 +85,7 @@ def _proden(parts: Parts) -> Method:
     objective = partial_labels.proden_objective(parts.model.apply, parts.data.meta_classes)
     step = remembering(parts.plain_step(objective), parallel.axis_name())
     confidences = partial_labels.uniform_confidences(parts.data.biased.candidates)
-    return Method(step, step, memory=Table.full(jnp.asarray(confidences)))
+    return Method(step, step, memory=Table.full(np.asarray(confidences)))
 
 
 def _reweighted(parts: Parts) -> Method:
@@ -82,7 +108,7 @@ def _soft_labels(parts: Parts) -> Method:
         second_loss=fields.second_loss,
     )
     main = soft_labels.reporting_own_labels(_weighted(parts, objective, "mean"))  # Q2
-    main = remembering(soft_labels.teaching(main, _predict(parts)), parallel.axis_name())
+    main = remembering(soft_labels.teaching(main, _predict(parts), parallel.axis_name()), parallel.axis_name())
     kept, frozen_from = fields.teacher_momentum, parts.at_step(fields.freeze_teacher_at_percent)
 
     def momentum(step):
@@ -91,7 +117,7 @@ def _soft_labels(parts: Parts) -> Method:
     table = _empty_table(parts, jnp.dtype(fields.dtype))
     if fields.start_from == "given":
         given = np.eye(parts.num_classes, dtype=np.float32)[parts.data.biased.given]
-        table = Table.full(jnp.asarray(given, table.values.dtype))
+        table = Table.full(given.astype(table.values.dtype))
     warmup = soft_labels.averaging(parts.plain_step(parts.objective()), momentum)
     method = _with_weight_net(parts, warmup, soft_labels.averaging(main, momentum))
     return dataclasses.replace(method, memory=table)
@@ -103,12 +129,9 @@ def _l2rw(parts: Parts) -> Method:
 
 
 def _mcw(parts: Parts) -> Method:
-    counts, classes = parts.data.biased.class_counts, np.arange(parts.num_classes, dtype=np.int32)
-    weights = class_balanced_weights(counts, beta=parts.config.loss.class_balanced_beta)
-    each_class = MetaClasses(centers=counts.astype(np.float64), of_class=classes)
-    objective = objectives.classification_objective(parts.model.apply, each_class)
-    weight_fn = free_weights.class_and_free_weight_fn(weights, parallel.axis_name())
-    return _free_weights(parts, objective, weight_fn, optax.sgd(parts.config.loss.mcw_learning_rate), "mean")
+    weight_fn = free_weights.class_and_free_weight_fn(_class_weights(parts), parallel.axis_name())
+    rate = parts.config.loss.mcw_learning_rate
+    return _free_weights(parts, _each_class_for_itself(parts), weight_fn, optax.sgd(rate), "mean")
 
 
 def _weight_net(parts: Parts) -> WeightNet:
@@ -221,7 +244,8 @@ def _predict(parts: Parts):
 
 
 def _empty_table(parts: Parts, dtype: jnp.dtype) -> Table:
-    return Table.full(jnp.zeros((len(parts.data.biased.ids), parts.num_classes), dtype))
+    # On the host, until `parallel.replicate` shares it out: it may fit no single device.
+    return Table.full(np.zeros((len(parts.data.biased.ids), parts.num_classes), dtype))
 
 
 def _shuffled_meta_classes(parts: Parts) -> np.ndarray:
@@ -233,7 +257,7 @@ def _shuffled_meta_classes(parts: Parts) -> np.ndarray:
 MAKERS: dict[str, Callable[[Parts], Method]] = {
     "erm": _plain,
     "focal": partial(_plain, loss="focal"),
-    "class_balanced": partial(_plain, loss="class_balanced"),
+    "class_balanced": _class_balanced,
     "gce": partial(_plain, loss="gce"),
     "forward": partial(_plain, loss="forward"),
     "ldam": _ldam,

@@ -54,7 +54,15 @@ _LEAST = (
 
 _PERCENTS = ("loss.reweight_at_percent", "soft_labels.freeze_teacher_at_percent")
 
-_SHARES = ("soft_labels.momentum", "soft_labels.teacher_momentum", "elr.momentum")
+_RANGES = (
+    ("soft_labels.momentum", "[0, 1)", lambda value: 0 <= value < 1),
+    ("soft_labels.teacher_momentum", "[0, 1]", lambda value: 0 <= value <= 1),
+    ("elr.momentum", "[0, 1)", lambda value: 0 <= value < 1),
+    ("loss.gce_q", "(0, 1]", lambda value: 0 < value <= 1),
+    ("loss.class_balanced_beta", "[0, 1)", lambda value: 0 <= value < 1),
+    ("loss.ldam_margin", "(0, inf)", lambda value: 0 < value < float("inf")),
+    ("loss.ldam_scale", "(0, inf)", lambda value: 0 < value < float("inf")),
+)
 
 _NAMES = (
     ("method", METHODS),
@@ -113,9 +121,9 @@ def check_config(config: ConfigDict) -> None:
     for field in _PERCENTS:
         if not 0 <= _get(config, field) <= 100:
             raise UsageError(f"{field} is {_get(config, field)}, expected a per cent of the steps, 0 to 100")
-    for field in _SHARES:
-        if not 0 <= _get(config, field) <= 1:
-            raise UsageError(f"{field} is {_get(config, field)}, expected a number in [0, 1]")
+    for field, interval, holds in _RANGES:
+        if not holds(_get(config, field)):
+            raise UsageError(f"{field} is {_get(config, field)}, expected a number in {interval}")
     _check_method(config)
 
 
@@ -132,6 +140,20 @@ def _check_method(config: ConfigDict) -> None:
         raise UsageError(
             "weight_net.frozen is True, but weight_net.init is empty, and a random weight net would never "
             "learn: name a learned one there"
+        )
+    if config.loss.name != "cross_entropy" and config.method not in ("erm", "mwnet", "cmwnet"):
+        raise UsageError(
+            f"loss.name is {config.loss.name!r}, but {config.method} has a loss of its own: leave it "
+            f"cross_entropy, or take the method erm, mwnet or cmwnet"
+        )
+    if config.weight_net.class_feature != "size" and config.method != "cmwnet":
+        raise UsageError(
+            f"weight_net.class_feature is {config.weight_net.class_feature!r}, which {config.method} does not "
+            f"read: leave it size, or take the method cmwnet"
+        )
+    if config.meta_set.kind == "held_out" and config.meta_set.pseudo_labels:
+        raise UsageError(
+            "meta_set.pseudo_labels is True, but held_out meta data have true labels: set it to False"
         )
     if METHODS[config.method].every_step and config.meta_every_steps != 1:
         raise UsageError(

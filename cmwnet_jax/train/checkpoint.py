@@ -158,7 +158,9 @@ class Checkpoints:
                 f"workdir has a checkpoint in {str(self._folder / str(steps_done))!r} of another architecture "
                 f"than the config's ({different}): set the config's model back, or choose another workdir"
             )
-        arrays = jax.tree.map(jnp.asarray, self._read_part(steps_done, _STATE, contents, expected))
+        read = self._read_part(steps_done, _STATE, contents, expected)
+        memory = read.pop("memory")  # stays on the host: it may fit no single device
+        arrays = jax.tree.map(jnp.asarray, read) | {"memory": memory}
         rng = jax.random.wrap_key_data(arrays.pop("rng"), impl=jax.random.key_impl(template.rng))
         as_saved = {
             name: jax.ShapeDtypeStruct(fact["shape"], jnp.dtype(fact["dtype"]))

@@ -154,8 +154,8 @@ def default_config() -> ConfigDict:
     config.loss.ldam_margin = 0.5
     # What LDAM's classifier multiplies its cosines by.
     config.loss.ldam_scale = 30.0
-    # ldam weighs its classes as class_balanced does from this share of the steps on (DRW); 100: never.
-    config.loss.reweight_at_percent = 80.0
+    # ldam weighs its classes as class_balanced does from this share of the steps on (DRW: 80); 100: never.
+    config.loss.reweight_at_percent = 100.0
     # Beta of the effective number of examples, for class_balanced, ldam and mcw.
     config.loss.class_balanced_beta = 0.9999
     # For forward: an .npy of class probabilities to estimate the matrix from; empty: the true matrix.

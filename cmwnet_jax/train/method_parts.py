@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,8 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from cmwnet_jax import losses, objectives
-from cmwnet_jax.class_sizes import class_balanced_weights, ldam_margins
+from cmwnet_jax.class_sizes import ldam_margins
+from cmwnet_jax.data.probabilities import load_probabilities
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.memory import Table
 from cmwnet_jax.meta_step import make_weighted_step
@@ -109,9 +109,6 @@ def choose_loss(parts: Parts, name: str) -> losses.LossFn:
     if name == "ldam":
         margins = ldam_margins(counts, largest=fields.ldam_margin, scale=fields.ldam_scale)
         return partial(losses.ldam, margins=margins)
-    if name == "class_balanced":
-        weights = class_balanced_weights(counts, beta=fields.class_balanced_beta)
-        return losses.weighted_by_class(losses.cross_entropy, weights)
     if name == "forward":
         return partial(losses.forward_corrected, transition=_transition(parts))
     return losses.cross_entropy
@@ -127,12 +124,9 @@ def _transition(parts: Parts) -> np.ndarray:
                 f"name an .npy that python -m cmwnet_jax.data posterior wrote of a plain run"
             )
         return biased.transition_matrix
-    posterior = np.load(Path(path).expanduser(), allow_pickle=False)
-    if posterior.ndim != 2 or posterior.shape[1] != parts.num_classes or len(posterior) <= biased.ids.max():
-        raise UsageError(
-            f"loss.forward_posterior is {path!r} with shape {posterior.shape}, expected a row of "
-            f"{parts.num_classes} probabilities for each example of the training split: take one made for it"
-        )
+    shape = (len(parts.data.true_labels), parts.num_classes)
+    hint = "write one with python -m cmwnet_jax.data posterior --of_given_labels"
+    posterior = load_probabilities("loss.forward_posterior", path, shape, hint)
     return estimate_transition(posterior[biased.ids])
 
 

@@ -5,24 +5,25 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
-from cmwnet_jax.train.build_data import build_data, build_input
+from cmwnet_jax.train.build_data import Data, build_data, build_input
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.run_folder import RunFolder
 
 
-def save_posterior(workdir: str, output: str) -> Path:
+def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> Path:
     """Writes [training split, C] float32: a finished run's softmax for every training image of its set.
-
-    The run should have been trained on clean labels (bias `none`).
 
     Args:
         workdir: the run's folder.
         output: an .npy file, replaced as a whole or not at all.
+        of_given_labels: whether the run may have learned from biased labels: what Forward correction
+            estimates its matrix from. Feature-dependent noise needs a run on clean ones.
 
     Raises:
         UsageError: the run is not finished, was trained on biased labels, or streams its data.
@@ -32,10 +33,11 @@ def save_posterior(workdir: str, output: str) -> Path:
         raise UsageError(f"output is {output!r}, expected a file name that ends in .npy")
     config = folder.finished_config()
     data = build_data(config)
-    if data.biased.is_wrong.any() or len(data.biased.ids) != len(data.true_labels):
+    is_biased = data.biased.is_wrong.any() or len(data.biased.ids) != len(data.true_labels)
+    if is_biased and not of_given_labels:
         raise UsageError(
             f"workdir is {workdir!r}, a run under the bias {data.record.name!r}, expected one on clean labels: "
-            f"train one with --config.data.bias=none"
+            f"train one with --config.data.bias=none, or, for Forward correction, add --of_given_labels"
         )
     if not isinstance(data.splits["train"], Raw):
         raise UsageError(f"workdir is {workdir!r}, a run that streams its data, expected data.path 'device'")
@@ -51,10 +53,17 @@ def save_posterior(workdir: str, output: str) -> Path:
         logits = recipe.model.apply({"params": params, **model_state}, batch["image"], train=False)
         return (jax.nn.softmax(logits),)
 
-    inputs = build_input(config, data, 0, recipe.one_step_a_call)
+    inputs = build_input(config, _unbiased(config), 0, recipe.one_step_a_call)
     state = parallel.replicate(state)
     (posterior,) = inputs.map_split("train", probabilities)(state.params, state.model_state)
     partial = path.with_suffix(".partial.npy")
     np.save(partial, posterior)
     os.replace(partial, path)
     return path
+
+
+def _unbiased(config: ConfigDict) -> Data:
+    """The run's data set whole, with the examples that its bias left out."""
+    config = config.copy_and_resolve_references()
+    config.data.bias, config.data.record, config.meta_set.kind = "none", "", "lowest_loss"
+    return build_data(config)

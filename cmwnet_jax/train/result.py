@@ -94,6 +94,8 @@ def saved_weight_net(
         "class_counts": data.biased.class_counts.tolist(),
         "meta_class_of_class": data.meta_classes.of_class.tolist(),
         "method": config.method,
+        "class_feature": config.weight_net.class_feature,
+        "loss": config.loss.name,
         "model": config.model.name,
         "normalize": config.weight_net.normalize,
         "seed": config.seed,
@@ -117,6 +119,8 @@ def summarize(config: ConfigDict, data: Data, folder: RunFolder, clock: Clock) -
     return {
         "workdir": str(folder.path),
         "method": config.method,
+        "class_feature": config.weight_net.class_feature,
+        "loss": config.loss.name,
         "dataset": config.data.name,
         "bias": data.record.name,
         "seed": config.seed,
