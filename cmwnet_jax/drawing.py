@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's palette, told apart with every kind of colour vision; line styles repeat it in grey.
 _META_CLASS_STYLES = (
@@ -136,6 +137,7 @@ def draw_learning_curves(
             low, high = ([pick(columns[e]) for e in epochs] for pick in (min, max))
             axes.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
     axes.set(xlabel="epoch", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
 
 
@@ -170,9 +172,11 @@ def draw_loss_densities(axes: Axes, runs: Sequence[Arrays]) -> None:
                 axes.stairs(bottom + top, bins, baseline=bottom + base, fill=True, color=color, label=label)
             base = top
     axes.set(xlabel="loss in the last epoch (nats)", xlim=(0, bins[-1]))
-    axes.set_ylabel("given class" if by_class else "given classes that are")
-    axes.set_yticks([-float(place) for place in range(len(labels))], labels)
-    _legend_above(axes, "share of the class's examples (root scale), label")
+    axes.set_ylabel(f"given class{'' if by_class else 'es that are'} (height: share of examples, root scale)")
+    axes.set_yticks(
+        [-float(place) for place in range(len(labels))], [label.replace(" (", "\n(") for label in labels]
+    )
+    _legend_above(axes, "examples whose given label is")
 
 
 def draw_confusion(axes: Axes, confusion: np.ndarray, class_names: Sequence[str]) -> None:

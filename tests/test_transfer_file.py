@@ -47,6 +47,9 @@ def test_a_file_holds_all_that_a_folder_does(tmp_path):
     np.testing.assert_array_equal(file.centers, folder.centers)
     assert (file.loss_range, file.provenance) == (folder.loss_range, folder.provenance)
     assert (tmp_path / "deep" / "net.safetensors").stat().st_size < 2000
+    (tmp_path / "mine").touch()
+    modes = {(tmp_path / name).stat().st_mode for name in ("mine", "deep/net.safetensors")}
+    assert len(modes) == 1  # others may read it as they may read any file of mine
     with pytest.raises(cmw.UsageError, match="which exists"):
         write_file(tmp_path / "deep" / "net.safetensors", folder)
     with pytest.raises(cmw.UsageError, match="expected a name that ends in .safetensors"):

@@ -106,8 +106,8 @@ def _learning_curves(runs: ByRow, path: Path) -> Path:
 
 def _panels(draw: Mapping[str, Callable], path: Path, height: float) -> Path:
     """One part of a figure for each name."""
-    across = min(_ACROSS, len(draw))
-    down = -(-len(draw) // across)
+    down = -(-len(draw) // _ACROSS)
+    across = -(-len(draw) // down)
     with matplotlib.rc_context(drawing.STYLE):
         figure = Figure(figsize=(4.6 * across, height * down), layout="constrained")
         parts = figure.subfigures(down, across, squeeze=False).ravel()

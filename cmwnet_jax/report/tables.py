@@ -88,7 +88,7 @@ class Table:
         head, *lines = self.texts()
         table = RichTable(title=self.title)
         for name in head:
-            table.add_column(name, justify="right" if name else "left")
+            table.add_column(name, justify="right" if name else "left", no_wrap=not name)
         for line in lines:
             table.add_row(*(text.replace("; ", "\n") for text in line))
         return table

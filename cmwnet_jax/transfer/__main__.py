@@ -28,6 +28,7 @@ _HEADS = flags.DEFINE_list(
     "heads", [str(head) for head in PUBLISHED_HEADS], "an imported .npz's heads, that of small classes first"
 )
 
+_LISTED = 20  # numbers that a fact spells out
 _LOSSES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -64,8 +65,15 @@ def _facts(saved: SavedWeightNet) -> dict:
         ),
         "losses learned from (nats)": f"{low:g} to {high:g}",
         "weights divided by (Q1)": about.pop("normalize", "not known"),
-        **{name.replace("_", " "): value for name, value in about.items()},
+        **{name.replace("_", " "): _short(value) for name, value in about.items()},
     }
+
+
+def _short(value) -> str:
+    """A list of a thousand classes is for programs."""
+    if isinstance(value, list) and len(value) > _LISTED:
+        return f"{len(value)} numbers from {min(value)} to {max(value)}"
+    return str(value)
 
 
 def _weights(saved: SavedWeightNet) -> Table:

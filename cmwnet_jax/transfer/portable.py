@@ -61,7 +61,8 @@ def write_file(path: str | os.PathLike, saved: SavedWeightNet) -> None:
     about = json.dumps({"format": _FORMAT, **saved.about()})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    safetensors.numpy.save_file(arrays, partial, {_KEY: about})
+    # Not by save_file, whose files nobody else may read.
+    partial.write_bytes(safetensors.numpy.save(arrays, {_KEY: about}))
     os.replace(partial, path)
 
 
