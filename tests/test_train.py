@@ -113,7 +113,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence_and_no_folder(argument, m
     ("fields", "message"),
     [
         ({"data__name": "digit"}, "data.name is 'digit', expected one of .*did you mean 'digits'"),
-        ({"method": "cmw"}, "method is 'cmw', expected one of cmwnet, erm, mwnet; did you mean 'cmwnet'"),
+        ({"method": "cmwnt"}, "method is 'cmwnt', expected one of class_balanced, .*; did you mean 'cmwnet'"),
         ({"weight_net__num_meta_classes": 0}, "num_meta_classes is 0, expected .* at least 1"),
         ({"optimizer__learning_rate": float("inf")}, "learning_rate is inf, expected a number that is finite"),
         ({"model__hidden": (0,)}, r"model.hidden is \(0,\), expected whole numbers"),
