@@ -11,7 +11,8 @@ recipe=published: differs for cmwnet_sl alone, whose code is the only one there 
 the weight net's learning rate 1e-4, no temporal ensembling (Q11), the second label's weight from its partner
 (Q10), a teacher in train mode (Q16) that stays as it is from half of the run on under asymmetric noise; other
 settings, and warm restarts, for CIFAR-100 under symmetric_80, where each cosine's end, 1e-4, is our guess.
-Both, where the paper is silent: 10 epochs of plain cross-entropy first, 30 for CIFAR-100 (Q9); mixup's alpha.
+Forward is given the true matrix. Where the paper is silent, both recipes: 10 epochs of
+plain cross-entropy first, 30 for CIFAR-100 (Q9); mixup's alpha.
 Paper: paper_numbers.json, "table 2", 3 trials, mean of the last 10 epochs. Ours: not measured.
 """
 

@@ -123,6 +123,11 @@ def _transition(parts: Parts) -> np.ndarray:
                 f"loss.forward_posterior is empty, but {parts.data.source.name}'s true labels are not known: "
                 f"name an .npy that python -m cmwnet_jax.data posterior wrote of a plain run"
             )
+        if biased.foreign is not None:
+            raise UsageError(
+                f"method is 'forward' and data.bias is {parts.data.record.name!r}, whose images of no class "
+                f"have no transition matrix: take another method, or name a posterior in loss.forward_posterior"
+            )
         return biased.transition_matrix
     shape = (len(parts.data.true_labels), parts.num_classes)
     hint = "write one with python -m cmwnet_jax.data posterior --of_given_labels"

@@ -1,5 +1,6 @@
 """Class probabilities of a trained classifier, which feature-dependent noise is made from (Sec. 4.3)."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
-from cmwnet_jax.train.build_data import Data, build_data, build_input
+from cmwnet_jax.train.build_data import build_data, build_input
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.run_folder import RunFolder
 
@@ -39,6 +40,11 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
             f"workdir is {workdir!r}, a run under the bias {data.record.name!r}, expected one on clean labels: "
             f"train one with --config.data.bias=none, or, for Forward correction, add --of_given_labels"
         )
+    if data.biased.foreign is not None:
+        raise UsageError(
+            f"workdir is {workdir!r}, a run under the bias {data.record.name!r}, which shows another data "
+            f"set's images, expected one on its own: train one under another bias"
+        )
     if not isinstance(data.splits["train"], Raw):
         raise UsageError(f"workdir is {workdir!r}, a run that streams its data, expected data.path 'device'")
     recipe = build_recipe(config, data)
@@ -53,17 +59,20 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
         logits = recipe.model.apply({"params": params, **model_state}, batch["image"], train=False)
         return (jax.nn.softmax(logits),)
 
-    inputs = build_input(config, _unbiased(config), 0, recipe.one_step_a_call)
+    # In the place of the test split: pixels are normalised by the moments of the run's own training split.
+    splits = data.splits | {"test": _whole_training_split(config)}
+    inputs = build_input(config, dataclasses.replace(data, splits=splits), 0, recipe.one_step_a_call)
     state = parallel.replicate(state)
-    (posterior,) = inputs.map_split("train", probabilities)(state.params, state.model_state)
+    (posterior,) = inputs.map_split("test", probabilities)(state.params, state.model_state)
     partial = path.with_suffix(".partial.npy")
     np.save(partial, posterior)
     os.replace(partial, path)
     return path
 
 
-def _unbiased(config: ConfigDict) -> Data:
-    """The run's data set whole, with the examples that its bias left out."""
+def _whole_training_split(config: ConfigDict) -> Raw:
+    """Every training image of the run's data set, also those that its bias left out."""
     config = config.copy_and_resolve_references()
-    config.data.bias, config.data.record, config.meta_set.kind = "none", "", "lowest_loss"
-    return build_data(config)
+    config.method, config.data.bias, config.data.record = "erm", "none", ""
+    config.meta_set.kind, config.weight_net.init, config.weight_net.frozen = "lowest_loss", "", False
+    return build_data(config).splits["train"]

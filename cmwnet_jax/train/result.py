@@ -97,7 +97,7 @@ def saved_weight_net(
         "class_feature": config.weight_net.class_feature,
         "loss": config.loss.name,
         "model": config.model.name,
-        "normalize": config.weight_net.normalize,
+        "normalize": "mean" if kind_of(config).has_teacher else config.weight_net.normalize,  # Q2
         "seed": config.seed,
         "init": config.weight_net.init,
         "epochs_done": epochs_done,
@@ -120,7 +120,6 @@ def summarize(config: ConfigDict, data: Data, folder: RunFolder, clock: Clock) -
         "workdir": str(folder.path),
         "method": config.method,
         "class_feature": config.weight_net.class_feature,
-        "loss": config.loss.name,
         "dataset": config.data.name,
         "bias": data.record.name,
         "seed": config.seed,

@@ -23,7 +23,7 @@ _FORMAT = 1
 _KEY = "cmwnet_jax"
 
 PUBLISHED_HEADS = (1, 2, 0)
-"""The published weight net's heads for small, moderate and large classes; K-means had shuffled them (Q4)."""
+"""The published weight net's heads for small, moderate and large classes; K-means had shuffled them (Q6)."""
 
 _PUBLISHED_LOSSES = (0.0, 8.0)
 _PUBLISHED_ABOUT = {
