@@ -17,7 +17,8 @@ from rich.table import Table
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.report.figures import save_weighting_figure
-from cmwnet_jax.report.runs import Run, mean_and_sd
+from cmwnet_jax.report.find import Found
+from cmwnet_jax.report.runs import mean_and_sd
 from cmwnet_jax.train.config import as_json
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.run_folder import RunFolder
@@ -30,7 +31,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "", "prepared data sets; empty: TFDS
 _METHODS = {"erm": "ERM (plain training)", "mwnet": "MW-Net (K = 1)", "cmwnet": "CMW-Net (K = 3)"}
 
 
-def run_all(workdir: Path) -> dict[str, list[Run]]:
+def run_all(workdir: Path) -> dict[str, list[Found]]:
     """The finished runs of each method, trained where they are missing."""
     runs = {}
     for method in _METHODS:
@@ -44,11 +45,11 @@ def run_all(workdir: Path) -> dict[str, list[Run]]:
                 train(config, folder)
             elif as_json(RunFolder(folder).finished_config()) != as_json(config):
                 raise UsageError(f"workdir is {str(workdir)!r}, where {folder} is of another config: remove it")
-            runs[method].append(Run.load(folder))
+            runs[method].append(Found(folder, (), method, seed))
     return runs
 
 
-def print_table(runs: dict[str, list[Run]]) -> None:
+def print_table(runs: dict[str, list[Found]]) -> None:
     """Test accuracy and weight AUC, mean and standard deviation over the seeds."""
     result = runs["erm"][0].result
     table = Table(

@@ -30,7 +30,6 @@ def get_config(arg: str = "") -> ConfigDict:
     method = args.method.removesuffix("_ldam")
     config = cifar_config(args.dataset, method, args.seed, args.recipe)
     config.loss.name = "ldam" if args.method.endswith("_ldam") else "cross_entropy"
-    config.loss.reweight_at_percent = 100.0
     config.data.bias = f"long_tail_{args.factor}"
     config.model.name = "resnet32"
     config.num_epochs = 200

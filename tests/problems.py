@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import cmwnet_jax as cmw
+from cmwnet_jax.memory import Table, blocks
 
 N, M, FEATURES, HIDDEN, CLASSES, K = 12, 7, 5, 6, 4, 3
 ALPHA = 0.3
@@ -115,3 +116,25 @@ def closed_form(params, weight_params, examples, meta_examples, normalize):
     coefficient = similarity.mean(axis=0) / scale
     gradient = -ALPHA * sum(c * flat(derivative) for c, (_, derivative) in zip(coefficient, pairs, strict=True))
     return gradient, lambda new: (new / divisor(new, normalize)) @ jacobian
+
+
+def on_one_and_on_four_devices(make, batches):
+    """(state, metrics) after one step a batch, on one device and on four, whose leaves have a devices' axis.
+
+    Args:
+        make: axis name or None -> (step, state).
+        batches: tuples of what the step takes after the state.
+    """
+    step, one = make(None)
+    step = jax.jit(step)
+    for arguments in batches:
+        one, one_metrics = step(one, *arguments)
+
+    step, many = make("devices")
+    step = jax.pmap(step, axis_name="devices")
+    table = blocks(many.memory, 4) if isinstance(many.memory, Table) else many.memory
+    many = jax.tree.map(lambda x: jnp.stack([x] * 4), many).replace(memory=table)
+    for arguments in batches:
+        split = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), arguments)
+        many, many_metrics = step(many, *split)
+    return (one, one_metrics), (many, many_metrics)

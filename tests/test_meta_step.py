@@ -23,6 +23,7 @@ from problems import (
     init_model_state,
     init_params,
     meta_classes,
+    on_one_and_on_four_devices,
     per_example_losses,
     weight_net,
 )
@@ -300,19 +301,10 @@ def test_four_devices_are_one(normalize, with_base):
 
         return objective
 
-    states = {}
-    for axis_name in (None, "devices"):
-        step, state = make(normalize, axis_name=axis_name, objective=with_penalty(axis_name))
-        if axis_name is None:
-            step, arrange = jax.jit(step), lambda x: x
-        else:
-            step, arrange = jax.pmap(step, axis_name=axis_name), lambda x: x.reshape(4, -1, *x.shape[1:])
-            state = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
-        for seed in range(steps):
-            pair = batch(seed, size), batch(seed + 10, meta_size)
-            state, metrics = step(state, *jax.tree.map(arrange, pair))
-        states[axis_name] = state, metrics
-    (one, one_metrics), (many, many_metrics) = states[None], states["devices"]
+    (one, one_metrics), (many, many_metrics) = on_one_and_on_four_devices(
+        lambda axis_name: make(normalize, axis_name=axis_name, objective=with_penalty(axis_name)),
+        [(batch(seed, size), batch(seed + 10, meta_size)) for seed in range(steps)],
+    )
     for device in range(4):
         for field in ("params", "weight_params", "model_state"):
             got = flat(jax.tree.map(lambda x, d=device: x[d], getattr(many, field)))

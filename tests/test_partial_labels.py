@@ -10,7 +10,17 @@ import numpy as np
 import optax
 import pytest
 from bias_laws import clean
-from problems import CLASSES, N, apply, batch, flat, init_model_state, init_params, meta_classes
+from problems import (
+    CLASSES,
+    N,
+    apply,
+    batch,
+    flat,
+    init_model_state,
+    init_params,
+    meta_classes,
+    on_one_and_on_four_devices,
+)
 from test_train import ROOT, small_config
 
 import cmwnet_jax as cmw
@@ -18,7 +28,7 @@ from cmwnet_jax import sweep
 from cmwnet_jax.applications.partial_labels import proden_objective, uniform_confidences, updated_confidences
 from cmwnet_jax.data import bias
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.memory import Table, blocks, joined, remembering
+from cmwnet_jax.memory import Table, joined, remembering
 from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
@@ -91,19 +101,8 @@ def test_three_steps_are_progressive_identification():
 
 @pytest.mark.usefixtures("x64")
 def test_four_devices_are_one():
-    states = {}
-    for axis_name in (None, "devices"):
-        step, state = make(axis_name)
-        if axis_name is None:
-            step, arrange = jax.jit(step), lambda x: x
-        else:
-            step, arrange = jax.pmap(step, axis_name=axis_name), lambda x: x.reshape(4, -1, *x.shape[1:])
-            table = blocks(state.memory, 4)
-            state = jax.tree.map(lambda x: jnp.stack([x] * 4), state).replace(memory=table)
-        for seed in range(3):
-            state, _ = step(state, jax.tree.map(arrange, numbered(seed, 24)))
-        states[axis_name] = state
-    one, many = states[None], states["devices"]
+    batches = [(numbered(seed, 24),) for seed in range(3)]
+    (one, _), (many, _) = on_one_and_on_four_devices(make, batches)
     np.testing.assert_allclose(
         flat(jax.tree.map(lambda x: x[2], many.params)), flat(one.params), rtol=0, atol=1e-12
     )

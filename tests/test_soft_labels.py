@@ -18,6 +18,7 @@ from problems import (
     init_model_state,
     init_params,
     meta_classes,
+    on_one_and_on_four_devices,
     per_example_losses,
     weight_and_derivative,
     weight_net,
@@ -210,20 +211,8 @@ def test_momentum_of_one_freezes_the_teacher_and_a_schedule_can():
 
 def test_four_devices_are_one():
     """Three steps of teacher, table and weight net; the table has 36 rows, nine a device."""
-    states = {}
-    for axis_name in (None, "devices"):
-        step, state = whole_step(axis_name)
-        if axis_name is None:
-            step, arrange = jax.jit(step), lambda x: x
-        else:
-            step, arrange = jax.pmap(step, axis_name=axis_name), lambda x: x.reshape(4, -1, *x.shape[1:])
-            table = blocks(state.memory, 4)
-            state = jax.tree.map(lambda x: jnp.stack([x] * 4), state).replace(memory=table)
-        for seed in range(3):
-            pair = numbered(seed, 24), batch(seed + 10, 8)
-            state, _ = step(state, *jax.tree.map(arrange, pair))
-        states[axis_name] = state
-    one, many = states[None], states["devices"]
+    batches = [(numbered(seed, 24), batch(seed + 10, 8)) for seed in range(3)]
+    (one, _), (many, _) = on_one_and_on_four_devices(whole_step, batches)
     for field in ("params", "weight_params", "teacher"):
         got = flat(jax.tree.map(lambda x: x[2], getattr(many, field)))
         np.testing.assert_allclose(got, flat(getattr(one, field)), rtol=0, atol=1e-12)

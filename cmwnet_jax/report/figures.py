@@ -9,12 +9,11 @@ from matplotlib.figure import Figure
 
 from cmwnet_jax import drawing
 from cmwnet_jax.report.find import Found
-from cmwnet_jax.report.runs import Run
 
 _ACROSS = 3  # panels side by side at most
 
 
-def save_weighting_figure(columns: Sequence[tuple[str, Sequence[Run]]], path: Path) -> None:
+def save_weighting_figure(columns: Sequence[tuple[str, Sequence[Found]]], path: Path) -> None:
     """One column a method: its weighting functions, and under them its weights' histogram.
 
     Args:
@@ -28,7 +27,7 @@ def save_weighting_figure(columns: Sequence[tuple[str, Sequence[Run]]], path: Pa
         ):
             part.suptitle(title, fontweight="bold")
             functions, histogram = part.subplots(2, 1)
-            arrays = [run.weights for run in runs]
+            arrays = [run.arrays("weights") for run in runs]
             drawing.draw_weighting_functions(functions, arrays)
             drawing.draw_weight_histogram(histogram, arrays)
         figure.savefig(path, dpi=150)

@@ -1,33 +1,6 @@
-"""Finished runs as they lie on disk."""
-
-import dataclasses
-import json
-from pathlib import Path
+"""Numbers over a cell's runs."""
 
 import numpy as np
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """One finished run.
-
-    Attributes:
-        path: its folder.
-        result: what result.json holds.
-        weights: what weights.npz holds.
-    """
-
-    path: Path
-    result: dict
-    weights: dict[str, np.ndarray]
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Run":
-        """Reads a run's folder; a FileNotFoundError where the run is not finished."""
-        path = Path(path)
-        with np.load(path / "weights.npz", allow_pickle=False) as file:
-            weights = dict(file)
-        return cls(path, json.loads((path / "result.json").read_text()), weights)
 
 
 def mean_and_sd(values: list[float]) -> tuple[float, float]:
