@@ -14,6 +14,7 @@ from cmwnet_jax.errors import UsageError
 NAMES = (
     "none",
     "long_tail_100",
+    "subset_1000",
     "symmetric_40",
     "uniform_40",
     "asymmetric_40",
@@ -35,6 +36,7 @@ NAMES = (
     "long_tail_10+partial_10",
     "long_tail_10+confidences",
     "long_tail_10+open_set_40+symmetric_20",
+    "subset_1000+pmd1_35+asymmetric_30",
 )
 
 

@@ -44,6 +44,23 @@ class TestLongTail:
             bias.long_tail(clean(10), 14, 0)
 
 
+class TestSubset:
+    def test_every_example_is_as_likely_to_stay(self):
+        start = clean(10)
+        stayed = np.zeros(len(start.ids))
+        for seed in range(300):
+            kept = bias.subset(start, 25, seed).ids
+            assert len(np.unique(kept)) == 25
+            stayed[kept] += 1
+        assert law_p(stayed, np.ones(10 * C)) > ALPHA
+        assert law_p(np.r_[np.full(25, 300.0), np.zeros(75)], np.ones(10 * C)) < POWER
+
+    @pytest.mark.parametrize("count", [0, 101, -1, 2.5, float("nan"), float("inf")])
+    def test_refuses_other_counts(self, count):
+        with pytest.raises(UsageError, match="expected a whole number from 1 to 100"):
+            bias.subset(clean(10), count, 0)
+
+
 class TestSymmetricAndUniform:
     def test_rate_40_with_own_class_allowed_is_36_percent_wrong(self):
         labels = bias.symmetric_noise(clean(5000), 0.4, 0)

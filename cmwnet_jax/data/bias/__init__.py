@@ -6,6 +6,7 @@ classes first, then flip. `apply` does it by name. Candidate sets (partial label
 
 from cmwnet_jax.data.bias.human import human_labels as human_labels
 from cmwnet_jax.data.bias.imbalance import long_tail as long_tail
+from cmwnet_jax.data.bias.imbalance import subset as subset
 from cmwnet_jax.data.bias.labels import BiasedLabels as BiasedLabels
 from cmwnet_jax.data.bias.labels import Seed as Seed
 from cmwnet_jax.data.bias.names import apply as apply

@@ -1,4 +1,4 @@
-"""Class imbalance."""
+"""Fewer examples: a long tail, a random subset."""
 
 import numpy as np
 
@@ -32,3 +32,20 @@ def long_tail(labels: BiasedLabels, factor: float, seed: Seed) -> BiasedLabels:
         )
     rows = [rng.permutation(np.flatnonzero(labels.given == c))[: kept[c]] for c in range(labels.num_classes)]
     return labels.take(np.concatenate(rows))
+
+
+def subset(labels: BiasedLabels, count: float, seed: Seed) -> BiasedLabels:
+    """`count` of the examples, drawn at random without a look at their classes.
+
+    Args:
+        labels: the labels so far.
+        count: how many are kept, a whole number from 1 to N.
+        seed: a seed or generator.
+
+    Raises:
+        UsageError: the count is no such number.
+    """
+    num_examples = len(labels.ids)
+    if not (1 <= count <= num_examples and count == int(count)):
+        raise UsageError(f"subset: count is {count:g}, expected a whole number from 1 to {num_examples}")
+    return labels.take(np.random.default_rng(seed).permutation(num_examples)[: int(count)])

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from cmwnet_jax.data.bias import similar
 from cmwnet_jax.data.bias.human import human_labels as use_human_labels
-from cmwnet_jax.data.bias.imbalance import long_tail
+from cmwnet_jax.data.bias.imbalance import long_tail, subset
 from cmwnet_jax.data.bias.labels import BiasedLabels, Seed
 from cmwnet_jax.data.bias.noise import (
     asymmetric_noise,
@@ -75,6 +75,7 @@ def _partial(draw: Callable) -> _Kind:
 
 _KINDS: Mapping[str, _Kind] = {
     "long_tail": _Kind(lambda b, factor, seed, _: long_tail(b, factor, seed)),
+    "subset": _Kind(lambda b, count, seed, _: subset(b, count, seed)),
     "symmetric": _Kind(lambda b, percent, seed, _: symmetric_noise(b, percent / 100, seed)),
     "uniform": _Kind(lambda b, percent, seed, _: uniform_noise(b, percent / 100, seed)),
     "asymmetric": _Kind(_asymmetric),
@@ -112,14 +113,15 @@ def apply(
 ) -> BiasedLabels:
     """The bias that a name says.
 
-    `KIND_NUMBER`, the number a rate in per cent (for `long_tail`, the imbalance factor), with KIND one
-    of `long_tail`, `symmetric` (own class may be drawn), `uniform` (it may not), `asymmetric` (the
-    published map, or CIFAR-100's superclass rule), `asymmetric_dividemix` (cats and dogs both
-    ways), `asymmetric_plc` (Table 4's), `pmd1`, `pmd2`, `pmd3` (Sec. 4.3), `pmd1_plc` to `pmd3_plc`
-    (the code behind Table 3), `open_set`, `partial` and `partial_pair` (candidate sets, binomial or
-    of the next class, the number the rate of false candidates); or `human_ANNOTATOR`; or `confidences`,
-    the most likely classes of a table. Parts that are joined by `+`
-    apply from left to right, each with its own stream of the seed, e.g. `long_tail_10+asymmetric_40`.
+    `KIND_NUMBER`, the number a rate in per cent (for `long_tail`, the imbalance factor, for
+    `subset`, how many examples are kept), with KIND one of `long_tail`, `subset`, `symmetric` (own
+    class may be drawn), `uniform` (it may not), `asymmetric` (the published map, or CIFAR-100's
+    superclass rule), `asymmetric_dividemix` (cats and dogs both ways), `asymmetric_plc` (Table 4's),
+    `pmd1`, `pmd2`, `pmd3` (Sec. 4.3), `pmd1_plc` to `pmd3_plc` (the code behind Table 3), `open_set`,
+    `partial` and `partial_pair` (candidate sets, binomial or of the next class, the number the rate
+    of false candidates); or `human_ANNOTATOR`; or `confidences`, the most likely classes of a table.
+    Parts that are joined by `+` apply from left to right, each with its own stream of the seed, e.g.
+    `long_tail_10+asymmetric_40`.
     Hybrids are feature-dependent noise first, then independent noise laid over it (Table 4):
     `pmd1_35+uniform_30`. `none` and the empty name are no bias.
 
@@ -185,7 +187,8 @@ def _parse(part: str) -> tuple[_Kind, float]:
         )
     if not matched:
         raise UsageError(
-            f"bias is {part!r}, expected a number at its end, e.g. {part}_40 (a rate in per cent, or a factor)"
+            f"bias is {part!r}, expected a number at its end, e.g. {part}_40 (a rate in per cent, a factor, or "
+            f"a count)"
         )
     return _KINDS[kind], float(matched[2])
 
