@@ -20,6 +20,7 @@ from cmwnet_jax.train.build_data import Data, train_order
 from cmwnet_jax.train.build_method import MAKERS
 from cmwnet_jax.train.method_parts import Method, Parts
 from cmwnet_jax.train.methods import METHODS, Kind, kind_of
+from cmwnet_jax.train.programs import InPasses
 from cmwnet_jax.types import MetaState, PyTree, StepFn
 from cmwnet_jax.weight_net import WeightNet, weighting_functions
 
@@ -37,7 +38,7 @@ class Recipe:
     frozen_range: tuple[float, float] | None
     learning_rate: optax.Schedule
     warmup: StepFn
-    main: StepFn
+    main: StepFn | InPasses
     state: MetaState
     order: TrainOrder
     warmup_epochs: int
@@ -100,7 +101,8 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
         order=order,
         warmup_epochs=config.warmup_epochs,
         meta_every_steps=config.meta_every_steps,
-        one_step_a_call=parallel.loops_are_slow(lambda v, x: model.apply(v, x, train=False), variables, images),
+        one_step_a_call=config.low_memory
+        or parallel.loops_are_slow(lambda v, x: model.apply(v, x, train=False), variables, images),
     )
 
 

@@ -284,17 +284,14 @@ def _check_batch_size(config: ConfigDict, biased: bias.BiasedLabels) -> None:
             f"batch_size is {config.batch_size}, expected at most the {len(biased.ids)} training examples "
             f"that {config.data.name} has under the bias {config.data.bias!r}: lower it"
         )
-    parallel.check_divides("batch_size", config.batch_size)
+    parallel.check_divides("batch_size", config.batch_size, config.micro_batches)
     if not kind_of(config).learns_weights:
         return
-    parallel.check_divides("meta_set.batch_size", config.meta_set.batch_size)
+    parallel.check_divides("meta_set.batch_size", config.meta_set.batch_size, config.micro_batches)
     if config.meta_set.kind == "balanced":
         fewest = int(np.min(biased.class_counts[biased.class_counts > 0]))
     else:
         fewest = config.meta_set.per_class_examples
     size = np.sum(np.minimum(biased.class_counts, min(fewest, config.meta_set.per_class_examples)))
-    if size < parallel.device_count():
-        raise UsageError(
-            f"meta_set.per_class_examples is {config.meta_set.per_class_examples}, which gives {size} in all, "
-            f"expected at least one example for each of the run's {parallel.device_count()} devices: raise it"
-        )
+    with about(f"meta_set.per_class_examples is {config.meta_set.per_class_examples}"):
+        parallel.round_down("the meta set", int(size), config.micro_batches)

@@ -15,11 +15,13 @@ from cmwnet_jax.applications import partial_labels
 from cmwnet_jax.class_sizes import class_balanced_weights, for_labels
 from cmwnet_jax.data.streams import Purpose, stream
 from cmwnet_jax.errors import UsageError, about
+from cmwnet_jax.low_memory import make_low_memory_step
 from cmwnet_jax.memory import Table, remembering
 from cmwnet_jax.meta_classes import MetaClasses
 from cmwnet_jax.meta_step import make_meta_step, make_weighted_step
 from cmwnet_jax.train import parallel
-from cmwnet_jax.train.method_parts import Method, Parts, choose_loss, ignoring_meta_batch, switched
+from cmwnet_jax.train.method_parts import Method, Parts, choose_loss, ignoring_meta_batch
+from cmwnet_jax.train.programs import InPasses, Switched, each
 from cmwnet_jax.transfer import SavedWeightNet, load_weight_net
 from cmwnet_jax.types import ObjectiveFn, StepFn
 from cmwnet_jax.weight_net import WeightNet
@@ -41,7 +43,7 @@ def _ldam(parts: Parts) -> Method:
     loss = choose_loss(parts, "ldam")
     before, after = parts.plain_step(parts.objective(loss)), _by_class(parts, loss)
     first = parts.at_step(parts.config.loss.reweight_at_percent)
-    main = before if first >= parts.num_steps else switched(lambda step: step >= first, after, before)
+    main = before if first >= parts.num_steps else Switched(lambda step: step >= first, after, before)
     return Method(parts.plain_step(parts.objective()), main)
 
 
@@ -107,19 +109,23 @@ def _soft_labels(parts: Parts) -> Method:
         mixup_alpha=parts.config.mixup_alpha,
         second_loss=fields.second_loss,
     )
-    main = soft_labels.reporting_own_labels(_weighted(parts, objective, "mean"))  # Q2
-    main = remembering(soft_labels.teaching(main, _predict(parts), parallel.axis_name()), parallel.axis_name())
+    axis_name = parallel.axis_name()
     kept, frozen_from = fields.teacher_momentum, parts.at_step(fields.freeze_teacher_at_percent)
 
     def momentum(step):
         return jnp.where(step < frozen_from, kept, 1.0)
+
+    def with_teacher(step):
+        step = soft_labels.teaching(soft_labels.reporting_own_labels(step), _predict(parts), axis_name)
+        return soft_labels.averaging(remembering(step, axis_name), momentum)
 
     table = _empty_table(parts, jnp.dtype(fields.dtype))
     if fields.start_from == "given":
         given = np.eye(parts.num_classes, dtype=np.float32)[parts.data.biased.given]
         table = Table.full(given.astype(table.values.dtype))
     warmup = soft_labels.averaging(parts.plain_step(parts.objective()), momentum)
-    method = _with_weight_net(parts, warmup, soft_labels.averaging(main, momentum))
+    main = each(with_teacher, _weighted(parts, objective, "mean"))  # Q2
+    method = _with_weight_net(parts, warmup, main)
     return dataclasses.replace(method, memory=table)
 
 
@@ -162,7 +168,7 @@ def _learned_elsewhere(parts: Parts) -> SavedWeightNet | None:
     return saved
 
 
-def _weighted(parts: Parts, objective: ObjectiveFn, normalize: str) -> StepFn:
+def _weighted(parts: Parts, objective: ObjectiveFn, normalize: str) -> StepFn | InPasses:
     """Meta steps, with weighted steps between where the config says so; a frozen net's are all weighted."""
     shared = {
         "objective": objective,
@@ -173,17 +179,23 @@ def _weighted(parts: Parts, objective: ObjectiveFn, normalize: str) -> StepFn:
     }
     if parts.config.weight_net.frozen:
         return ignoring_meta_batch(make_weighted_step(**shared))
-    meta_step = make_meta_step(
-        meta_loss=_meta_loss(parts),
-        weight_optimizer=_weight_optimizer(parts.config),
-        virtual_lr=parts.learning_rate,
-        **shared,
-    )
+    learned = {
+        "meta_loss": _meta_loss(parts),
+        "weight_optimizer": _weight_optimizer(parts.config),
+        "virtual_lr": parts.learning_rate,
+    }
+    if parts.config.low_memory:
+        micro_batches = parts.config.micro_batches
+        meta_step = InPasses(
+            make_low_memory_step(**shared, **learned, micro_batches=micro_batches, compile=parallel.pmap)
+        )
+    else:
+        meta_step = make_meta_step(**shared, **learned)
     every = parts.config.meta_every_steps
     if every == 1:
         return meta_step
     between = ignoring_meta_batch(make_weighted_step(**shared))
-    return switched(lambda step: step % every == 0, meta_step, between)
+    return Switched(lambda step: step % every == 0, meta_step, between)
 
 
 def _with_weight_net(parts: Parts, warmup: StepFn, main: StepFn) -> Method:

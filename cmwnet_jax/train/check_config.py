@@ -23,6 +23,7 @@ _LEAST = (
     ("batch_size", 1),
     ("meta_every_steps", 1),
     ("chunk_steps", 1),
+    ("micro_batches", 1),
     ("meta_set.per_class_examples", 1),
     ("meta_set.batch_size", 1),
     ("weight_net.num_meta_classes", 1),
@@ -158,6 +159,16 @@ def _check_method(config: ConfigDict) -> None:
     if METHODS[config.method].every_step and config.meta_every_steps != 1:
         raise UsageError(
             f"meta_every_steps is {config.meta_every_steps}, expected 1: {config.method} weighs each batch anew"
+        )
+    if config.low_memory and (config.method not in ("mwnet", "cmwnet") or config.weight_net.frozen):
+        raise UsageError(
+            f"low_memory is True, but {config.method} takes no meta steps that it knows: set it to False, or "
+            f"take the method mwnet or cmwnet, whose weight net learns"
+        )
+    if config.micro_batches != 1 and not config.low_memory:
+        raise UsageError(
+            f"micro_batches is {config.micro_batches}, which the default step does not read: set low_memory to "
+            f"True, or leave it 1"
         )
     if config.method != "erm" and config.warmup_epochs >= config.num_epochs:
         raise UsageError(

@@ -18,14 +18,13 @@ from cmwnet_jax.data.meta_set import MetaSet
 from cmwnet_jax.data.stream import Stream
 from cmwnet_jax.data.streams import Purpose
 from cmwnet_jax.train import parallel
+from cmwnet_jax.train.programs import InPasses, Prepare, Program, by_number, with_input
 from cmwnet_jax.types import MetaState, Metrics, PyTree, StepFn
 
-_AUGMENT = 0x61756700  # stream of the base key, apart from the steps' own
 _STEPS_AHEAD = 4
 _CHUNK = 1000  # examples a device a call in evaluation, at most
 _CHUNK_BYTES = 64 << 20  # of their pixels as float32
 
-Prepare = Callable[[Raw, jax.Array | None], dict[str, jax.Array]]
 RunSteps = Callable[[MetaState, np.ndarray, Raw, np.ndarray], tuple[MetaState, Metrics]]
 """(replicated state, rows [steps, n], meta set on devices, its rows [steps, m]) -> (state, metrics).
 
@@ -39,7 +38,7 @@ class Input(Protocol):
     def load_meta(self, split: str, meta_set: MetaSet, epoch: int) -> Raw:
         """An epoch's meta set on every device."""
 
-    def make_run_steps(self, step: StepFn) -> RunSteps:
+    def make_run_steps(self, step: StepFn | InPasses) -> RunSteps:
         """Some steps on end; nothing is compiled before its first call."""
 
     def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
@@ -60,18 +59,6 @@ def make_prepare(augmentation: Augmentation, mean: np.ndarray, std: np.ndarray) 
         return {"image": standardize(image, mean, std), "label": raw.label, "row": raw.row}
 
     return prepare
-
-
-def _prepared(step: StepFn, prepare: Prepare) -> StepFn:
-    """The step, from raw batches, with each example's numbers on every device."""
-
-    def run(state: MetaState, raw: Raw, raw_meta: Raw) -> tuple[MetaState, Metrics]:
-        key = jax.random.fold_in(jax.random.fold_in(state.rng, _AUGMENT), state.step)
-        key, meta_key = jax.random.split(key)
-        state, metrics = step(state, prepare(raw, key), prepare(raw_meta, meta_key))
-        return state, metrics | parallel.gather({name: metrics[name] for name in ("losses", "weights")})
-
-    return run
 
 
 class DeviceInput:
@@ -98,26 +85,31 @@ class DeviceInput:
         )
         return self._take(self._splits[split], rows, labels)
 
-    def make_run_steps(self, step: StepFn) -> RunSteps:
+    def make_run_steps(self, step: StepFn | InPasses) -> RunSteps:
         """As `Input` says."""
-        step, table = _prepared(step, self._prepare), self._splits["train"]
+        table = self._splits["train"]
 
-        def one(state, table, meta, rows, meta_rows):
-            return step(state, table.take(rows), meta.take(meta_rows))
+        def fetch(table, meta, rows, meta_rows):
+            return table.take(rows), meta.take(meta_rows)
+
+        if self._one_step_a_call:
+            programs = by_number(step, self._prepare, fetch)
+
+            def one_by_one(state, rows, meta, meta_rows):
+                rows, places = parallel.share_steps(rows), parallel.share_steps(meta_rows)
+                steps = ((table, meta, rows[:, i], places[:, i]) for i in range(len(meta_rows)))
+                return _each_step(programs, state, steps)
+
+            return one_by_one
+        one = with_input(step, self._prepare, fetch)
 
         def scanned(state, table, meta, rows, meta_rows):
             return jax.lax.scan(lambda s, r: one(s, table, meta, *r), state, (rows, meta_rows))
 
-        program = parallel.pmap(one if self._one_step_a_call else scanned, donate_argnums=(0,))
-
-        def run_steps(state, rows, meta, meta_rows):
-            rows, places = parallel.share_steps(rows), parallel.share_steps(meta_rows)
-            if not self._one_step_a_call:
-                return program(state, table, meta, rows, places)
-            steps = ((rows[:, i], places[:, i]) for i in range(len(meta_rows)))
-            return _each_step(lambda s, pair: program(s, table, meta, *pair), state, steps)
-
-        return run_steps
+        program = parallel.pmap(scanned, donate_argnums=(0,))
+        return lambda state, rows, meta, meta_rows: program(
+            state, table, meta, parallel.share_steps(rows), parallel.share_steps(meta_rows)
+        )
 
     def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
         """As `Input` says."""
@@ -153,18 +145,15 @@ class StreamInput:
         raw = self._splits[split].read(meta_set.rows, (self._order.seed, Purpose.META_CROP, epoch))
         return parallel.replicate(raw.replace(label=_device_labels(meta_set.labels)))
 
-    def make_run_steps(self, step: StepFn) -> RunSteps:
+    def make_run_steps(self, step: StepFn | InPasses) -> RunSteps:
         """As `Input` says."""
-        step = _prepared(step, self._prepare)
-        program = parallel.pmap(
-            lambda state, raw, meta, meta_rows: step(state, raw, meta.take(meta_rows)), donate_argnums=(0,)
-        )
+        programs = by_number(step, self._prepare, lambda raw, meta, meta_rows: (raw, meta.take(meta_rows)))
 
         def run_steps(state, rows, meta, meta_rows):
             del rows  # the stream is where the steps before have left it
             places = parallel.share_steps(meta_rows)
-            steps = ((next(self._train), places[:, i]) for i in range(len(meta_rows)))
-            return _each_step(lambda s, pair: program(s, pair[0], meta, pair[1]), state, steps)
+            steps = ((next(self._train), meta, places[:, i]) for i in range(len(meta_rows)))
+            return _each_step(programs, state, steps)
 
         return run_steps
 
@@ -186,11 +175,13 @@ def _device_labels(labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.int32 if np.issubdtype(labels.dtype, np.integer) else np.float32)
 
 
-def _each_step(call: Callable, state: MetaState, steps: Iterator) -> tuple[MetaState, Metrics]:
-    """Calls the program once a step, a few steps ahead of the devices; metrics stacked as a scan would."""
-    collected = []
-    for arguments in steps:
-        state, metrics = call(state, arguments)
+def _each_step(
+    programs: Callable[[int], Program], state: MetaState, steps: Iterator[tuple]
+) -> tuple[MetaState, Metrics]:
+    """Calls a program a step, a few steps ahead of the devices; metrics stacked as a scan would."""
+    collected, first = [], int(parallel.unreplicate(state.step))
+    for number, arguments in enumerate(steps, first):
+        state, metrics = programs(number)(state, *arguments)
         collected.append(metrics)
         if len(collected) > _STEPS_AHEAD:  # else all of the steps' batches could wait in the devices' memory
             jax.block_until_ready(collected[-1 - _STEPS_AHEAD])

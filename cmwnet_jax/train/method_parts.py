@@ -19,6 +19,7 @@ from cmwnet_jax.memory import Table
 from cmwnet_jax.meta_step import make_weighted_step
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build_data import Data
+from cmwnet_jax.train.programs import InPasses
 from cmwnet_jax.transition import estimate_transition
 from cmwnet_jax.types import ObjectiveFn, PyTree, StepFn
 from cmwnet_jax.weight_net import WeightNet
@@ -70,7 +71,7 @@ class Method:
 
     Attributes:
         warmup: (state, batch, meta_batch) -> (state, metrics), of the warm-up epochs.
-        main: the same, of the epochs after them.
+        main: the same, of the epochs after them, or one in passes.
         weight_optimizer: the weights' optimiser, where they are learned.
         weight_net: the weight net, where there is one.
         init_weights: key -> initial weight parameters.
@@ -79,7 +80,7 @@ class Method:
     """
 
     warmup: StepFn
-    main: StepFn
+    main: StepFn | InPasses
     weight_optimizer: optax.GradientTransformation | None = None
     weight_net: WeightNet | None = None
     init_weights: Callable[[jax.Array], PyTree] = lambda key: ()
@@ -133,12 +134,3 @@ def _transition(parts: Parts) -> np.ndarray:
     hint = "write one with python -m cmwnet_jax.data posterior --of_given_labels"
     posterior = load_probabilities("loss.forward_posterior", path, shape, hint)
     return estimate_transition(posterior[biased.ids])
-
-
-def switched(chosen: Callable[[jax.Array], jax.Array], if_true: StepFn, if_false: StepFn) -> StepFn:
-    """One step or another, by the number of the step."""
-
-    def step(state, batch, meta_batch):
-        return jax.lax.cond(chosen(state.step), if_true, if_false, state, batch, meta_batch)
-
-    return step

@@ -206,22 +206,30 @@ def device_count() -> int:
     return jax.device_count()
 
 
-def check_divides(field: str, size: int) -> None:
-    """Raises a UsageError where a batch cannot be split evenly over the run's devices."""
-    count = device_count()
+def check_divides(field: str, size: int, micro_batches: int = 1) -> None:
+    """Raises a UsageError where a batch cannot be split evenly over the devices and their micro-batches."""
+    count = device_count() * micro_batches
     if size % count:
         raise UsageError(
-            f"{field} is {size}, expected a multiple of the run's {count} devices: "
+            f"{field} is {size}, expected a multiple of {_in_words(micro_batches)}: "
             f"use {max(size // count, 1) * count}"
         )
 
 
-def round_down(field: str, size: int) -> int:
-    """The largest size up to this one that the run's devices can share evenly."""
-    count = device_count()
+def round_down(field: str, size: int, micro_batches: int = 1) -> int:
+    """The largest size up to this one that the run's devices, and their micro-batches, can share evenly."""
+    count = device_count() * micro_batches
     if size < count:
-        raise UsageError(f"{field} comes to {size}, expected at least one example for each of {count} devices")
+        raise UsageError(
+            f"{field} comes to {size}, expected at least one example for each of {_in_words(micro_batches)}"
+        )
     return size // count * count
+
+
+def _in_words(micro_batches: int) -> str:
+    """E.g. `the run's 4 devices`."""
+    parts = f" times micro_batches, {micro_batches}" if micro_batches > 1 else ""
+    return f"the run's {device_count()} devices{parts}"
 
 
 def describe() -> str:

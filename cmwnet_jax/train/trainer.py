@@ -107,5 +107,5 @@ class Trainer:
     def _meta_rows(self, number: int, chosen: MetaSet, steps: int) -> np.ndarray:
         """Meta batches of a size that the devices can share evenly."""
         size = min(self._config.meta_set.batch_size, len(chosen.rows))
-        size = parallel.round_down("meta_set.batch_size", size)
+        size = parallel.round_down("meta_set.batch_size", size, self._config.micro_batches)
         return batches.meta_rows(self._config.seed, number, len(chosen.rows), steps, size)

@@ -1,0 +1,126 @@
+"""Steps of more than one program do what one program does: chosen by the host, or in passes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_train import small_config
+
+from cmwnet_jax.data.batches import Raw
+from cmwnet_jax.data.meta_set import MetaSet
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.train import parallel
+from cmwnet_jax.train.build import build_recipe
+from cmwnet_jax.train.build_data import build_data, build_input
+from cmwnet_jax.train.check_config import check_config
+from cmwnet_jax.train.inputs import DeviceInput
+from cmwnet_jax.train.programs import Switched, each
+from cmwnet_jax.types import MetaState
+
+
+def run(steps, **fields):
+    """(state, metrics) after so many main steps, in the launcher's way."""
+    config = small_config(**fields)
+    check_config(config)
+    data = build_data(config)
+    recipe = build_recipe(config, data)
+    inputs = build_input(config, data, 0, recipe.one_step_a_call)
+    places = np.arange(48, dtype=np.int32)
+    meta = inputs.load_meta("train", MetaSet(places, data.splits["train"].label[:48]), 0)
+    state, metrics = inputs.make_run_steps(recipe.main)(
+        parallel.replicate(recipe.state), recipe.order.epoch(0)[:steps], meta, np.tile(places, (steps, 1))
+    )
+    return parallel.unreplicate((state, metrics))
+
+
+def test_the_host_chooses_the_step_that_one_program_would():
+    def adding(amount):
+        def step(state, batch, meta_batch):
+            del meta_batch
+            numbers = {"losses": batch["row"] + amount, "weights": batch["row"]}
+            return state.replace(step=state.step + 1, params=state.params + amount), numbers
+
+        return step
+
+    def doubled(step):
+        def twice(state, batch, meta_batch):
+            state, numbers = step(state, batch, meta_batch)
+            return state.replace(params=2 * state.params), numbers
+
+        return twice
+
+    def prepare(raw, key):
+        del key
+        return {"row": raw.row}
+
+    step = each(doubled, Switched(lambda number: number % 3 == 1, adding(1), adding(10)))
+    table = Raw(image=np.zeros((40, 2, 2, 1), np.uint8), label=np.zeros(40, np.int32), row=np.arange(40))
+    rows, state = (
+        np.arange(40, dtype=np.int32).reshape(5, 8),
+        MetaState.create(params=jnp.ones(()), optimizer=optax.identity(), rng=jax.random.key(0)),
+    )
+    ends = []
+    for one_step_a_call in (True, False):
+        inputs = DeviceInput({"train": table}, prepare, one_step_a_call)
+        meta = inputs.load_meta("train", MetaSet(np.arange(8), np.zeros(8)), 0)
+        begun = parallel.replicate(state.replace(step=jnp.array(3)))
+        run_steps = inputs.make_run_steps(step)
+        ends.append(parallel.unreplicate(run_steps(begun, rows, meta, np.zeros_like(rows))))
+    expected = 1.0
+    for number in range(3, 8):
+        expected = 2 * (expected + (1 if number % 3 == 1 else 10))
+    for end, numbers in ends:
+        assert float(end.params) == expected and int(end.step) == 8
+        added = np.array([10, 1, 10, 10, 1])
+        np.testing.assert_array_equal(numbers["losses"], rows + added[:, None])
+
+
+def test_low_memory_takes_the_same_steps():
+    """In three micro-batches: exact without BatchNorm. `test_low_memory.py` has the rest, in float64."""
+    fields = {"meta_every_steps": 2, "model__batch_norm": False}
+    low, default = (run(3, **fields, **more) for more in ({"low_memory": True, "micro_batches": 3}, {}))
+    for field in ("params", "weight_params"):
+        for one, other in zip(
+            *(jax.tree.leaves(getattr(end[0], field)) for end in (low, default)), strict=True
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert low[1].keys() == default[1].keys()
+    for name, values in low[1].items():
+        np.testing.assert_allclose(values, default[1][name], rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def test_low_memory_compiles_the_passes_apart(monkeypatch):
+    compiled = []
+    pmap = parallel.pmap
+    monkeypatch.setattr(
+        parallel, "pmap", lambda function, **kwargs: compiled.append(function) or pmap(function, **kwargs)
+    )
+    config = small_config(low_memory=True)
+    data = build_data(config)
+    recipe = build_recipe(config, data)
+    assert len(compiled) == 4 and recipe.one_step_a_call
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"low_memory": True, "method": "cmwnet_sl"}, "low_memory is True, but cmwnet_sl"),
+        ({"low_memory": True, "method": "erm"}, "low_memory is True, but erm"),
+        ({"micro_batches": 2}, "micro_batches is 2, which the default step does not read"),
+        ({"micro_batches": 0}, "micro_batches is 0"),
+        (
+            {"low_memory": True, "micro_batches": 5},
+            "batch_size is 48, expected a multiple of the run's 4 devices times",
+        ),
+        (
+            {"low_memory": True, "micro_batches": 6, "meta_set__per_class_examples": 2},
+            "meta_set.per_class_examples is 2: the meta set comes to 20, expected at least one",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_built(fields, message):
+    config = small_config(**fields)
+    with pytest.raises(UsageError, match=message):
+        check_config(config)
+        build_data(config)
