@@ -30,6 +30,11 @@ class RunFolder:
         """Where the checkpoints are."""
         return self.path / "checkpoints"
 
+    @property
+    def initial_weight_net(self) -> Path:
+        """The run's own copy of a weight net that it started from, which the original may not outlive."""
+        return self.path / "initial_weight_net.safetensors"
+
     def check(self, config: ConfigDict) -> None:
         """Checks that a run may be started or continued here, and leaves nothing behind.
 
@@ -135,6 +140,10 @@ class RunFolder:
     def write_confidences(self, confidences: np.ndarray) -> None:
         """Writes confidences.npy."""
         self._replace("confidences.npy", lambda file: np.save(file, confidences))
+
+    def write_initial_weight_net(self, content: bytes) -> None:
+        """Writes initial_weight_net.safetensors."""
+        self._replace(self.initial_weight_net.name, lambda file: file.write(content))
 
     def write_result(self, result: dict) -> None:
         """Writes result.json, which says that the run is finished."""
