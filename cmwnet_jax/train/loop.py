@@ -12,6 +12,7 @@ from cmwnet_jax.train.build import Recipe, build_recipe
 from cmwnet_jax.train.build_data import Data, build_data
 from cmwnet_jax.train.checkpoint import Checkpoints, Restored
 from cmwnet_jax.train.clock import Clock
+from cmwnet_jax.train.corrections import correction_arrays
 from cmwnet_jax.train.epoch import Epoch
 from cmwnet_jax.train.evaluate import Measured, evaluation_arrays, split_metrics
 from cmwnet_jax.train.metrics import weight_metrics
@@ -226,6 +227,9 @@ def _picture(launch: _Launch, board: Board, epoch: Epoch, test: Measured, state:
         folder.write_evaluation(**tested)
         if launch.recipe.kind.from_candidates:
             folder.write_confidences(confidence_rows(data, whole.memory.values))
+        if launch.recipe.kind.has_teacher:
+            corrections = correction_arrays(data, whole.memory.values, launch.config.seed)
+            folder.write_corrections(**corrections)
 
 
 def _finish(launch: _Launch) -> dict:

@@ -141,6 +141,10 @@ class RunFolder:
         """Writes confidences.npy."""
         self._replace("confidences.npy", lambda file: np.save(file, confidences))
 
+    def write_corrections(self, **arrays: np.ndarray) -> None:
+        """Writes corrected.npz."""
+        self._replace("corrected.npz", lambda file: np.savez_compressed(file, **arrays))
+
     def write_initial_weight_net(self, content: bytes) -> None:
         """Writes initial_weight_net.safetensors."""
         self._replace(self.initial_weight_net.name, lambda file: file.write(content))
