@@ -13,6 +13,7 @@ from cmwnet_jax.train import health, loop
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.methods import METHODS, kind_of
+from cmwnet_jax.train.posterior import save_posterior
 from cmwnet_jax.train.result import saved_weight_net
 
 TRANSFERABLE = [name for name, kind in METHODS.items() if kind.has_weight_net]
@@ -92,6 +93,7 @@ def test_a_run_goes_on_without_the_file_that_it_started_from(frozen, tmp_path, m
     assert kept.loss_range == (-1.0, 0.5)
     if frozen:
         assert 0 < lines[1]["loss_share_outside_range"] < 1
+        assert save_posterior(tmp_path / "run", tmp_path / "p.npy", of_given_labels=True).exists()
     else:
         assert cmw.load_weight_net(tmp_path / "run").loss_range == (
             -1.0,

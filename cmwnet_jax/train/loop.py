@@ -78,17 +78,12 @@ class _Launch:
 
 def _from_own_copy(config: ConfigDict, folder: RunFolder) -> ConfigDict:
     """The config, starting from the run's own copy of the weight net once there is one; alike on all."""
-    if not config.weight_net.init:
-        return config
-    own = folder.initial_weight_net
-    content = parallel.value_from_first(own.read_bytes() if own.exists() else None)
-    if content is None:
-        return config
-    if not parallel.is_first():
-        folder.write_initial_weight_net(content)
-    config = config.copy_and_resolve_references()
-    config.weight_net.init = str(own)
-    return config
+    if config.weight_net.init:
+        own = folder.initial_weight_net
+        content = parallel.value_from_first(own.read_bytes() if own.exists() else None)
+        if content is not None and not parallel.is_first():
+            folder.write_initial_weight_net(content)
+    return folder.from_own_copy(config)
 
 
 def _train(launch: _Launch) -> dict:

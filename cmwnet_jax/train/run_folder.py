@@ -1,4 +1,4 @@
-"""A run's folder: config.json, metrics.jsonl, arrays, result.json (last), checkpoints/, figures/."""
+"""A run's folder: config.json, metrics.jsonl, arrays, the weight net it started from, and result.json last."""
 
 import contextlib
 import errno
@@ -98,6 +98,18 @@ class RunFolder:
         if not (self.path / "result.json").exists():
             raise UsageError(f"workdir is {str(self.path)!r}, which holds no finished run: train it first")
         return ConfigDict(json.loads((self.path / "config.json").read_text()))
+
+    def from_own_copy(self, config: ConfigDict) -> ConfigDict:
+        """The config, starting from the run's own copy of the weight net where there is one.
+
+        Args:
+            config: the run's.
+        """
+        if not (config.weight_net.init and self.initial_weight_net.exists()):
+            return config
+        config = config.copy_and_resolve_references()
+        config.weight_net.init = str(self.initial_weight_net)
+        return config
 
     def start(self, config: ConfigDict, epoch: int) -> None:
         """Makes the folder, and drops metrics of epochs that will be run again.
