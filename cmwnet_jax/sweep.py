@@ -7,7 +7,7 @@ runs every eighth cell, from the second on.
 
 A file whose cells build on another cell's run, e.g. on its labels, says on which by `get_first_stage(CELL)`
 (empty: on none). That run is trained first, with the same seed and once for all cells that build on it, and
-its folder is appended to their arguments as stage1=FOLDER.
+its folder is appended to their arguments as stage1=FOLDER. Where it fails, so do they.
 """
 
 import dataclasses
@@ -127,21 +127,36 @@ def sweep(get_config: Callable[[str], ConfigDict], runs: list[Run]) -> dict[str,
     Raises:
         Preempted: the run that was going on is saved.
     """
-    failures, seconds = {}, []
+    tried, seconds = {}, []
     for place, run in enumerate(runs):
-        try:
-            if run.first_stage is not None and not run.is_done:
-                _train(get_config, run.first_stage)
-            took = _train(get_config, run)
-            seconds += [took] if took else []
-        except (UsageError, TrainingDiverged) as error:
-            failures[run.arg] = str(error)
-            print(f"failed: {run.arg}: {first_line(error)}", file=sys.stderr, flush=True)
+        took = _train_once(get_config, run, tried)
+        seconds += [took] if took else []
         left = [other for other in runs[place + 1 :] if not other.is_done]
         if left and seconds:
             minutes = len(left) * sum(seconds) / len(seconds) / 60
             print(f"{len(left)} of {len(runs)} runs left, about {minutes:.0f} min", file=sys.stderr, flush=True)
-    return failures
+    return {run.arg: str(tried[run.arg]) for run in runs if tried[run.arg] is not None}
+
+
+def _train_once(get_config: Callable[[str], ConfigDict], run: Run, tried: dict[str, Exception | None]) -> float:
+    """Seconds that a run took, without its first stage; 0 where it was tried before, finished, or fails.
+
+    Puts what went wrong, None for nothing, into `tried` by argument string, and says it once.
+    """
+    if run.arg in tried:
+        return 0.0
+    first = None if run.is_done else run.first_stage
+    if first is not None:
+        _train_once(get_config, first, tried)
+    seconds, tried[run.arg] = 0.0, None
+    try:
+        if first is not None and tried[first.arg] is not None:
+            raise UsageError(f"it builds on {first.arg}, which failed: {first_line(tried[first.arg])}")
+        seconds = _train(get_config, run)
+    except (UsageError, TrainingDiverged) as error:
+        tried[run.arg] = error
+        print(f"failed: {run.arg}: {first_line(error)}", file=sys.stderr, flush=True)
+    return seconds
 
 
 def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:

@@ -67,6 +67,7 @@ def test_a_run_can_be_started_from_a_saved_record(tmp_path):
 def test_the_posterior_of_a_clean_run_makes_feature_dependent_noise(tmp_path):
     config = small_config(method="erm", data__bias="none", num_epochs=2)
     train(config, tmp_path / "clean")
+    assert not (tmp_path / "clean" / "corrected.npz").exists()  # which is of pseudo-labels
     path = save_posterior(tmp_path / "clean", str(tmp_path / "posterior.npy"))
     posterior = np.load(path)
     assert posterior.shape == (1257, 10)

@@ -9,10 +9,12 @@ from test_methods import BIAS, built, taken
 from test_train import small_config
 
 import cmwnet_jax as cmw
-from cmwnet_jax.train import health
+from cmwnet_jax.train import health, loop
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.methods import METHODS, kind_of
+from cmwnet_jax.train.posterior import save_posterior
+from cmwnet_jax.train.result import saved_weight_net
 
 TRANSFERABLE = [name for name, kind in METHODS.items() if kind.has_weight_net]
 
@@ -71,6 +73,57 @@ def test_a_frozen_run_chooses_no_meta_set_and_warns_of_losses_that_are_new_to_th
     assert "outside of 0 to 0.5" in said
     with pytest.raises(cmw.UsageError, match="holds no weight net"):
         cmw.load_weight_net(tmp_path / "run")
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_run_goes_on_without_the_file_that_it_started_from(frozen, tmp_path, monkeypatch):
+    """Its own copy has the parameters, and the losses that the warning and the saved net are about."""
+    weight_params = learned(tmp_path / "net", loss_range=(-1.0, 0.5))
+    fields = {"weight_net__init": str(tmp_path / "net"), "weight_net__frozen": frozen}
+    config = small_config(num_epochs=2, warmup_epochs=0, checkpoint__every_epochs=1, **fields)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Board, "add_metrics", killed_after(epoch=0))
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "run")
+    (tmp_path / "net").rename(tmp_path / "moved")
+    train(config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    kept = cmw.load_weight_net(tmp_path / "run/initial_weight_net.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, kept.weight_params, weight_params)
+    assert kept.loss_range == (-1.0, 0.5)
+    if frozen:
+        assert 0 < lines[1]["loss_share_outside_range"] < 1
+        assert save_posterior(tmp_path / "run", tmp_path / "p.npy", of_given_labels=True).exists()
+    else:
+        assert cmw.load_weight_net(tmp_path / "run").loss_range == (
+            -1.0,
+            max(line["loss_max"] for line in lines),
+        )
+
+
+def killed_after(epoch):
+    """`Board.add_metrics` of a process that dies before the next epoch has a checkpoint."""
+
+    def add_metrics(board, metrics):
+        if metrics["epoch"] > epoch:
+            raise KeyboardInterrupt
+
+    return add_metrics
+
+
+def test_a_net_that_goes_on_learning_knows_the_losses_of_both_runs(tmp_path):
+    data, recipe = built(method="mwnet")
+    config = small_config(method="mwnet", warmup_epochs=1)
+    history = [
+        {"epoch": number, "loss_min": low, "loss_max": high}
+        for number, low, high in ((0, 0.0, 9.0), (1, 0.5, 2.0), (2, 0.25, 1.0))
+    ]  # the first is the warm-up's, from which nothing is learned
+    for before, expected in ((None, (0.25, 2.0)), ((0.1, 1.5), (0.1, 2.0)), ((0.5, 3.0), (0.25, 3.0))):
+        if before is not None:
+            learned(tmp_path / str(before), 1, loss_range=before)
+            before = cmw.load_weight_net(tmp_path / str(before))
+        saved = saved_weight_net(config, data, recipe.state.weight_params, history, 3, before)
+        assert saved.loss_range == expected
 
 
 def test_the_share_of_losses_outside_of_a_range():

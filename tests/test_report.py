@@ -5,9 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.report.figures import save_column_figures
+from cmwnet_jax.report.contact_sheet import save_corrected_sheet
+from cmwnet_jax.report.figures import corrected_sheets, save_column_figures
 from cmwnet_jax.report.find import find_runs
 from cmwnet_jax.report.tables import accuracy_table, auc_table, csv_text, missing, read_paper
 
@@ -43,6 +47,33 @@ def make_run(folder, accuracy, *, method="cmwnet", epochs=4, done=True, teacher=
     )
     np.savez(folder / "evaluation.npz", confusion=np.eye(C, dtype=int) * 5 + 1)
     np.savez(folder / "bias.npz", transition_matrix=np.eye(C))
+
+
+def corrected(count=11, *, known=True, names=("a", "b", "c")):
+    """corrected.npz's arrays: of each three examples one is right, one was wrong before, one is of no class."""
+    rng = np.random.default_rng(0)
+    given = rng.integers(C, size=count)
+    new = (given + 1) % C
+    true = np.choose(np.arange(count) % 3, [new, (given + 2) % C, np.full(count, -1)])
+    counts = {
+        "num_labels": 1234,
+        "num_wrong": 500,
+        "num_changed": 100 * count,
+        "num_changed_rightly": 40 * count,
+    }
+    return {
+        "images": rng.integers(256, size=(count, 6, 8, 1), dtype=np.uint8),
+        "given": given,
+        "new": new,
+        "true": true if known else np.full(count, -1),
+        "truth_known": np.array(known),
+        "class_names": np.array(names),
+        **{name: np.array(value) for name, value in counts.items()},
+    }
+
+
+def add_corrected(folder, **options):
+    np.savez(folder / "corrected.npz", **corrected(**options))
 
 
 def made(path):
@@ -127,9 +158,55 @@ def test_figures_are_drawn_of_what_is_there(tmp_path):
     for run in made(tmp_path):
         if run.column == ("set", "sym_20"):
             by_row.setdefault(run.row, []).append(run)
+    add_corrected(by_row["cmwnet_sl"][0].path)
     written = save_column_figures(by_row, tmp_path / "figures")
-    names = {"learning_curves", "weighting", "confusion", "loss_densities", "transition"}
+    names = {"learning_curves", "weighting", "confusion", "loss_densities", "transition", "corrected_cmwnet_sl"}
     assert {path.stem for path in written} == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    add_corrected(by_row["cmwnet_sl"][0].path, count=0)
+    assert corrected_sheets(by_row, tmp_path / "figures") == []
     unfinished = [run for run in made(tmp_path / "again") if run.result is None]
     assert [p.stem for p in save_column_figures({"x": unfinished}, tmp_path / "more")] == ["learning_curves"]
+
+
+def sheet(monkeypatch, path, arrays):
+    """(heading, annotations of each picture, boxes of all texts in dots) of a sheet of corrected labels."""
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: drawn.append(figure))
+    save_corrected_sheet(arrays, "method, seed 3", path)
+    canvas = FigureCanvasAgg(drawn[0])
+    canvas.draw()
+    texts = [[t for t in axes.texts if isinstance(t, Annotation)] for axes in drawn[0].axes]
+    everything = [drawn[0]._suptitle, *(t for own in texts for t in own)]
+    boxes = [t.get_window_extent(canvas.get_renderer()) for t in everything]
+    assert all(box.x0 >= 0 and box.x1 <= drawn[0].bbox.width for box in boxes)
+    return drawn[0]._suptitle.get_text(), [own for own in texts if own], boxes
+
+
+def test_a_sheet_shows_given_over_new_and_whether_that_is_right(monkeypatch, tmp_path):
+    arrays = corrected()
+    heading, pictures, _ = sheet(monkeypatch, tmp_path / "sheet.png", arrays)
+    assert (
+        "method, seed 3: 1,234 labels, 500 of them wrong\n1,100 changed, 40.0% of these to the true" in heading
+    )
+    assert len(pictures) == 11
+    for i, texts in enumerate(pictures):
+        given, new, true = (int(arrays[name][i]) for name in ("given", "new", "true"))
+        verdict = ("✓", f"✗ is {'abc'[true]}", "✗ is of no class")[i % 3]
+        from_top = sorted(texts, key=lambda text: -text.xyann[1])
+        assert [text.get_text() for text in from_top] == ["abc"[given], f"→ {'abc'[new]}", verdict]
+        red, blue, grey = (int(text.get_color()[1:], 16).to_bytes(3, "big") for text in from_top)
+        assert red[0] > 2 * red[2] and blue[2] > 2 * blue[0] and len(set(grey)) == 1
+    heading, pictures, _ = sheet(monkeypatch, tmp_path / "sheet.png", corrected(known=False))
+    assert "1,100 of 1,234 labels changed, whether rightly is not known" in heading
+    assert all(len(texts) == 2 for texts in pictures)
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_no_line_of_a_sheet_reaches_into_another(count, monkeypatch, tmp_path):
+    names = ["Boeing 737-800 freighter", "WWWWWWWWWWWWWWWWWWWWWWW", "it"]
+    _, pictures, boxes = sheet(monkeypatch, tmp_path / "sheet.png", corrected(count, names=names))
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    shown = {text.get_text() for texts in pictures for text in texts}
+    assert "Boeing 737-800 freighter" not in shown
+    assert count == 1 or "it" in shown

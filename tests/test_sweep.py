@@ -50,22 +50,22 @@ def test_mistakes(changes, message, tmp_path):
         planned(tmp_path, **changes)
 
 
-def finish(run, config):
-    run.folder.mkdir(parents=True)
-    (run.folder / "config.json").write_text(as_json(config))
-    (run.folder / "result.json").write_text("{}")
+def finish(folder, config):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(as_json(config))
+    (folder / "result.json").write_text("{}")
 
 
 def test_what_is_finished_stays_and_a_failure_keeps_none_from_running(tmp_path, monkeypatch, capsys):
     runs, trained = planned(tmp_path), []
     config = small_config()
-    finish(runs[0], config)
+    finish(runs[0].folder, config)
 
     def train(config, folder):
         trained.append(folder)
         if len(trained) == 1:
             raise TrainingDiverged("the losses have become nan")
-        finish(next(run for run in runs if run.folder == folder), config)
+        finish(folder, config)
 
     monkeypatch.setattr(sweep, "train", train)
     failures = sweep.sweep(lambda arg: config, runs)
@@ -75,6 +75,42 @@ def test_what_is_finished_stays_and_a_failure_keeps_none_from_running(tmp_path, 
     assert [run.is_done for run in runs] == [True, False, True]
     other = sweep.sweep(lambda arg: small_config(seed=7), runs[:1])
     assert "holds a finished run of another config" in other[runs[0].arg]
+
+
+@pytest.mark.parametrize("cells", [["a,net", "b,net", "a,first"], ["a,first", "a,net", "b,net"]])
+def test_a_first_stage_that_fails_is_tried_once_and_so_do_those_that_build_on_it(
+    cells, tmp_path, monkeypatch, capsys
+):
+    stages = {"a,net": "a,first", "b,net": "a,first"}
+    runs = sweep.plan(
+        [*cells, "alone"],
+        tmp_path,
+        only="*",
+        seeds=2,
+        args="",
+        shard="1/1",
+        get_first_stage=lambda cell: stages.get(cell, ""),
+    )
+    trained, config = [], small_config()
+
+    def train(config, folder):
+        trained.append(folder.relative_to(tmp_path).as_posix())
+        if trained[-1] == "a/first/seed0":
+            raise TrainingDiverged("the losses have become nan")
+        finish(folder, config)
+
+    monkeypatch.setattr(sweep, "train", train)
+    failures = sweep.sweep(lambda arg: config, runs)
+    assert sorted(trained) == sorted(["a/first/seed0", "alone/seed0"] + [
+        f"{name}/seed1" for name in ("a/first", "a/net", "b/net", "alone")
+    ])  # fmt: skip
+    because = "it builds on a,first,seed=0, which failed: the losses have become nan"
+    named = {run.arg: run for run in runs if "seed=0" in run.arg and not run.is_done}
+    assert failures == {
+        arg: "the losses have become nan" if arg.startswith("a,first") else because for arg in named
+    }
+    assert len(failures) == 3
+    assert capsys.readouterr().err.count("failed: a,first,seed=0: the losses") == 1
 
 
 @pytest.mark.parametrize("cell", compare.get_cells())

@@ -5,12 +5,20 @@ import numpy as np
 import pytest
 
 import cmwnet_jax as cmw
+from cmwnet_jax.transfer import saved
+from cmwnet_jax.transfer.portable import write_file
 
 K = 3
 
 
 def weight_params():
     return cmw.WeightNet(K, hidden=11).init(jax.random.key(3), np.ones(1), np.zeros(1, int))
+
+
+def with_array(layer, name, array):
+    """The parameters with one array in another's place, or one too many."""
+    params = jax.tree.map(np.asarray, weight_params()["params"])
+    return {"params": {**params, layer: {**params[layer], name: array}}}
 
 
 def save(path, **fields):
@@ -39,6 +47,23 @@ def test_a_weight_net_comes_back_with_all_that_its_use_needs(tmp_path):
         ({"loss_range": (0.0, float("nan"))}, "expected two finite numbers"),
         ({"loss_range": (2.0, 1.0)}, "the lower first"),
         ({"weight_params": {"w": np.ones(3)}}, "not a WeightNet's"),
+        (
+            {"weight_params": with_array("heads", "kernel", np.ones((11, 2), np.float32))},
+            r"3 heads and 11 hidden .*\(params/heads/kernel: found \(11, 2\) .*, expected \(11, 3\) float32\)",
+        ),
+        (
+            {"weight_params": with_array("shared", "bias", np.ones(9, np.float32))},
+            r"params/heads/kernel: found \(11, 3\).*; params/shared/kernel: .* expected \(1, 9\)",
+        ),
+        ({"weight_params": with_array("shared", "bias", np.ones((11, 1)))}, "not a WeightNet's"),
+        (
+            {"weight_params": with_array("shared", "kernel", np.ones((1, 11), np.int32))},
+            r"params/shared/kernel: found \(1, 11\) int32, expected \(1, 11\) float32",
+        ),
+        (
+            {"weight_params": with_array("shared", "scale", np.ones(11, np.float32))},
+            "params/shared/scale: found .* expected nothing",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_and_nothing_is_written(fields, message, tmp_path):
@@ -65,3 +90,14 @@ def test_a_damaged_or_missing_weight_net_is_named(tmp_path):
     file.write_bytes(content)
     with pytest.raises(cmw.UsageError, match="a weight net that (is damaged|cannot be read)"):
         cmw.load_weight_net(tmp_path / "net")
+
+
+def test_a_weight_net_of_a_newer_format_is_not_guessed_at(tmp_path, monkeypatch):
+    """As folder and as file; what else a newer format may have changed is not looked at first."""
+    monkeypatch.setattr(saved, "_FORMAT", 2)
+    save(tmp_path / "net")
+    write_file(tmp_path / "net.safetensors", cmw.load_weight_net(tmp_path / "net"))
+    monkeypatch.undo()
+    for name in ("net", "net.safetensors"):
+        with pytest.raises(cmw.UsageError, match=rf"{name}' is a weight net of format 2, expected 1: .* newer"):
+            cmw.load_weight_net(tmp_path / name)

@@ -94,6 +94,14 @@ def test_files_that_hold_no_weight_net_are_named(tmp_path):
     for name in ("plain.safetensors", "missing.safetensors"):
         with pytest.raises(cmw.UsageError, match="holds no weight net that can be read"):
             read_file(tmp_path / name)
+    save(tmp_path / "net")
+    write_file(tmp_path / "net.safetensors", cmw.load_weight_net(tmp_path / "net"))
+    with safetensors.safe_open(tmp_path / "net.safetensors", framework="numpy") as file:
+        header, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    arrays["params/shared/bias"] = arrays["params/shared/bias"][:5]
+    safetensors.numpy.save_file(arrays, tmp_path / "cut.safetensors", header)
+    with pytest.raises(cmw.UsageError, match=r"cut.safetensors: .* 3 heads and 5 hidden .*params/heads/kernel"):
+        read_file(tmp_path / "cut.safetensors")
     (tmp_path / "half.safetensors").write_bytes((tmp_path / "plain.safetensors").read_bytes()[:20])
     with pytest.raises(cmw.UsageError, match="holds no weight net that can be read"):
         cmw.load_weight_net(tmp_path / "half.safetensors")

@@ -113,10 +113,9 @@ def _draw(data: Data, picture: Path) -> None:
         members = rng.permutation(np.flatnonzero(biased.given == c))
         wrong, right = members[biased.is_wrong[members]], members[~biased.is_wrong[members]]
         rows.append(np.concatenate([right[: 12 - min(4, len(wrong))], wrong[:4]]))
-    train = data.splits["train"]
-    read = train.take if hasattr(train, "take") else train.read
+    take = data.splits["train"].take
     names = np.array([*data.source.class_names, "another set's"])  # true label -1
-    sheet = [(read(r).image, names[biased.given[r]], names[biased.true[r]]) for r in rows if len(r)]
+    sheet = [(take(r).image, names[biased.given[r]], names[biased.true[r]]) for r in rows if len(r)]
     save_contact_sheet(sheet, picture)
 
 

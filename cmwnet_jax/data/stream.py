@@ -107,6 +107,17 @@ class Stream:
             )
         return Raw(np.stack(images), self.labels[rows], np.asarray(rows, np.int32))
 
+    def take(self, rows: np.ndarray) -> Raw:
+        """The examples at these rows, as `Raw.take` gives them: cropped at the centre.
+
+        Args:
+            rows: [n] int32.
+
+        Raises:
+            UsageError: as `read`.
+        """
+        return self.read(rows)
+
     def batches(
         self, order: Callable[[int], np.ndarray], start: int = 0, seed: int | None = None
     ) -> Iterator[Raw]:

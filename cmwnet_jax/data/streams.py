@@ -16,6 +16,7 @@ class Purpose(enum.IntEnum):
     TRAIN_CROP = 6  # (step, row)
     META_CROP = 7  # (epoch, row)
     SHUFFLED_META_CLASSES = 8
+    CORRECTED_LABELS = 9
 
 
 def stream(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

@@ -1,13 +1,23 @@
-"""A sheet of examples with their given labels and, where those are wrong, the true ones."""
+"""Sheets of examples: given labels with, where those are wrong, the true ones; or what became of them."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 _WRONG = "#D55E00"
+_GIVEN, _NEW, _NOTE = "#C00000", "#0050B0", "#555555"  # the paper's red and blue, dark enough for print
+_ACROSS = 8
+_HEADING_INCHES = (6.8, 0.55)
+_PITCH, _TEXT = 1.15, 0.44  # inches from picture to picture, and above each
+_POINTS = 7
+_LETTERS = 24  # of which a line is never wide enough for more
 
 
 def save_contact_sheet(rows: Sequence[tuple[np.ndarray, Sequence[str], Sequence[str]]], path: Path) -> None:
@@ -26,7 +36,7 @@ def save_contact_sheet(rows: Sequence[tuple[np.ndarray, Sequence[str], Sequence[
             for axis in line:
                 axis.axis("off")
             for axis, image, label, truth in zip(line, images, given, true, strict=False):
-                axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+                _show(axis, image)
                 wrong = label != truth
                 axis.set_title(
                     f"{label}\nis {truth}" if wrong else label,
@@ -35,3 +45,105 @@ def save_contact_sheet(rows: Sequence[tuple[np.ndarray, Sequence[str], Sequence[
                     pad=2,
                 )
         figure.savefig(path, dpi=110)
+
+
+def save_corrected_sheet(arrays: Mapping[str, np.ndarray], title: str, path: Path) -> None:
+    """Examples with the given label in red and the new one in blue under it (Fig. 6, 16).
+
+    Where the truth is known, a third line says whether the new label is right and, where it is not, what would
+    be; the heading counts all changed labels, not only those of the sheet.
+
+    Args:
+        arrays: of a run's corrected.npz (`train.corrections.correction_arrays`), at least one example.
+        title: what the heading begins with.
+        path: a PNG file, made with its folder, written at 150 dots an inch.
+    """
+    names = arrays["class_names"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"font.size": _POINTS}):
+        figure, axes = _grid(*arrays["images"].shape[:3])
+        figure.suptitle(_heading(arrays, title), fontsize=8.5, y=1 - 0.06 / figure.get_figheight(), va="top")
+        fields = (arrays[name] for name in ("images", "given", "new", "true"))
+        for axis, image, given, new, true in zip(axes, *fields, strict=False):
+            _show(axis, image)
+            lines = [(names[given], _GIVEN), (f"→ {names[new]}", _NEW)]
+            if arrays["truth_known"]:
+                lines.append((_verdict(new, true, names), _NOTE))
+            _write_above(axis, lines)
+        figure.savefig(path, dpi=150)
+
+
+def _grid(count: int, height: int, width: int) -> tuple[Figure, Sequence[Axes]]:
+    """Empty places for so many pictures of height x width pixels, each with room for three lines above it."""
+    across = min(_ACROSS, count)
+    down = -(-count // across)
+    tall = np.clip(height / width, 0.5, 2)
+    size = np.array([max(_HEADING_INCHES[0], _PITCH * across), _HEADING_INCHES[1] + (tall + _TEXT) * down])
+    side = (size[0] - _PITCH * across + _PITCH - 1) / 2  # a picture is an inch wide
+    figure = Figure(figsize=size)
+    axes = figure.subplots(
+        down,
+        across,
+        squeeze=False,
+        gridspec_kw={
+            "left": side / size[0],
+            "right": 1 - side / size[0],
+            "top": 1 - (_HEADING_INCHES[1] + _TEXT - 0.05) / size[1],
+            "bottom": 0.05 / size[1],
+            "wspace": _PITCH - 1,
+            "hspace": _TEXT / tall,
+        },
+    ).ravel()
+    for axis in axes:
+        axis.axis("off")
+    return figure, axes
+
+
+def _write_above(axis: Axes, lines: Sequence[tuple[str, str]]) -> None:
+    """Lines of (text, colour), notes less heavy than labels."""
+    for place, (text, color) in enumerate(reversed(lines)):
+        weight = "normal" if color == _NOTE else "bold"
+        axis.annotate(
+            _cut(text, weight),
+            (0.5, 1),
+            xycoords="axes fraction",
+            xytext=(0, 2 + 8.5 * place),
+            textcoords="offset points",
+            ha="center",
+            color=color,
+            fontweight=weight,
+        )
+
+
+@functools.cache
+def _cut(text: str, weight: str) -> str:
+    """The text, without its end where it would reach into the next picture's."""
+    font = FontProperties(size=_POINTS, weight=weight)
+    for letters in range(min(len(text), _LETTERS), 0, -1):
+        shown = text if letters == len(text) else f"{text[:letters].rstrip()}…"
+        if TextPath((0, 0), shown, prop=font).get_extents().width < 72 * _PITCH - _POINTS:
+            return shown
+    return "…"
+
+
+def _show(axis: Axes, image: np.ndarray) -> None:
+    axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+
+
+def _heading(arrays: Mapping[str, np.ndarray], title: str) -> str:
+    changed, labels = int(arrays["num_changed"]), int(arrays["num_labels"])
+    shown = "some of each given class at random: given label above (red), new one below (blue)"
+    if not arrays["truth_known"]:
+        return f"{title}: {changed:,} of {labels:,} labels changed, whether rightly is not known\n{shown}"
+    share, wrong = 100 * arrays["num_changed_rightly"] / changed, int(arrays["num_wrong"])
+    return (
+        f"{title}: {labels:,} labels, {wrong:,} of them wrong\n"
+        f"{changed:,} changed, {share:.1f}% of these to the true one\n"
+        f"{shown}, right (✓) or wrong (✗)"
+    )
+
+
+def _verdict(new: int, true: int, names: Sequence[str]) -> str:
+    if new == true:
+        return "✓"
+    return f"✗ is {names[true]}" if true >= 0 else "✗ is of no class"

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cmwnet_jax import drawing
+from cmwnet_jax.report.contact_sheet import save_corrected_sheet
 from cmwnet_jax.report.find import Found
 
 _ACROSS = 3  # panels side by side at most
@@ -85,6 +86,25 @@ def save_column_figures(runs: ByRow, folder: Path) -> list[Path]:
         if "transition_matrix" in bias:
             panels = {"given labels": _matrix(drawing.draw_transition, bias["transition_matrix"])}
             written.append(_panels(panels, folder / "transition.png", height=4.2))
+    return written + corrected_sheets(done, folder)
+
+
+def corrected_sheets(runs: ByRow, folder: Path) -> list[Path]:
+    """A sheet of corrected labels for each row whose first seed's run has changed any.
+
+    Args:
+        runs: finished.
+        folder: for PNG files, written at 150 dots an inch.
+
+    Returns:
+        What was written.
+    """
+    written = []
+    for row, found in runs.items():
+        first = min(found, key=lambda run: run.seed)
+        if first.has("corrected") and len((arrays := first.arrays("corrected"))["images"]):
+            written.append(folder / f"corrected_{row}.png")
+            save_corrected_sheet(arrays, f"{row}, seed {first.seed}", written[-1])
     return written
 
 

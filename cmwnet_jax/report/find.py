@@ -48,11 +48,19 @@ class Found:
         """Of the whole run."""
         return json.loads((self.path / "config.json").read_text())["num_epochs"]
 
+    def has(self, name: str) -> bool:
+        """Whether there is an .npz for `arrays`; a run's method or age may not have it.
+
+        Args:
+            name: as `arrays` takes it.
+        """
+        return (self.path / f"{name}.npz").is_file()
+
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """What an .npz of the folder holds.
 
         Args:
-            name: `weights`, `evaluation` or `bias`.
+            name: `weights`, `evaluation`, `bias` or, where the method makes labels, `corrected`.
         """
         with np.load(self.path / f"{name}.npz", allow_pickle=False) as file:
             return dict(file)

@@ -21,6 +21,7 @@ from cmwnet_jax.train.build_method import MAKERS
 from cmwnet_jax.train.method_parts import Method, Parts
 from cmwnet_jax.train.methods import METHODS, Kind, kind_of
 from cmwnet_jax.train.programs import InPasses
+from cmwnet_jax.transfer import SavedWeightNet
 from cmwnet_jax.types import MetaState, PyTree, StepFn
 from cmwnet_jax.weight_net import WeightNet, weighting_functions
 
@@ -29,13 +30,13 @@ from cmwnet_jax.weight_net import WeightNet, weighting_functions
 class Recipe:
     """What a run computes: `warmup(state, batch, meta_batch)` first, `main(...)` after it.
 
-    `frozen_range` is the range of losses that a frozen weight net has learned from.
+    `learned_elsewhere` is what the weight net starts from; None for a random one.
     """
 
     model: nn.Module
     kind: Kind
     weight_net: WeightNet | None
-    frozen_range: tuple[float, float] | None
+    learned_elsewhere: SavedWeightNet | None
     learning_rate: optax.Schedule
     warmup: StepFn
     main: StepFn | InPasses
@@ -44,6 +45,13 @@ class Recipe:
     warmup_epochs: int
     meta_every_steps: int
     one_step_a_call: bool
+
+    @property
+    def frozen_range(self) -> tuple[float, float] | None:
+        """The losses that a frozen weight net has learned from, the lowest and the highest."""
+        if self.learned_elsewhere is None or self.kind.learns_weights:
+            return None
+        return self.learned_elsewhere.loss_range
 
     def learns_weights(self, epoch: int) -> bool:
         """Whether weights are learned in this epoch, and so a meta set is needed."""
@@ -93,7 +101,7 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
         model=model,
         kind=kind_of(config),
         weight_net=method.weight_net,
-        frozen_range=method.frozen_range,
+        learned_elsewhere=method.learned_elsewhere,
         learning_rate=learning_rate,
         warmup=method.warmup,
         main=method.main,

@@ -199,7 +199,7 @@ def _weighted(parts: Parts, objective: ObjectiveFn, normalize: str) -> StepFn | 
 
 
 def _with_weight_net(parts: Parts, warmup: StepFn, main: StepFn) -> Method:
-    net, learned, frozen = _weight_net(parts), _learned_elsewhere(parts), parts.config.weight_net.frozen
+    net, learned = _weight_net(parts), _learned_elsewhere(parts)
 
     def init_weights(key):
         if learned is not None:
@@ -209,10 +209,10 @@ def _with_weight_net(parts: Parts, warmup: StepFn, main: StepFn) -> Method:
     return Method(
         warmup=warmup,
         main=main,
-        weight_optimizer=None if frozen else _weight_optimizer(parts.config),
+        weight_optimizer=None if parts.config.weight_net.frozen else _weight_optimizer(parts.config),
         weight_net=net,
         init_weights=init_weights,
-        frozen_range=learned.loss_range if frozen else None,
+        learned_elsewhere=learned,
     )
 
 

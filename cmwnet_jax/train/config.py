@@ -144,7 +144,7 @@ def default_config() -> ConfigDict:
     # What cmwnet's meta-classes go by: size (of the class) or shuffled (dealt out at random: a control).
     config.weight_net.class_feature = "size"
     # A learned one to start from (Algorithm 2): a run, checkpoint, saved weight net or exported file of as
-    # many meta-classes and hidden units; empty: a random one.
+    # many meta-classes and hidden units; empty: a random one. The run's folder keeps a copy.
     config.weight_net.init = ""
     # Whether that one stays as it is: no meta steps, no meta set, the cost of plain training.
     config.weight_net.frozen = False

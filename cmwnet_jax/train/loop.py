@@ -12,6 +12,7 @@ from cmwnet_jax.train.build import Recipe, build_recipe
 from cmwnet_jax.train.build_data import Data, build_data
 from cmwnet_jax.train.checkpoint import Checkpoints, Restored
 from cmwnet_jax.train.clock import Clock
+from cmwnet_jax.train.corrections import correction_arrays
 from cmwnet_jax.train.epoch import Epoch
 from cmwnet_jax.train.evaluate import Measured, evaluation_arrays, split_metrics
 from cmwnet_jax.train.metrics import weight_metrics
@@ -22,6 +23,7 @@ from cmwnet_jax.train.saving import Saver
 from cmwnet_jax.train.show import ProgressBar
 from cmwnet_jax.train.trainer import Trainer
 from cmwnet_jax.train.watch import Board, is_due
+from cmwnet_jax.transfer.portable import encoded
 from cmwnet_jax.types import MetaState
 
 
@@ -52,7 +54,7 @@ def train(config: ConfigDict, workdir: str) -> dict:
         folder = RunFolder(own_workdir)
         folder.check(config)
         data = build_data(config)
-        recipe = build_recipe(config, data)
+        recipe = build_recipe(_from_own_copy(config, folder), data)
         with (
             folder.writing(config),
             health.naming_the_last_checkpoint(folder.checkpoints),
@@ -74,6 +76,16 @@ class _Launch:
     clock: Clock
 
 
+def _from_own_copy(config: ConfigDict, folder: RunFolder) -> ConfigDict:
+    """The config, starting from the run's own copy of the weight net once there is one; alike on all."""
+    if config.weight_net.init:
+        own = folder.initial_weight_net
+        content = parallel.value_from_first(own.read_bytes() if own.exists() else None)
+        if content is not None and not parallel.is_first():
+            folder.write_initial_weight_net(content)
+    return folder.from_own_copy(config)
+
+
 def _train(launch: _Launch) -> dict:
     """The part of `train` that writes."""
     config, recipe, clock = launch.config, launch.recipe, launch.clock
@@ -87,7 +99,7 @@ def _train(launch: _Launch) -> dict:
         _progress_bar(config, first_epoch + first / recipe.order.steps) as bar,
         StopRequests() as stop,
     ):
-        saver = Saver(config, launch.workdir, launch.data, launch.folder, launch.checkpoints, stop)
+        saver = Saver(config, launch.workdir, launch.data, recipe, launch.folder, launch.checkpoints, stop)
         for number in range(first_epoch, config.num_epochs):
             clock.start_epoch()
             with clock.compute():
@@ -116,6 +128,8 @@ def _restore(launch: _Launch) -> Restored:
 def _start_folder(launch: _Launch, first_epoch: int) -> None:
     # The other processes' folders are new each time.
     launch.folder.start(launch.config, first_epoch if parallel.is_first() else 0)
+    if launch.recipe.learned_elsewhere is not None:
+        launch.folder.write_initial_weight_net(encoded(launch.recipe.learned_elsewhere))
     save_record(launch.folder.path, launch.data.record, launch.data.true_labels)
 
 
@@ -208,6 +222,9 @@ def _picture(launch: _Launch, board: Board, epoch: Epoch, test: Measured, state:
         folder.write_evaluation(**tested)
         if launch.recipe.kind.from_candidates:
             folder.write_confidences(confidence_rows(data, whole.memory.values))
+        if launch.recipe.kind.has_teacher:
+            corrections = correction_arrays(data, whole.memory.values, launch.config.seed)
+            folder.write_corrections(**corrections)
 
 
 def _finish(launch: _Launch) -> dict:

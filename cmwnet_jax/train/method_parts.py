@@ -20,6 +20,7 @@ from cmwnet_jax.meta_step import make_weighted_step
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build_data import Data
 from cmwnet_jax.train.programs import InPasses
+from cmwnet_jax.transfer import SavedWeightNet
 from cmwnet_jax.transition import estimate_transition
 from cmwnet_jax.types import ObjectiveFn, PyTree, StepFn
 from cmwnet_jax.weight_net import WeightNet
@@ -76,7 +77,7 @@ class Method:
         weight_net: the weight net, where there is one.
         init_weights: key -> initial weight parameters.
         memory: the state's table at the start; () for none.
-        frozen_range: the losses that a frozen weight net has learned from, the lowest and the highest.
+        learned_elsewhere: what the weight net starts from, or stays if it is frozen; None for a random one.
     """
 
     warmup: StepFn
@@ -85,7 +86,7 @@ class Method:
     weight_net: WeightNet | None = None
     init_weights: Callable[[jax.Array], PyTree] = lambda key: ()
     memory: Table | tuple = ()
-    frozen_range: tuple[float, float] | None = None
+    learned_elsewhere: SavedWeightNet | None = None
 
 
 def ignoring_meta_batch(weighted_step: StepFn) -> StepFn:

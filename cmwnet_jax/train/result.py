@@ -68,9 +68,16 @@ def _last_confusion(folder: Path) -> np.ndarray:
 
 
 def saved_weight_net(
-    config: ConfigDict, data: Data, weight_params: PyTree, history: list[dict], epochs_done: int
+    config: ConfigDict,
+    data: Data,
+    weight_params: PyTree,
+    history: list[dict],
+    epochs_done: int,
+    before: SavedWeightNet | None = None,
 ) -> SavedWeightNet | None:
     """The weight net as it is saved with a checkpoint; None before it has learned anything, and if frozen.
+
+    Its losses are those of this run and, where it started from another, of that one too.
 
     Args:
         config: the run's.
@@ -79,6 +86,7 @@ def saved_weight_net(
         history: every epoch's metrics so far; of the epoch under way, the number and `loss_min` and
             `loss_max`.
         epochs_done: whole epochs.
+        before: what it started from; None for a random one.
     """
     learned = [
         line for line in history if line["epoch"] >= config.warmup_epochs and line["loss_max"] is not None
@@ -86,7 +94,8 @@ def saved_weight_net(
     kind = kind_of(config)
     if not (kind.has_weight_net and kind.learns_weights and learned):
         return None
-    loss_range = min(line["loss_min"] for line in learned), max(line["loss_max"] for line in learned)
+    ranges = [(line["loss_min"], line["loss_max"]) for line in learned]
+    lows, highs = zip(*ranges, *([] if before is None else [before.loss_range]), strict=True)
     provenance = {
         "dataset": config.data.name,
         "bias": data.record.name,
@@ -103,7 +112,9 @@ def saved_weight_net(
         "epochs_done": epochs_done,
         "versions": {"jax": jax.__version__},
     }
-    return SavedWeightNet(to_host(weight_params), data.meta_classes.centers, loss_range, provenance)
+    return SavedWeightNet(
+        to_host(weight_params), data.meta_classes.centers, (min(lows), max(highs)), provenance
+    )
 
 
 def summarize(config: ConfigDict, data: Data, folder: RunFolder, clock: Clock) -> dict:

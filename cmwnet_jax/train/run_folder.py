@@ -1,4 +1,4 @@
-"""A run's folder: config.json, metrics.jsonl, arrays, result.json (last), checkpoints/, figures/."""
+"""A run's folder: config.json, metrics.jsonl, arrays, the weight net it started from, and result.json last."""
 
 import contextlib
 import errno
@@ -29,6 +29,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where the checkpoints are."""
         return self.path / "checkpoints"
+
+    @property
+    def initial_weight_net(self) -> Path:
+        """The run's own copy of a weight net that it started from, which the original may not outlive."""
+        return self.path / "initial_weight_net.safetensors"
 
     def check(self, config: ConfigDict) -> None:
         """Checks that a run may be started or continued here, and leaves nothing behind.
@@ -94,6 +99,18 @@ class RunFolder:
             raise UsageError(f"workdir is {str(self.path)!r}, which holds no finished run: train it first")
         return ConfigDict(json.loads((self.path / "config.json").read_text()))
 
+    def from_own_copy(self, config: ConfigDict) -> ConfigDict:
+        """The config, starting from the run's own copy of the weight net where there is one.
+
+        Args:
+            config: the run's.
+        """
+        if not (config.weight_net.init and self.initial_weight_net.exists()):
+            return config
+        config = config.copy_and_resolve_references()
+        config.weight_net.init = str(self.initial_weight_net)
+        return config
+
     def start(self, config: ConfigDict, epoch: int) -> None:
         """Makes the folder, and drops metrics of epochs that will be run again.
 
@@ -135,6 +152,14 @@ class RunFolder:
     def write_confidences(self, confidences: np.ndarray) -> None:
         """Writes confidences.npy."""
         self._replace("confidences.npy", lambda file: np.save(file, confidences))
+
+    def write_corrections(self, **arrays: np.ndarray) -> None:
+        """Writes corrected.npz."""
+        self._replace("corrected.npz", lambda file: np.savez_compressed(file, **arrays))
+
+    def write_initial_weight_net(self, content: bytes) -> None:
+        """Writes initial_weight_net.safetensors."""
+        self._replace(self.initial_weight_net.name, lambda file: file.write(content))
 
     def write_result(self, result: dict) -> None:
         """Writes result.json, which says that the run is finished."""

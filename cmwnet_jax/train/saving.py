@@ -6,6 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cmwnet_jax.train import health, parallel
+from cmwnet_jax.train.build import Recipe
 from cmwnet_jax.train.build_data import Data
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.epoch import Epoch
@@ -24,6 +25,7 @@ class Saver:
         config: ConfigDict,
         workdir: str | Path,
         data: Data,
+        recipe: Recipe,
         folder: RunFolder,
         checkpoints: Checkpoints,
         stop: StopRequests,
@@ -34,11 +36,13 @@ class Saver:
             config: the run's.
             workdir: the run's folder, for messages.
             data: the run's.
+            recipe: the run's.
             folder: where this process's metrics are.
             checkpoints: the run's.
             stop: who may have asked to stop.
         """
         self._config, self._workdir, self._data = config, workdir, data
+        self._before = recipe.learned_elsewhere
         self._folder, self._checkpoints, self._stop = folder, checkpoints, stop
         self._every_seconds = 60 * config.checkpoint.every_minutes
         self._saved = time.monotonic()
@@ -91,6 +95,8 @@ class Saver:
         if not epoch.is_over:
             arrays, epochs_done = epoch.arrays(), epoch.number
             history.append({"epoch": epoch.number, **epoch.loss_range()})
-        learned = saved_weight_net(self._config, self._data, state.weight_params, history, epochs_done)
+        learned = saved_weight_net(
+            self._config, self._data, state.weight_params, history, epochs_done, self._before
+        )
         self._checkpoints.save(epoch.run_steps_done, state, learned, arrays)
         self._saved = time.monotonic()

@@ -19,6 +19,6 @@ def load_weight_net(path: str | os.PathLike) -> SavedWeightNet:
             stands for its newest checkpoint, or a file that `python -m cmwnet_jax.transfer export` wrote.
 
     Raises:
-        UsageError: there is no weight net, or it is damaged.
+        UsageError: there is no weight net, it is damaged, or of another format.
     """
     return read_file(path) if Path(path).expanduser().is_file() else read_folder(path)

@@ -10,13 +10,11 @@ from numpy.typing import ArrayLike
 
 from cmwnet_jax import array_facts
 from cmwnet_jax.errors import UsageError, first_line
-from cmwnet_jax.transfer.saved import SavedWeightNet
+from cmwnet_jax.transfer.saved import SavedWeightNet, check_format
 from cmwnet_jax.types import PyTree
 
 ITEM = "weight_net"
 """Name of the weight net's folder in each of a run's checkpoints."""
-
-_FORMAT = 1
 
 
 def save_weight_net(
@@ -72,7 +70,7 @@ def save_args(saved: SavedWeightNet) -> ocp.args.PyTreeSave:
         UsageError: its parts do not fit each other.
     """
     saved.check()
-    about = {"format": _FORMAT, **saved.about(), "arrays": array_facts.facts(saved.weight_params)}
+    about = {**saved.about(), "arrays": array_facts.facts(saved.weight_params)}
     return ocp.args.PyTreeSave(saved.weight_params, custom_metadata=about)
 
 
@@ -84,16 +82,19 @@ def read_folder(path: str | os.PathLike) -> SavedWeightNet:
             which stands for its newest checkpoint.
 
     Raises:
-        UsageError: there is no weight net, or it is damaged.
+        UsageError: there is no weight net, it is damaged, or of another format.
     """
     item = _find(Path(path).expanduser().absolute())
     try:
         handler = ocp.PyTreeCheckpointHandler()
         about = handler.metadata(item).custom_metadata
+        check_format(item, about)
         with ocp.Checkpointer(handler) as checkpointer:
             weight_params = checkpointer.restore(item)
         wrong = array_facts.mismatches(about["arrays"], weight_params)
         wrong = wrong or ", ".join(array_facts.damaged(about["arrays"], weight_params))
+    except UsageError:
+        raise
     except Exception as error:  # Orbax's and TensorStore's errors have nothing else in common
         raise UsageError(
             f"path is {str(item)!r}, a weight net that cannot be read ({first_line(error)}): use another copy"

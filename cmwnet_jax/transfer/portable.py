@@ -15,11 +15,10 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from cmwnet_jax.errors import UsageError, first_line
-from cmwnet_jax.transfer.saved import SavedWeightNet
+from cmwnet_jax.errors import UsageError, about, first_line
+from cmwnet_jax.transfer.saved import SavedWeightNet, check_format
 
 SUFFIX = ".safetensors"
-_FORMAT = 1
 _KEY = "cmwnet_jax"
 
 PUBLISHED_HEADS = (1, 2, 0)
@@ -53,17 +52,29 @@ def write_file(path: str | os.PathLike, saved: SavedWeightNet) -> None:
         raise UsageError(f"the file to write is {str(path)!r}, expected a name that ends in {SUFFIX}")
     if path.exists():
         raise UsageError(f"the file to write is {str(path)!r}, which exists: choose another")
+    content = encoded(saved)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    # Not by save_file, whose files nobody else may read.
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def encoded(saved: SavedWeightNet) -> bytes:
+    """What `write_file` writes.
+
+    Args:
+        saved: the weight net.
+
+    Raises:
+        UsageError: its parts do not fit each other.
+    """
     saved.check()
     arrays = {
         name: np.ascontiguousarray(array)
         for name, array in traverse_util.flatten_dict(saved.weight_params, sep="/").items()
     }
-    about = json.dumps({"format": _FORMAT, **saved.about()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    # Not by save_file, whose files nobody else may read.
-    partial.write_bytes(safetensors.numpy.save(arrays, {_KEY: about}))
-    os.replace(partial, path)
+    return safetensors.numpy.save(arrays, {_KEY: json.dumps(saved.about())})
 
 
 def read_file(path: str | os.PathLike, heads: Sequence[int] = PUBLISHED_HEADS) -> SavedWeightNet:
@@ -75,7 +86,7 @@ def read_file(path: str | os.PathLike, heads: Sequence[int] = PUBLISHED_HEADS) -
         heads: of published names only: the file's heads in ascending order of class size.
 
     Raises:
-        UsageError: there is no such file, it is damaged, or holds no weight net.
+        UsageError: there is no such file, it is damaged, of another format, or holds no weight net.
     """
     path = Path(path).expanduser()
     if path.suffix not in (SUFFIX, ".npz"):
@@ -87,9 +98,13 @@ def read_file(path: str | os.PathLike, heads: Sequence[int] = PUBLISHED_HEADS) -
         return _published(path, heads)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})[_KEY])
+            header = json.loads((file.metadata() or {})[_KEY])
+            check_format(path, header)
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-        return SavedWeightNet.of(traverse_util.unflatten_dict(flat, sep="/"), about)
+        with about(str(path)):
+            return SavedWeightNet.of(traverse_util.unflatten_dict(flat, sep="/"), header)
+    except UsageError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise UsageError(f"{path} holds no weight net that can be read ({first_line(error)})") from error
 

@@ -2,13 +2,18 @@
 
 import dataclasses
 import math
+import os
 from typing import Any
 
+import jax
 import numpy as np
 
+from cmwnet_jax import array_facts
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.types import PyTree
 from cmwnet_jax.weight_net import WeightNet, weighting_functions
+
+_FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,6 +66,7 @@ class SavedWeightNet:
     def about(self) -> dict[str, Any]:
         """All but the parameters, as JSON has it: null for a centre that is not known."""
         return {
+            "format": _FORMAT,
             "num_meta_classes": self.num_meta_classes,
             "centers": [None if math.isnan(center) else center for center in self.centers.tolist()],
             "loss_range": list(self.loss_range),
@@ -88,20 +94,62 @@ class SavedWeightNet:
         """Checks that the parts fit each other.
 
         Raises:
-            UsageError: says which does not.
+            UsageError: says which does not, of the parameters by the array's name.
         """
-        try:
-            heads = np.shape(self.weight_params["params"]["heads"]["bias"])
-        except (KeyError, TypeError, IndexError):
+        heads = _check_arrays(self.weight_params)
+        if self.centers.shape != (heads,) or np.any(np.diff(self.centers) < 0):
             raise UsageError(
-                "weight_params are not a WeightNet's: pass what WeightNet(...).init gave and the steps have "
-                "trained"
-            ) from None
-        if self.centers.ndim != 1 or heads != self.centers.shape or np.any(np.diff(self.centers) < 0):
-            raise UsageError(
-                f"centers is {self.centers.tolist()}, expected {heads[0]} in ascending order, one for each "
+                f"centers is {self.centers.tolist()}, expected {heads} in ascending order, one for each "
                 f"head of the weight net: pass MetaClasses.centers"
             )
         low, high = self.loss_range
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
             raise UsageError(f"loss_range is {self.loss_range}, expected two finite numbers, the lower first")
+
+
+def check_format(path: str | os.PathLike, about: dict[str, Any]) -> None:
+    """Checks that a file can be read as this version writes it, before anything else in it is believed.
+
+    Args:
+        path: the file's or folder's.
+        about: what `SavedWeightNet.about` gave to whoever wrote it.
+
+    Raises:
+        UsageError: it is of another format.
+    """
+    if about["format"] != _FORMAT:
+        raise UsageError(
+            f"{os.fspath(path)!r} is a weight net of format {about['format']!r}, expected {_FORMAT}: read it "
+            f"with the version of cmwnet_jax that wrote it, or a newer one"
+        )
+
+
+def _check_arrays(weight_params: PyTree) -> int:
+    """K, of parameters of one K and one number of hidden units."""
+    try:
+        params = weight_params["params"]
+        (hidden,), (heads,) = (np.shape(params[layer]["bias"]) for layer in ("shared", "heads"))
+        dtype = params["heads"]["bias"].dtype
+        found = array_facts.facts(weight_params)
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError):
+        raise UsageError(
+            "weight_params are not a WeightNet's: pass what WeightNet(...).init gave and the steps have trained"
+        ) from None
+    shapes = {
+        "shared": {"kernel": (1, hidden), "bias": (hidden,)},
+        "heads": {"kernel": (hidden, heads), "bias": (heads,)},
+    }
+    of_floats = dtype if np.issubdtype(dtype, np.floating) else np.dtype(np.float32)
+    expected = {
+        "params": {
+            layer: {name: jax.ShapeDtypeStruct(shape, of_floats) for name, shape in own.items()}
+            for layer, own in shapes.items()
+        }
+    }
+    different = array_facts.mismatches(found, expected)
+    if different:
+        raise UsageError(
+            f"weight_params do not fit each other, with {heads} heads and {hidden} hidden units by the biases "
+            f"({different}): pass what WeightNet(...).init gave and the steps have trained"
+        )
+    return heads
