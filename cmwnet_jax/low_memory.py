@@ -52,7 +52,8 @@ def make_low_memory_step(
     axis_name: str | None = None,
     virtual_filter: VirtualFilter | None = None,
     micro_batches: int = 1,
-    compile: Callable[[Callable], Callable] = jax.jit,
+    compile: Callable[..., Callable] = jax.jit,
+    donate: bool = False,
 ) -> StepFn:
     """`make_meta_step` in four programs, each compiled apart, so that none holds another's activations.
 
@@ -63,6 +64,8 @@ def make_low_memory_step(
             `objective_in_micro_batches`.
         compile: what each of the four functions of arrays is passed to; with `axis_name`,
             `functools.partial(jax.pmap, axis_name=axis_name)`.
+        donate: whether the last of them may write the new state over the old one, which is gone then; it is
+            compiled with `donate_argnums=(0,)`.
 
     Returns:
         (state, batch, meta_batch) -> (new state, metrics), the same as `make_meta_step`'s. To be called as it
@@ -98,7 +101,8 @@ def make_low_memory_step(
     virtual_step = compile(_virtual_pass(shared, learning_rate, virtual_filter))
     meta_gradient = compile(_meta_pass(meta_loss, axis_name))
     update_weight_net = compile(_weight_pass(shared, weight_optimizer, learning_rate, virtual_filter))
-    update_classifier = compile(make_weighted_step(optimizer=optimizer, **shared))
+    over_the_old = {"donate_argnums": (0,)} if donate else {}
+    update_classifier = compile(make_weighted_step(optimizer=optimizer, **shared), **over_the_old)
 
     def step(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
         meta_loss_value, direction = meta_gradient(state, virtual_step(state, batch), meta_batch)

@@ -13,6 +13,7 @@ its folder is appended to their arguments as stage1=FOLDER. Where it fails, so d
 import dataclasses
 import fnmatch
 import json
+import os
 import runpy
 import sys
 import time
@@ -24,7 +25,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import TrainingDiverged, UsageError, first_line
-from cmwnet_jax.train.config import as_json
+from cmwnet_jax.train.config import as_json, read_json
 from cmwnet_jax.train.loop import train
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE.py with get_config and get_cells")
@@ -170,9 +171,18 @@ def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
     return time.perf_counter() - started
 
 
+def _list_cells(file: Path, cells: list[str]) -> None:
+    """Which cells there are, for the report, which else would miss every row in every column."""
+    before = json.loads(file.read_text()) if file.exists() else []
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".cells.{os.getpid()}.partial")  # other jobs of the array write it, too
+    partial.write_text(json.dumps(list(dict.fromkeys([*before, *cells])), indent=0) + "\n")
+    os.replace(partial, file)
+
+
 def _check_same(run: Run, config: ConfigDict) -> None:
     """A finished run of another config must not pass for this cell's."""
-    if json.loads((run.folder / "config.json").read_text()) != json.loads(as_json(config)):
+    if read_json((run.folder / "config.json").read_text()) != read_json(as_json(config)):
         raise UsageError(
             f"{run.folder} holds a finished run of another config: remove it, or take another workdir"
         )
@@ -198,6 +208,7 @@ def main(argv: list[str]) -> None:
         for run in runs:
             print(f"{'done' if run.is_done else 'to do'}  {run.arg}")
         return
+    _list_cells(workdir / "cells.json", names["get_cells"]())
     failures = sweep(names["get_config"], runs)
     print(f"{sum(run.is_done for run in runs)} of {len(runs)} runs are done, in {workdir}")
     if failures:

@@ -18,7 +18,7 @@ Ours: the table in the README.
 
 from ml_collections import ConfigDict
 
-from cmwnet_jax.errors import unknown_name
+from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.train.config import default_config, parse_arg
 
 _BIAS = "pmd1_35+asymmetric_30"
@@ -29,7 +29,7 @@ _METHODS = {"learn": _LEARNED, "fashion_mnist": _USED, "mnist": _USED}
 
 def get_config(arg: str = "") -> ConfigDict:
     """The config of one run."""
-    defaults = {"dataset": "fashion_mnist", "method": "cmwnet", "seed": 0, "stage1": ""}
+    defaults = {"dataset": "fashion_mnist", "method": "erm", "seed": 0, "stage1": ""}
     files = {"posteriors": "", "published": "", "raw_dir": "", "mnist_raw_dir": ""}
     args = parse_arg(arg, ("dataset", "method"), **defaults, **files, epochs=30, learn_epochs=60)
     if args.dataset not in _METHODS:
@@ -53,9 +53,18 @@ def get_config(arg: str = "") -> ConfigDict:
     if learns and args.method == "untrained":
         config.num_epochs, config.warmup_epochs, config.weight_net.learning_rate = 1, 0, 0.0
     if not learns and args.method != "erm":
-        config.weight_net.init = args.published if args.method == "published" else args.stage1
+        config.weight_net.init = _weight_net(args)
         config.weight_net.frozen = True
     return config
+
+
+def _weight_net(args: ConfigDict) -> str:
+    name, what = (
+        ("published", "PATH") if args.method == "published" else ("stage1", f"RUN of learn,{args.method}")
+    )
+    if not args[name]:
+        raise UsageError(f"{args.dataset},{args.method} has no weight net: append {name}={what}")
+    return args[name]
 
 
 def get_cells() -> list[str]:

@@ -14,7 +14,7 @@ from cmwnet_jax import command
 from cmwnet_jax.data import sources
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train import build_data as build_data_module
-from cmwnet_jax.train import parallel
+from cmwnet_jax.train import parallel, posterior
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.loop import train
@@ -79,6 +79,12 @@ def test_the_posterior_of_a_clean_run_makes_feature_dependent_noise(tmp_path):
     np.save(path, posterior[:50])
     with pytest.raises(UsageError, match=r"shape \(50, 10\), expected \(1257, 10\)"):
         build_data(small_config(data__bias="pmd3_10", data__posterior=str(path)))
+
+
+def test_a_runs_whole_training_split_does_not_ask_for_its_method():
+    fields = {"low_memory": True, "weight_net__class_feature": "shuffled", "meta_set__kind": "held_out"}
+    split = posterior._whole_training_split(small_config(**fields))
+    np.testing.assert_array_equal(split.row, np.arange(1257))
 
 
 def test_the_posterior_of_a_biased_or_unfinished_run_is_refused(tmp_path):

@@ -43,7 +43,7 @@ def low_memory(make_objective=lambda objective: objective, **changes):
     } | changes
     _, state = make(**OPTIMIZERS)
     in_passes = cmw.make_low_memory_step(**arguments)
-    for name in ("compile", "micro_batches"):
+    for name in ("compile", "micro_batches", "donate"):
         arguments.pop(name, None)
     return cmw.make_meta_step(**arguments), in_passes, state
 
@@ -76,12 +76,13 @@ def test_the_passes_make_the_same_step(normalize, make_objective):
 def test_the_passes_are_mapped_over_devices():
     step, _, state = low_memory(with_base)
     _, in_passes, _ = low_memory(
-        with_base, axis_name="devices", compile=functools.partial(jax.pmap, axis_name="devices")
+        with_base, axis_name="devices", compile=functools.partial(jax.pmap, axis_name="devices"), donate=True
     )
     examples = batch(0, 16), batch(1, 8)
     expected = jax.jit(step)(state, *examples)
     states = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
     new, metrics = in_passes(states, *jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), examples))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states.params))  # the new ones are in their place
     for device in range(4):
         scalars = {name: value[device] if value.ndim == 1 else value.ravel() for name, value in metrics.items()}
         assert_equal((jax.tree.map(lambda x, d=device: x[d], new), scalars), expected)

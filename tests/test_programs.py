@@ -64,15 +64,18 @@ def test_the_host_chooses_the_step_that_one_program_would():
     for one_step_a_call in (True, False):
         inputs = DeviceInput({"train": table}, prepare, one_step_a_call)
         meta = inputs.load_meta("train", MetaSet(np.arange(8), np.zeros(8)), 0)
-        begun = parallel.replicate(state.replace(step=jnp.array(3)))
+        begun = parallel.replicate(state.replace(step=jnp.array(4)))
         run_steps = inputs.make_run_steps(step)
-        ends.append(parallel.unreplicate(run_steps(begun, rows, meta, np.zeros_like(rows))))
+        begun, first = run_steps(begun, rows[:3], meta, np.zeros_like(rows[:3]))
+        end, second = parallel.unreplicate(run_steps(begun, rows[3:], meta, np.zeros_like(rows[3:])))
+        numbers = {name: [*parallel.unreplicate(first)[name], *second[name]] for name in second}
+        ends.append((end, numbers))
     expected = 1.0
-    for number in range(3, 8):
+    for number in range(4, 9):
         expected = 2 * (expected + (1 if number % 3 == 1 else 10))
     for end, numbers in ends:
-        assert float(end.params) == expected and int(end.step) == 8
-        added = np.array([10, 1, 10, 10, 1])
+        assert float(end.params) == expected and int(end.step) == 9
+        added = np.array([1, 10, 10, 1, 10])
         np.testing.assert_array_equal(numbers["losses"], rows + added[:, None])
 
 
@@ -100,6 +103,19 @@ def test_low_memory_compiles_the_passes_apart(monkeypatch):
     data = build_data(config)
     recipe = build_recipe(config, data)
     assert len(compiled) == 4 and recipe.one_step_a_call
+
+
+@pytest.mark.parametrize(("micro_batches", "loops"), [(1, 0), (3, 2)])
+def test_all_steps_are_in_micro_batches_not_the_meta_step_alone(micro_batches, loops):
+    """A pass forward and one back, in the warm-up and between meta steps."""
+    config = small_config(low_memory=True, meta_every_steps=2, micro_batches=micro_batches)
+    data = build_data(config)
+    recipe = build_recipe(config, data)
+    raw = data.splits["train"].take(np.arange(48))
+    batch = parallel.split({"image": raw.image.astype(np.float32), "label": raw.label})
+    for step in (recipe.warmup, recipe.main.if_false):
+        traced = jax.make_jaxpr(parallel.pmap(step))(parallel.replicate(recipe.state), batch, batch)
+        assert str(traced).count("scan[") == loops
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from matplotlib.text import Annotation
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.report.contact_sheet import save_corrected_sheet
 from cmwnet_jax.report.figures import corrected_sheets, save_column_figures
-from cmwnet_jax.report.find import find_runs
+from cmwnet_jax.report.find import find_cells, find_runs
 from cmwnet_jax.report.tables import accuracy_table, auc_table, csv_text, missing, read_paper
 
 C = 3
@@ -123,6 +123,10 @@ def test_what_is_missing_or_unfinished_is_said(tmp_path):
         "set sym_100 cmwnet_sl: no run with seed 0",
         "set sym_100 cmwnet_sl: seed 1 has done 3 of 4 epochs",
     ]
+    # Where a sweep has said which cells there are, no other is expected.
+    (tmp_path / "cells.json").write_text('["set,sym_20,erm", "set,sym_20,cmwnet_sl", "set,sym_100,erm"]')
+    runs, cells = find_runs([tmp_path]), find_cells([tmp_path])
+    assert missing(runs, cells) == ["set sym_100 erm: no run with seed 1"]
 
 
 def test_runs_that_no_sweep_has_placed_go_by_their_configs(tmp_path):

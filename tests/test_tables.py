@@ -23,6 +23,7 @@ FILES = (
     "table11_open_set",
     "fig15_ablations",
     "transfer",
+    "transfer_mnist",
 )
 HAS_RECIPES = {"table1_long_tail", "table2_noise", "table3_pmd", "table4_hybrid", "transfer"}
 
@@ -32,7 +33,9 @@ def load(name):
 
 
 def with_init(name, arg):
-    return f"{arg},init=somewhere" if name == "transfer" else arg
+    own_run = "_".join(arg.split(",")[:2])
+    files = {"transfer": ",init=net", "transfer_mnist": f",published=net,stage1={own_run}"}
+    return arg + files.get(name, "")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -47,7 +50,17 @@ def test_every_cell_is_a_config_of_its_own(name):
         assert seen.setdefault(as_json(config), cell) == cell
     check_config(module.get_config(with_init(name, "seed=0")))
     with pytest.raises(UsageError, match="expected one of"):
-        module.get_config("mnist")
+        module.get_config("digits")
+
+
+def test_a_transfer_without_its_weight_net_says_how_to_name_it():
+    module = load("transfer_mnist")
+    for cell, name in (("mnist,published", "published=PATH"), ("mnist,mwnet", "stage1=RUN of learn,mwnet")):
+        with pytest.raises(UsageError, match=f"{cell} has no weight net: append {name}"):
+            module.get_config(cell)
+    first_stages = {cell: module.get_first_stage(cell) for cell in module.get_cells()}
+    assert first_stages["mnist,untrained"] == "learn,untrained" and first_stages["mnist,published"] == ""
+    assert set(first_stages.values()) - {""} <= set(first_stages)
 
 
 @pytest.mark.parametrize("name", sorted(HAS_RECIPES))
@@ -81,7 +94,9 @@ def test_settings_that_papers_and_code_give_in_epochs():
 
 def test_the_papers_numbers_are_of_cells_that_there_are():
     paper = read_paper(ROOT / "experiments/paper_numbers.json")
-    cells = set(itertools.chain.from_iterable(load(name).get_cells() for name in FILES))
+    cells = set(
+        itertools.chain.from_iterable(load(name).get_cells() for name in (*FILES, "table13_partial_labels"))
+    )
     assert paper.keys() <= cells
     assert all(0 < mean < 100 for mean, _ in paper.values())
     assert paper["cifar10,100,cmwnet"] == (78.85, None)

@@ -188,6 +188,11 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, mon
     assert not (tmp_path / "resumed" / "result.json").exists()
     with pytest.raises(UsageError, match="unfinished run of another config .*seed was 0 and is 1"):
         train(small_config(seed=1), tmp_path / "resumed")
+    # A run that an older version began, without some of the fields, goes on, too.
+    file = tmp_path / "resumed" / "config.json"
+    fields = json.loads(file.read_text())
+    del fields["low_memory"], fields["model"]["dtype"]
+    file.write_text(json.dumps(fields))
     train(config, tmp_path / "resumed")
 
     whole, resumed = (final_arrays(config, tmp_path / name) for name in ("whole", "resumed"))

@@ -12,7 +12,7 @@ from rich.console import Console
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.report.figures import save_column_figures
-from cmwnet_jax.report.find import Found, find_runs
+from cmwnet_jax.report.find import Found, find_cells, find_runs
 from cmwnet_jax.report.tables import accuracy_table, auc_table, csv_text, missing, read_paper
 
 _PAPER_NUMBERS = "experiments/paper_numbers.json"
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     known = _PAPER.value or (_PAPER_NUMBERS if Path(_PAPER_NUMBERS).is_file() else "")
     tables = [accuracy_table(runs, read_paper(known) if known else {}), auc_table(runs)]
     tables = [table for table in tables if table.rows]
-    absent = missing(runs)
+    absent = missing(runs, find_cells(argv[1:]))
     console, output = Console(), Path(_OUTPUT.value).expanduser()
     for table in tables:
         for part in table.by_first_part():

@@ -97,6 +97,16 @@ def find_runs(folders: Iterable[str | Path]) -> list[Found]:
     return list(found.values())
 
 
+def find_cells(folders: Iterable[str | Path]) -> frozenset[str]:
+    """The cells that the sweeps into these folders know, e.g. `mnist,0.1,erm`; empty where none says so.
+
+    Args:
+        folders: of sweeps, or others.
+    """
+    files = [Path(folder).expanduser() / "cells.json" for folder in folders]
+    return frozenset(cell for file in files if file.exists() for cell in json.loads(file.read_text()))
+
+
 def _found(folder: Path, config: Path) -> Found:
     parts, seed = config.parent.relative_to(folder).parts, _SEED.match(config.parent.name)
     if seed and len(parts) >= 2:

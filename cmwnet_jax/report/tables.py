@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table as RichTable
@@ -182,11 +182,12 @@ def _natural(parts: tuple[str, ...]) -> tuple:
     return tuple((0, float(token), "") if token.isdigit() else (1, 0.0, token) for token in tokens)
 
 
-def missing(runs: Sequence[Found]) -> list[str]:
+def missing(runs: Sequence[Found], cells: Collection[str] = ()) -> list[str]:
     """What is not finished of the grid that the runs span, cells that lack the same seeds together.
 
     Args:
         runs: finished or not.
+        cells: all that there are, where that is known; else each row is expected in each column.
     """
     by_place = {(run.column, run.row, run.seed): run for run in runs}
     columns, seeds = sorted({run.column for run in runs}, key=_natural), sorted({run.seed for run in runs})
@@ -194,6 +195,8 @@ def missing(runs: Sequence[Found]) -> list[str]:
     for column in columns:
         absent, under_way = {}, []
         for row in _in_order(runs):
+            if cells and ",".join([*column, row]) not in cells:
+                continue
             lacking = tuple(seed for seed in seeds if (column, row, seed) not in by_place)
             absent.setdefault(lacking, []).append(row)
             for run in (by_place[column, row, seed] for seed in seeds if seed not in lacking):

@@ -178,7 +178,7 @@ def _weighted(parts: Parts, objective: ObjectiveFn, normalize: str) -> StepFn | 
         "axis_name": parallel.axis_name(),
     }
     if parts.config.weight_net.frozen:
-        return ignoring_meta_batch(make_weighted_step(**shared))
+        return parts.weighted_step(**shared)
     learned = {
         "meta_loss": _meta_loss(parts),
         "weight_optimizer": _weight_optimizer(parts.config),
@@ -187,15 +187,16 @@ def _weighted(parts: Parts, objective: ObjectiveFn, normalize: str) -> StepFn | 
     if parts.config.low_memory:
         micro_batches = parts.config.micro_batches
         meta_step = InPasses(
-            make_low_memory_step(**shared, **learned, micro_batches=micro_batches, compile=parallel.pmap)
+            make_low_memory_step(
+                **shared, **learned, micro_batches=micro_batches, compile=parallel.pmap, donate=True
+            )
         )
     else:
         meta_step = make_meta_step(**shared, **learned)
     every = parts.config.meta_every_steps
     if every == 1:
         return meta_step
-    between = ignoring_meta_batch(make_weighted_step(**shared))
-    return Switched(lambda step: step % every == 0, meta_step, between)
+    return Switched(lambda step: step % every == 0, meta_step, parts.weighted_step(**shared))
 
 
 def _with_weight_net(parts: Parts, warmup: StepFn, main: StepFn) -> Method:

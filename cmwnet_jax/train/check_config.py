@@ -160,10 +160,15 @@ def _check_method(config: ConfigDict) -> None:
         raise UsageError(
             f"meta_every_steps is {config.meta_every_steps}, expected 1: {config.method} weighs each batch anew"
         )
-    if config.low_memory and (config.method not in ("mwnet", "cmwnet") or config.weight_net.frozen):
+    if config.low_memory and config.method not in ("mwnet", "cmwnet"):
         raise UsageError(
-            f"low_memory is True, but {config.method} takes no meta steps that it knows: set it to False, or "
-            f"take the method mwnet or cmwnet, whose weight net learns"
+            f"low_memory is True, but {config.method} has no such step: set it to False, or take the method "
+            f"mwnet or cmwnet"
+        )
+    if config.low_memory and config.weight_net.frozen:
+        raise UsageError(
+            "low_memory is True, but with weight_net.frozen there is no meta step, and plain training's memory "
+            "is all that a run takes: set it to False"
         )
     if config.micro_batches != 1 and not config.low_memory:
         raise UsageError(

@@ -216,6 +216,24 @@ def as_json(config: ConfigDict) -> str:
     return json.dumps(json.loads(config.to_json_best_effort()), indent=2) + "\n"
 
 
+def read_json(text: str) -> dict:
+    """The fields of a config.json; those that are younger than it have their defaults, as it was run.
+
+    Args:
+        text: the file's.
+    """
+    return _with_defaults(json.loads(text), json.loads(as_json(default_config())))
+
+
+def _with_defaults(fields: dict, defaults: dict) -> dict:
+    filled = {
+        name: _with_defaults(fields.get(name, {}), value)
+        for name, value in defaults.items()
+        if isinstance(value, dict)
+    }
+    return {**defaults, **fields, **filled}
+
+
 def parse_arg(arg: str, positional: tuple[str, ...], **defaults: str | int) -> config_dict.ConfigDict:
     """A config's argument string, e.g. `long_tail_10,erm,seed=3`.
 

@@ -15,6 +15,7 @@ from cmwnet_jax import losses, objectives
 from cmwnet_jax.class_sizes import ldam_margins
 from cmwnet_jax.data.probabilities import load_probabilities
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.low_memory import objective_in_micro_batches
 from cmwnet_jax.memory import Table
 from cmwnet_jax.meta_step import make_weighted_step
 from cmwnet_jax.train import parallel
@@ -57,9 +58,13 @@ class Parts:
 
     def plain_step(self, objective: ObjectiveFn) -> StepFn:
         """ERM's step, with a meta step's arguments."""
-        return ignoring_meta_batch(
-            make_weighted_step(objective=objective, optimizer=self.optimizer, axis_name=parallel.axis_name())
-        )
+        return self.weighted_step(objective=objective, optimizer=self.optimizer, axis_name=parallel.axis_name())
+
+    def weighted_step(self, *, objective: ObjectiveFn, **arguments) -> StepFn:
+        """`make_weighted_step`'s step in the run's micro-batches, with a meta step's arguments."""
+        if self.config.micro_batches > 1:
+            objective = objective_in_micro_batches(objective, self.config.micro_batches)
+        return ignoring_meta_batch(make_weighted_step(objective=objective, **arguments))
 
     def at_step(self, percent: float) -> int:
         """The step at this share of the run."""

@@ -14,6 +14,7 @@ from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.build_data import build_data, build_input
 from cmwnet_jax.train.checkpoint import Checkpoints
+from cmwnet_jax.train.config import default_config
 from cmwnet_jax.train.run_folder import RunFolder
 
 
@@ -72,7 +73,8 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
 
 def _whole_training_split(config: ConfigDict) -> Raw:
     """Every training image of the run's data set, also those that its bias left out."""
-    config = config.copy_and_resolve_references()
-    config.method, config.data.bias, config.data.record = "erm", "none", ""
-    config.meta_set.kind, config.weight_net.init, config.weight_net.frozen = "lowest_loss", "", False
-    return build_data(config).splits["train"]
+    plain = default_config()
+    plain.method, plain.seed, plain.batch_size = "erm", config.seed, config.batch_size
+    plain.data.update(config.data)
+    plain.data.bias, plain.data.record = "none", ""
+    return build_data(plain).splits["train"]

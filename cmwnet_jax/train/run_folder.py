@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.train import lock
-from cmwnet_jax.train.config import as_json
+from cmwnet_jax.train.config import as_json, read_json
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -82,11 +82,13 @@ class RunFolder:
                 f"workdir is {str(self.path)!r}, which holds a finished run: choose another folder or remove it"
             )
         before = self.path / "config.json"
-        if before.exists() and json.loads(before.read_text()) != _plain(config):
+        if not before.exists():
+            return
+        old, new = read_json(before.read_text()), read_json(as_json(config))
+        if old != new:
             raise UsageError(
                 f"workdir is {str(self.path)!r}, which holds an unfinished run of another config "
-                f"({_first_difference(json.loads(before.read_text()), _plain(config))}): "
-                f"choose another folder, or remove it"
+                f"({_first_difference(old, new)}): choose another folder, or remove it"
             )
 
     def finished_config(self) -> ConfigDict:
@@ -97,7 +99,7 @@ class RunFolder:
         """
         if not (self.path / "result.json").exists():
             raise UsageError(f"workdir is {str(self.path)!r}, which holds no finished run: train it first")
-        return ConfigDict(json.loads((self.path / "config.json").read_text()))
+        return ConfigDict(read_json((self.path / "config.json").read_text()))
 
     def from_own_copy(self, config: ConfigDict) -> ConfigDict:
         """The config, starting from the run's own copy of the weight net where there is one.
@@ -202,10 +204,6 @@ def _is_full_disk(error: BaseException | None) -> bool:
         or any(text in str(error) for text in texts)
         or _is_full_disk(error.__cause__)
     )
-
-
-def _plain(config: ConfigDict) -> dict:
-    return json.loads(as_json(config))
 
 
 def _first_difference(old: dict, new: dict, prefix: str = "") -> str:

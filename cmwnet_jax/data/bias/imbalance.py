@@ -47,5 +47,5 @@ def subset(labels: BiasedLabels, count: float, seed: Seed) -> BiasedLabels:
     """
     num_examples = len(labels.ids)
     if not (1 <= count <= num_examples and count == int(count)):
-        raise UsageError(f"subset: count is {count:g}, expected a whole number from 1 to {num_examples}")
+        raise UsageError(f"subset: count is {count}, expected a whole number from 1 to {num_examples}")
     return labels.take(np.random.default_rng(seed).permutation(num_examples)[: int(count)])
