@@ -81,11 +81,13 @@ def test_the_passes_are_mapped_over_devices():
     examples = batch(0, 16), batch(1, 8)
     expected = jax.jit(step)(state, *examples)
     states = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
-    new, metrics = in_passes(states, *jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), examples))
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states.params))  # the new ones are in their place
+    examples = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), examples)
+    new, metrics = in_passes(states, *examples)
     for device in range(4):
         scalars = {name: value[device] if value.ndim == 1 else value.ravel() for name, value in metrics.items()}
         assert_equal((jax.tree.map(lambda x, d=device: x[d], new), scalars), expected)
+    in_passes(new, *examples)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(new.params))  # the next ones are in their place
 
 
 def uncoupled(variables, inputs, *, mutable, rngs):
