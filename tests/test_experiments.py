@@ -30,6 +30,7 @@ FILES = (
     "table11_open_set",
     "table13_partial_labels",
     "fig15_ablations",
+    "transfer_mnist",
     "compare",
     "digits",
 )
@@ -50,6 +51,8 @@ def args_of(name):
         more = ""
         if name == "transfer":
             more = ",init=net"
+        elif name == "transfer_mnist":
+            more = f",published=net,stage1={'net_of_one' if 'mwnet' in cell.split(',') else 'net'},posteriors=."
         elif name == "table13_partial_labels" and not cell.endswith("proden"):
             more = ",stage1=."
         elif "pmd" in cell:
@@ -76,7 +79,7 @@ def coarse(value):
 def training(config):
     """What tells the kind of a config's training from another's."""
     names = ("augment", "meta_set", "optimizer", "weight_net", "loss", "elr", "soft_labels")
-    top = ("method", "mixup_alpha", "meta_every_steps")
+    top = ("method", "mixup_alpha", "meta_every_steps", "low_memory")
     fields = {name: coarse(config[name].to_dict()) for name in names} | {
         name: coarse(config[name]) for name in top
     }
@@ -105,14 +108,15 @@ def kinds():
 def files(tmp_path, monkeypatch):
     """Makes the files that a config names, in the working directory."""
     monkeypatch.chdir(tmp_path)
-    net = cmw.WeightNet(3).init(jax.random.key(0, impl="unsafe_rbg"), np.ones(1), np.zeros(1, int))
-    cmw.save_weight_net(tmp_path / "net", net, centers=[1, 2, 3], loss_range=(0, 9))
+    for count, folder in ((3, "net"), (1, "net_of_one")):
+        net = cmw.WeightNet(count).init(jax.random.key(0, impl="unsafe_rbg"), np.ones(1), np.zeros(1, int))
+        cmw.save_weight_net(tmp_path / folder, net, centers=range(1, count + 1), loss_range=(0, 9))
 
     def write(name, per_class):
         labels, classes = made_split(name, per_class).labels, SHAPES[name][0]
         likely = np.random.default_rng(0).random((len(labels), classes))
         likely[np.arange(len(labels)), labels] = 1.1  # right, and not sure of it
-        for file in ("probabilities", "confidences"):
+        for file in ("probabilities", "confidences", name):
             np.save(tmp_path / f"{file}.npy", likely / likely.sum(axis=1, keepdims=True))
         np.savez(tmp_path / "human_labels.npz", clean_label=labels, worse_label=np.roll(labels, 1))
 
@@ -123,8 +127,13 @@ def made_data(config, files, monkeypatch):
     """The config's data, of a size for tests."""
     config.batch_size, config.meta_set.batch_size, config.chunk_steps = 8, 8, 2
     if config.data.name != "digits":
-        factor = config.data.bias.partition("long_tail_")[2].partition("+")[0]
-        per_class = max(16, int(factor or 0))  # steps an epoch whose number is even, as meta steps' distance
+        factor, count = (
+            int(config.data.bias.partition(kind)[2].partition("+")[0] or 0)
+            for kind in ("long_tail_", "subset_")
+        )
+        per_class = max(
+            16, factor, count // SHAPES[config.data.name][0]
+        )  # steps an epoch whose number is even, as meta steps' distance
         stand_in(monkeypatch, per_class)
         files(config.data.name, per_class)
     return build_data(config)
