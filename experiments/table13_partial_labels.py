@@ -16,7 +16,7 @@ mwnet, cmwnet (the paper's), cmwnet_sl, or any other of cmwnet_jax's methods.
 More, by name: epochs1=100, epochs2=120 (epochs of the stages). The published code takes CIFAR's labels after 40
 epochs of stage one, not after E.1's 100: epochs1=40.
 Paper: Table 13, CMW-Net after PRODEN, e.g. Fashion-MNIST at q = 0.1: 89.51 and then 90.47.
-Ours: not run yet.
+Ours: the README's table, of MNIST and Fashion-MNIST with epochs2=60; the other sets are not measured.
 """
 
 from ml_collections import ConfigDict
