@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
-from test_train import launch, small_config
+from test_train import launch_each, small_config
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError
@@ -189,11 +189,11 @@ def test_a_config_of_ones_own_by_path_and_print_config(tmp_path):
         "    config.batch_size = int(arg)\n"
         "    return config\n"
     )
-    done = launch(f"--config={own}:64", "--config.seed=5", "--print_config")
+    given = f"--config={own}:64", "--print_config"
+    done, wrong = launch_each([[*given, "--config.seed=5"], [*given, "--config.method=cmwne"]], tmp_path)
     assert done.returncode == 0, done.stderr
     expected = default_config()
     expected.batch_size, expected.seed = 64, 5
     assert json.loads(done.stdout) == json.loads(as_json(expected))
-    wrong = launch(f"--config={own}:64", "--config.method=cmwne", "--print_config")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "did you mean 'cmwnet'" in wrong.stderr

@@ -224,7 +224,7 @@ def small(arg):
 def test_the_sweep_trains_both_stages_once(tmp_path, monkeypatch):
     """Stage one is shared, its confidences are its table, and stage two's labels are their largest."""
     cells = ["fashion_mnist,0.3,cmwnet", "fashion_mnist,0.3,proden"]
-    options = {"only": "*", "seeds": 1, "args": "epochs1=3,epochs2=3"}
+    options = {"only": "*", "seeds": 1, "args": "epochs1=3,epochs2=2"}
     runs = sweep.plan(cells, tmp_path, shard="1/1", get_first_stage=TABLE13["get_first_stage"], **options)
     trained = []
     monkeypatch.setattr(sweep, "train", lambda config, folder: trained.append(folder) or train(config, folder))
