@@ -24,22 +24,18 @@ from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.run_folder import RunFolder
 from experiments.digits import get_config
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "folder for the runs and the picture")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "runs of each method, with the seeds from 0", lower_bound=1)
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "prepared data sets; empty: TFDS_DATA_DIR, else tfds's own")
-
 _METHODS = {"erm": "ERM (plain training)", "mwnet": "MW-Net (K = 1)", "cmwnet": "CMW-Net (K = 3)"}
 
 
-def run_all(workdir: Path) -> dict[str, list[Found]]:
+def run_all(workdir: Path, seeds: int, data_dir: str = "") -> dict[str, list[Found]]:
     """The finished runs of each method, trained where they are missing."""
     runs = {}
     for method in _METHODS:
         runs[method] = []
-        for seed in range(_SEEDS.value):
+        for seed in range(seeds):
             folder = workdir / method / f"seed{seed}"
             config = get_config(f"method={method},seed={seed}")
-            config.data.dir = _DATA_DIR.value
+            config.data.dir = data_dir
             config.watch.pictures_every_epochs = 0  # runs of seconds
             if not (folder / "result.json").exists():
                 train(config, folder)
@@ -54,7 +50,7 @@ def print_table(runs: dict[str, list[Found]]) -> None:
     result = runs["erm"][0].result
     table = Table(
         title=f"digits, bias {result['bias']}: {result['num_examples']} examples, "
-        f"{100 * result['wrong_rate']:.0f}% of the labels wrong; mean ± sd of {_SEEDS.value} seeds"
+        f"{100 * result['wrong_rate']:.0f}% of the labels wrong; mean ± sd of {len(runs['erm'])} seeds"
     )
     for column in (
         "method",
@@ -80,7 +76,7 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
     started = time.perf_counter()
     workdir = Path(_WORKDIR.value)
-    runs = run_all(workdir)
+    runs = run_all(workdir, _SEEDS.value, _DATA_DIR.value)
     print_table(runs)
     picture = workdir / "weighting.png"
     save_weighting_figure([(_METHODS[method], runs[method]) for method in ("mwnet", "cmwnet")], picture)
@@ -91,4 +87,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "folder for the runs and the picture")
+    _SEEDS = flags.DEFINE_integer("seeds", 5, "runs of each method, with the seeds from 0", lower_bound=1)
+    _DATA_DIR = flags.DEFINE_string("data_dir", "", "prepared data sets; empty: TFDS_DATA_DIR, else tfds's own")
     command.run(main)

@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from made_sets import SHAPES, made_split, stand_in
 
 import cmwnet_jax as cmw
@@ -230,10 +228,7 @@ def test_the_demos_configs_are_the_digits_with_each_of_its_methods(tmp_path, mon
     demo, digits = (importlib.import_module(f"experiments.{name}") for name in ("demo", "digits"))
     asked = []
     monkeypatch.setattr(demo, "train", lambda config, folder: asked.append((config, folder)))
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["demo"])
-    with flagsaver.flagsaver(seeds=2):
-        runs = demo.run_all(tmp_path)
+    runs = demo.run_all(tmp_path, seeds=2)
     assert {method: len(found) for method, found in runs.items()} == {"erm": 2, "mwnet": 2, "cmwnet": 2}
     for config, folder in asked:
         expected = digits.get_config(f"method={folder.parent.name},seed={folder.name[-1]}")

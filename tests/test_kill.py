@@ -141,6 +141,15 @@ def test_ten_kills(path, tmp_path):
     run_under_fire(tmp_path, path, (_KILL,) * 10 + (_TERM,))
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as in a foreground process: one in the background may have been started without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_the_second_signal_stops_at_once_and_handlers_are_given_back():
     before = signal.getsignal(signal.SIGINT)
     with StopRequests() as stop:
