@@ -21,6 +21,8 @@ from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.config import as_json
 from cmwnet_jax.train.trainer import Trainer
 
+pytestmark = pytest.mark.filterwarnings("ignore:the class sizes take only")  # of sets whose classes are alike
+
 RECIPES = ("paper", "published")
 WITH_RECIPES = {"table1_long_tail", "table2_noise", "table3_pmd", "table4_hybrid", "transfer"}
 FILES = (
@@ -195,7 +197,6 @@ def test_each_kind_of_training_takes_two_steps(name, arg, files, monkeypatch, qu
     check_two_steps(config, made_data(config, files, monkeypatch))
 
 
-@pytest.mark.filterwarnings("ignore:the class sizes take only")  # sets whose classes are alike
 @pytest.mark.parametrize("name", FILES)
 def test_every_cell_has_data_and_a_classifier_for_them(name, files, monkeypatch):
     """Its bias goes with its data set, and its classifier takes the images and tells the classes."""
