@@ -25,8 +25,8 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import TrainingDiverged, UsageError, first_line
-from cmwnet_jax.train.config import as_json, read_json
 from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.run_folder import RunFolder
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE.py with get_config and get_cells")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for all runs")
@@ -164,7 +164,7 @@ def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
     """Seconds that it took; 0 where it was finished."""
     config = get_config(run.arg)
     if run.is_done:
-        _check_same(run, config)
+        RunFolder(run.folder).check_finished(config)  # which must not pass for this cell's, if it is not
         return 0.0
     started = time.perf_counter()
     train(config, run.folder)
@@ -178,14 +178,6 @@ def _list_cells(file: Path, cells: list[str]) -> None:
     partial = file.with_name(f".cells.{os.getpid()}.partial")  # other jobs of the array write it, too
     partial.write_text(json.dumps(list(dict.fromkeys([*before, *cells])), indent=0) + "\n")
     os.replace(partial, file)
-
-
-def _check_same(run: Run, config: ConfigDict) -> None:
-    """A finished run of another config must not pass for this cell's."""
-    if read_json((run.folder / "config.json").read_text()) != read_json(as_json(config)):
-        raise UsageError(
-            f"{run.folder} holds a finished run of another config: remove it, or take another workdir"
-        )
 
 
 def main(argv: list[str]) -> None:

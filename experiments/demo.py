@@ -19,7 +19,6 @@ from cmwnet_jax.errors import UsageError
 from cmwnet_jax.report.figures import save_weighting_figure
 from cmwnet_jax.report.find import Found
 from cmwnet_jax.report.runs import mean_and_sd
-from cmwnet_jax.train.config import as_json
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.run_folder import RunFolder
 from experiments.digits import get_config
@@ -39,8 +38,8 @@ def run_all(workdir: Path, seeds: int, data_dir: str = "") -> dict[str, list[Fou
             config.watch.pictures_every_epochs = 0  # runs of seconds
             if not (folder / "result.json").exists():
                 train(config, folder)
-            elif as_json(RunFolder(folder).finished_config()) != as_json(config):
-                raise UsageError(f"workdir is {str(workdir)!r}, where {folder} is of another config: remove it")
+            else:
+                RunFolder(folder).check_finished(config)
             runs[method].append(Found(folder, (), method, seed))
     return runs
 

@@ -18,9 +18,9 @@ from cmwnet_jax.errors import UsageError, about
 from cmwnet_jax.low_memory import make_low_memory_step
 from cmwnet_jax.memory import Table, remembering
 from cmwnet_jax.meta_classes import MetaClasses
-from cmwnet_jax.meta_step import make_meta_step, make_weighted_step
+from cmwnet_jax.meta_step import make_meta_step
 from cmwnet_jax.train import parallel
-from cmwnet_jax.train.method_parts import Method, Parts, choose_loss, ignoring_meta_batch
+from cmwnet_jax.train.method_parts import Method, Parts, choose_loss
 from cmwnet_jax.train.programs import InPasses, Switched, each
 from cmwnet_jax.transfer import SavedWeightNet, load_weight_net
 from cmwnet_jax.types import ObjectiveFn, StepFn
@@ -50,13 +50,12 @@ def _ldam(parts: Parts) -> Method:
 def _by_class(parts: Parts, loss: losses.LossFn) -> StepFn:
     """Plain training with class-balanced weights, divided by their sum: the step stays as long as it was."""
     weights = _class_weights(parts)
-    step = make_weighted_step(
+    return parts.weighted_step(
         objective=_each_class_for_itself(parts, loss),
         weight_fn=lambda params, losses, label: for_labels(jnp.asarray(weights, losses.dtype), label),
         optimizer=parts.optimizer,
         axis_name=parallel.axis_name(),
     )
-    return ignoring_meta_batch(step)
 
 
 def _class_weights(parts: Parts) -> np.ndarray:
@@ -185,12 +184,8 @@ def _weighted(parts: Parts, objective: ObjectiveFn, normalize: str) -> StepFn | 
         "virtual_lr": parts.learning_rate,
     }
     if parts.config.low_memory:
-        micro_batches = parts.config.micro_batches
-        meta_step = InPasses(
-            make_low_memory_step(
-                **shared, **learned, micro_batches=micro_batches, compile=parallel.pmap, donate=True
-            )
-        )
+        passes = {"micro_batches": parts.config.micro_batches, "compile": parallel.pmap, "donate": True}
+        meta_step = InPasses(make_low_memory_step(**shared, **learned, **passes))
     else:
         meta_step = make_meta_step(**shared, **learned)
     every = parts.config.meta_every_steps

@@ -221,7 +221,8 @@ def round_down(field: str, size: int, micro_batches: int = 1) -> int:
     count = device_count() * micro_batches
     if size < count:
         raise UsageError(
-            f"{field} comes to {size}, expected at least one example for each of {_in_words(micro_batches)}"
+            f"{field} comes to {size}, expected at least one example for each of {_in_words(micro_batches)}: "
+            f"raise it"
         )
     return size // count * count
 

@@ -91,6 +91,13 @@ class RunFolder:
                 f"({_first_difference(old, new)}): choose another folder, or remove it"
             )
 
+    def check_finished(self, config: ConfigDict) -> None:
+        """Raises a UsageError where the finished run in this folder is of another config."""
+        if read_json((self.path / "config.json").read_text()) != read_json(as_json(config)):
+            raise UsageError(
+                f"{self.path} holds a finished run of another config: remove it, or take another workdir"
+            )
+
     def finished_config(self) -> ConfigDict:
         """The config of the finished run in this folder.
 
