@@ -1,13 +1,17 @@
 """What a meta step costs: time, floating-point operations and memory, side by side with PyTorch's.
 
     python -m experiments.benchmark_step [--models=mlp,small_cnn,resnet32] [--rounds=20] [--dtype=float32] \
-        [--output=FILE.json]
+        [--output=FILE.json] [--profile=FOLDER]
 
 Every variant takes its steps in turn with the others, in one run, on the same fixed batches; a time is the
 median over the rounds, of warm steps, and compilation stands apart. Operations and peak temporary memory
 are the compiler's own counts, and the cosine is between a variant's meta-gradient and the exact one in
 float32, after ten steps of plain training. Where PyTorch is installed (`requirements-bench.txt`), so are
-its peers (`experiments.torch_peers`). Without an accelerator the two large models are left out.
+its peers (`experiments.torch_peers`). Without an accelerator the two large models are left out, and the rows
+of several steps in one program are those of models without convolutions (`parallel.loops_are_slow`).
+
+With `--profile`, what the device does in three ERM steps and three meta steps of each model is left in
+FOLDER/MODEL, for TensorBoard or https://ui.perfetto.dev.
 """
 
 import importlib.metadata
@@ -32,11 +36,11 @@ from rich.table import Table
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import unknown_name
+from experiments.step_tasks import DTYPES, TASKS
 from experiments.step_variants import (
-    DTYPES,
     ERM,
+    META,
     PEERS,
-    TASKS,
     Variant,
     exact_meta_gradient,
     jax_variants,
@@ -85,7 +89,7 @@ def results(variants: Mapping[str, Variant], seconds: Mapping[str, list[float]],
         name: {
             "seconds": median[name],
             "seconds_of_rounds": seconds[name],
-            "ratio_to_erm": median[name] / median[PEERS["erm"] if name in PEERS.values() else ERM],
+            "ratio_to_erm": median[name] / median[variant.baseline],
             "speed_against": {peer: median[peer] / median[name] for peer in PEERS.values() if peer in median},
             "compile_seconds": variant.compile_seconds,
             "flops": variant.flops,
@@ -96,6 +100,19 @@ def results(variants: Mapping[str, Variant], seconds: Mapping[str, list[float]],
         }
         for name, variant in variants.items()
     }
+
+
+def profile(variants: Mapping[str, Variant], folder: Path) -> None:
+    """Leaves the profiler's record of three plain and three meta steps, taken once they are warm.
+
+    Args:
+        variants: by name.
+        folder: where TensorBoard and Perfetto find the record.
+    """
+    with jax.profiler.trace(folder, create_perfetto_trace=True):
+        for name in (ERM, META):
+            with jax.profiler.TraceAnnotation(name):
+                variants[name].run(3)
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> float:
@@ -136,12 +153,14 @@ def make_table(report: dict) -> Table:
     versions = report["versions"]
     torch = f", torch {versions['torch']}" if versions["torch"] else ""
     title = f"{report['device']}, {report['cores']} cores, {report['dtype']}, jax {versions['jax']}{torch}"
-    table = Table(title=title, caption="x ERM: PyTorch's rows by PyTorch's ERM")
+    caption = "x ERM in time: PyTorch's rows by PyTorch's ERM, of several steps in one program by ERM's like it"
+    table = Table(title=title, caption=caption)
     table.add_column("model, variant")
     columns = (
         "ms",
         "x ERM",
-        "x faster than second order",
+        "x faster than 2nd order",
+        "than pruned",
         "than finite diff.",
         "GFLOP",
         "x ERM",
@@ -159,7 +178,7 @@ def make_table(report: dict) -> Table:
                 name,
                 f"{1e3 * row['seconds']:.2f}",
                 f"{row['ratio_to_erm']:.2f}",
-                *(_shown(speed.get(PEERS[peer]), ".2f") for peer in ("second_order", "finite_difference")),
+                *(_shown(speed.get(PEERS[peer]), ".2f") for peer in list(PEERS)[1:]),
                 _shown(row["flops"], ".3f", 1e9),
                 _shown(row["flops_ratio_to_erm"], ".2f"),
                 _shown(row["temporary_bytes"], ".1f", 2**20),
@@ -198,8 +217,10 @@ def main(argv: list[str]) -> None:
         variants |= torch_variants(task, state, dtype)
         exact = exact_meta_gradient(task, state)
         report["models"][name] = results(variants, measure(variants, _ROUNDS.value), exact)
+        if _PROFILE.value:
+            profile(variants, Path(_PROFILE.value) / name)
         print(f"{name}: measured", file=sys.stderr, flush=True)
-    Console(width=None if sys.stdout.isatty() else 160).print(make_table(report))
+    Console(width=None if sys.stdout.isatty() else 190).print(make_table(report))
     if _OUTPUT.value:
         Path(_OUTPUT.value).write_text(json.dumps(report, indent=2) + "\n")
 
@@ -209,4 +230,5 @@ if __name__ == "__main__":
     _ROUNDS = flags.DEFINE_integer("rounds", 20, "measurements of each variant", lower_bound=1)
     _DTYPE = flags.DEFINE_enum("dtype", "float32", list(DTYPES), "what the models compute in")
     _OUTPUT = flags.DEFINE_string("output", "", "where the numbers are written, too, as JSON")
+    _PROFILE = flags.DEFINE_string("profile", "", "folder for the profiler's records; empty: none are made")
     command.run(main)

@@ -3,119 +3,28 @@
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import time
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import cmwnet_jax as cmw
-from cmwnet_jax.models import MODELS
+from cmwnet_jax.train import parallel
+from experiments.step_tasks import LEARNING_RATE, META_CLASSES, Task, examples, parts
 
-META_CLASSES = cmw.MetaClasses.fit([10, 20, 300, *[4000] * 7])
-LEARNING_RATE = 0.1
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 ERM, META = "ERM", "meta step"
+SCANNED = 10
+SCANNED_ERM, SCANNED_META = (f"{name}, {SCANNED} in one program" for name in (ERM, META))
 PEERS = {
     "erm": "PyTorch, ERM",
     "second_order": "PyTorch, second order",
+    "pruned_second_order": "PyTorch, second order, pruned",
     "finite_difference": "PyTorch, finite differences",
 }
 """The methods of `torch_peers.Trainer`, and what tables call them."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A network and its batches; `last_layers` are what the cheap virtual step moves."""
-
-    model: str
-    batch_size: int
-    last_layers: tuple[str, ...]
-    image_shape: tuple[int, int, int] = (32, 32, 3)
-    fields: Mapping = dataclasses.field(default_factory=dict)
-    peer: str = ""
-    peer_fields: Mapping = dataclasses.field(default_factory=dict)
-    accelerator: bool = False
-
-
-_HIDDEN = (300, 301, 302, 303)
-TASKS = {
-    "mlp": Task(
-        "mlp",
-        128,
-        ("Dense_3", "BatchNorm_3", "Dense_4"),
-        (28, 28, 1),
-        {"hidden": _HIDDEN},
-        "mlp",
-        {"features": 784, "hidden": _HIDDEN},
-    ),
-    "small_cnn": Task("small_cnn", 128, ("Conv_5", "BatchNorm_5", "head"), peer="small_cnn"),
-    "resnet32": Task("resnet32", 100, ("layer3_4", "head"), peer="resnet_cifar"),
-    "preact_resnet18": Task(
-        "preact_resnet18", 128, ("layer4_1", "head"), peer="preact_resnet18", accelerator=True
-    ),
-    "wrn_28_10": Task(
-        "wide_resnet28_10", 128, ("layer3_3", "bn1", "head"), peer="wide_resnet", accelerator=True
-    ),
-}
-
-
-def recorded(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimiser, with the last gradient kept at the head of its state."""
-    keep = optax.GradientTransformation(
-        init=lambda params: jax.tree.map(jnp.zeros_like, params), update=lambda g, state, params: (g, g)
-    )
-    return optax.chain(keep, optimizer)
-
-
-OPTIMIZERS = {
-    "optimizer": optax.sgd(LEARNING_RATE, momentum=0.9),
-    "weight_optimizer": recorded(optax.adam(1e-3)),
-}
-
-
-def examples(task: Task) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """A batch with 30% wrong labels and a clean meta batch: a prototype for each class, in noise."""
-    rng = np.random.default_rng(0)
-    prototypes = rng.normal(size=(10, *task.image_shape))
-
-    def draw(wrong):
-        size = task.batch_size
-        true = np.arange(size) % 10
-        image = 0.2 * prototypes[true] + rng.normal(size=(size, *task.image_shape))
-        given = np.where(
-            rng.uniform(size=task.batch_size) < wrong, rng.integers(10, size=task.batch_size), true
-        )
-        return {"image": image.astype(np.float32), "label": given.astype(np.int32)}
-
-    return draw(0.3), draw(0.0)
-
-
-def parts(task: Task, dtype) -> tuple[dict, cmw.MetaState]:
-    """(arguments of `make_meta_step`, state before the first step)."""
-    model = MODELS[task.model](num_classes=10, dtype=dtype, **task.fields)
-    weight_net, key = cmw.WeightNet(num_meta_classes=3), jax.random.key(0)
-
-    def create(key):
-        variables = model.init(key, jnp.zeros((1, *task.image_shape)), train=False)
-        return cmw.MetaState.create(
-            params=variables["params"],
-            model_state={"batch_stats": variables["batch_stats"]},
-            weight_params=weight_net.init(key, jnp.ones(1), jnp.zeros(1, jnp.int32)),
-            rng=key,
-            **OPTIMIZERS,
-        )
-
-    arguments = {
-        "objective": cmw.classification_objective(model.apply, META_CLASSES),
-        "meta_loss": cmw.classification_meta_loss(model.apply),
-        "weight_fn": weight_net.apply,
-        "virtual_lr": LEARNING_RATE,
-        **OPTIMIZERS,
-    }
-    return arguments, jax.jit(create)(key)
 
 
 @dataclasses.dataclass(eq=False)
@@ -125,12 +34,14 @@ class Variant:
     Attributes:
         run: takes a number of steps that `group` divides.
         group: steps that make one whole.
+        baseline: the name of the plain training that its time is compared with.
         meta_gradient: of the first step from the common state, as a vector; None where there is none.
         compile_seconds, flops, temporary_bytes: what JAX and its compiler say; None of PyTorch.
     """
 
     run: Callable[[int], None]
     group: int = 1
+    baseline: str = ERM
     meta_gradient: np.ndarray | None = None
     compile_seconds: float | None = None
     flops: float | None = None
@@ -157,17 +68,27 @@ class Program:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
-    """A step on its own batches, and the programs that it consists of."""
+    """`call` takes so many steps (`count`) on its own batches, and consists of these programs."""
 
     call: Callable
     batches: tuple
     programs: list[Program]
+    count: int = 1
 
     @classmethod
     def of(cls, step: Callable, *batches) -> "Step":
         """A step that is one program, which may write its new state over the old one."""
         program = Program(step, donate_argnums=0)
         return cls(program, batches, [program])
+
+    @classmethod
+    def scanned(cls, step: Callable, *batches) -> "Step":
+        """A program of several steps, as launched runs have it where that is the faster way."""
+
+        def several(state, *batches):
+            return jax.lax.scan(lambda state, _: step(state, *batches), state, length=SCANNED)
+
+        return dataclasses.replace(cls.of(several, *batches), count=SCANNED)
 
 
 def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
@@ -176,11 +97,11 @@ def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
     batch, meta_batch = jax.device_put(examples(task))
     quarter = jax.tree.map(lambda x: x[: task.batch_size // 4], meta_batch)
     weighted = {name: arguments[name] for name in ("objective", "optimizer")}
-    erm = Step.of(cmw.make_weighted_step(**weighted), batch)
+    erm_step, meta_step = cmw.make_weighted_step(**weighted), cmw.make_meta_step(**arguments)
+    erm, meta = Step.of(erm_step, batch), Step.of(meta_step, batch, meta_batch)
     for _ in range(10):
         state, _ = erm.call(state, batch)
     frozen = Step.of(cmw.make_weighted_step(**weighted, weight_fn=arguments["weight_fn"]), batch)
-    meta = Step.of(cmw.make_meta_step(**arguments), batch, meta_batch)
     last = cmw.make_meta_step(
         **arguments, virtual_filter=lambda p: {name: name in task.last_layers for name in p}
     )
@@ -194,10 +115,16 @@ def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
         META: [meta],
         "meta step every 10 steps": [meta, *[frozen] * 9],
         "meta step, last layers": [Step.of(last, batch, meta_batch)],
-        "meta step, quarter meta batch": [Step.of(cmw.make_meta_step(**arguments), batch, quarter)],
+        "meta step, quarter meta batch": [Step.of(meta_step, batch, quarter)],
         "meta step, low memory": [Step(in_passes, (batch, meta_batch), passes)],
     }
-    return {name: _variant(steps, state) for name, steps in ways.items()}, state
+    if not parallel.loops_are_slow(erm_step, state, batch):
+        ways[SCANNED_ERM] = [Step.scanned(erm_step, batch)]
+        ways[SCANNED_META] = [Step.scanned(meta_step, batch, meta_batch)]
+    variants = {name: _variant(steps, state) for name, steps in ways.items()}
+    if SCANNED_META in variants:
+        variants[SCANNED_META].baseline = SCANNED_ERM
+    return variants, state
 
 
 def exact_meta_gradient(task: Task, state: cmw.MetaState) -> np.ndarray:
@@ -217,22 +144,27 @@ def _variant(steps: list[Step], state: cmw.MetaState) -> Variant:
     """Steps that are taken in turn; all of them are compiled here."""
     holder = [jax.tree.map(jnp.copy, state)]
 
+    def take(step):
+        holder[0], _ = step.call(holder[0], *step.batches)
+
     def run(count):
-        for number in range(count):
-            step = steps[number % len(steps)]
-            holder[0], _ = step.call(holder[0], *step.batches)
+        for step in itertools.islice(itertools.cycle(steps), count // group * len(steps)):
+            take(step)
         jax.block_until_ready(holder[0].params)
 
-    run(1)
+    group = sum(step.count for step in steps)
+    take(steps[0])
     first = vector(holder[0].weight_opt_state[0])
-    run(len(steps))
+    run(group)
     each = [program for step in steps for program in step.programs]
+    # Zeros: the weight net did not learn. After several steps it is another state's gradient.
+    known = steps[0].count == 1 and np.any(first)
     return Variant(
         run,
-        group=len(steps),
-        meta_gradient=first if np.any(first) else None,  # zeros: the weight net did not learn
+        group=group,
+        meta_gradient=first if known else None,
         compile_seconds=sum(program.seconds for program in dict.fromkeys(each)),
-        flops=sum(program.flops for program in each) / len(steps),
+        flops=sum(program.flops for program in each) / len(steps),  # a loop's body counts once
         temporary_bytes=max(program.temporary_bytes for program in each),
     )
 
@@ -289,7 +221,7 @@ def _torch_variant(torch, step: Callable, batches: tuple, trainer) -> Variant:
 
     run(1)
     gradient = trainer.meta_gradient()
-    return Variant(run, meta_gradient=None if gradient is None else vector(gradient))
+    return Variant(run, baseline=PEERS["erm"], meta_gradient=None if gradient is None else vector(gradient))
 
 
 def vector(gradient: Mapping) -> np.ndarray:

@@ -201,14 +201,17 @@ class Trainer:
         self._update_classifier(self._losses(self._params(), batch).mean())
 
     def second_order(self, batch: Batch, meta_batch: Batch) -> None:
-        """Algorithm 1, the meta loss differentiated through the virtual step."""
-        params, meta_class = self._params(), self.of_class[batch[1]]
-        losses = self._losses(params, batch)
-        weighted = self._weighted(losses, losses.detach(), meta_class)
-        grads = torch.autograd.grad(weighted, list(params.values()), create_graph=True)
-        meta_loss = self._losses(_moved(params, grads, -self.learning_rate), meta_batch).mean()
+        """Algorithm 1 as published: `backward` of the meta loss through the virtual step, to every leaf."""
+        self.weight_optimizer.zero_grad()
+        self._virtual_meta_loss(batch, meta_batch).backward()
+        self.weight_optimizer.step()
+        self._weighted_step(batch)
+
+    def pruned_second_order(self, batch: Batch, meta_batch: Batch) -> None:
+        """The same, with the gradient by the weight net alone: autograd leaves out what only the rest needs."""
+        meta_loss = self._virtual_meta_loss(batch, meta_batch)
         self._update_weight_net(torch.autograd.grad(meta_loss, list(self.weight_net.parameters())))
-        self._weighted_step(batch, meta_class)
+        self._weighted_step(batch)
 
     def finite_difference(self, batch: Batch, meta_batch: Batch, distance: float = 0.01) -> None:
         """Algorithm 1 with a central difference along the meta loss's gradient, at DARTS's distance."""
@@ -227,7 +230,7 @@ class Trainer:
             slopes = (ahead - behind) / (2 * epsilon)
         first_order = -self.learning_rate * self._weighted(slopes, seen, meta_class)
         self._update_weight_net(torch.autograd.grad(first_order, list(self.weight_net.parameters())))
-        self._weighted_step(batch, meta_class)
+        self._weighted_step(batch)
 
     def meta_gradient(self) -> dict | None:
         """The last one, named and shaped as the Linen weight net's parameters; None before the first."""
@@ -252,6 +255,14 @@ class Trainer:
         """Of the parameters, and of the losses."""
         return next(self.weight_net.parameters()).dtype
 
+    def _virtual_meta_loss(self, batch: Batch, meta_batch: Batch) -> torch.Tensor:
+        """The meta loss at the virtual parameters, which remember how they came about."""
+        params = self._params()
+        losses = self._losses(params, batch)
+        weighted = self._weighted(losses, losses.detach(), self.of_class[batch[1]])
+        grads = torch.autograd.grad(weighted, list(params.values()), create_graph=True)
+        return self._losses(_moved(params, grads, -self.learning_rate), meta_batch).mean()
+
     def _weighted(self, terms, losses, meta_class) -> torch.Tensor:
         """sum_i weights_i * terms_i, the weights of losses and over their own sum without gradient (Q1)."""
         weights = self.weight_net(losses, meta_class)
@@ -262,11 +273,11 @@ class Trainer:
             p.grad = g
         self.weight_optimizer.step()
 
-    def _weighted_step(self, batch: Batch, meta_class: torch.Tensor) -> None:
+    def _weighted_step(self, batch: Batch) -> None:
         """Eq. 9 after a second forward pass, as published."""
         losses = self._losses(self._params(), batch)
         with torch.no_grad():
-            weights = self.weight_net(losses, meta_class)
+            weights = self.weight_net(losses, self.of_class[batch[1]])
         self._update_classifier((weights / weights.sum() * losses).sum())
 
     def _update_classifier(self, loss: torch.Tensor) -> None:

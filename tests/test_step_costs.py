@@ -1,5 +1,6 @@
 """What each way to take a step costs by the compiler's count, and how exact its meta-gradient is."""
 
+import dataclasses
 import io
 
 import flax.linen as nn
@@ -12,11 +13,12 @@ from rich.console import Console
 
 import cmwnet_jax as cmw
 from cmwnet_jax.models import MODELS
-from experiments import benchmark_step, step_variants
+from experiments import benchmark_step, step_tasks, step_variants
 from experiments.benchmark_step import cosine
-from experiments.step_variants import ERM, META, Program, Task, Variant, vector
+from experiments.step_tasks import Task
+from experiments.step_variants import ERM, META, SCANNED_ERM, SCANNED_META, Program, Step, Variant, vector
 
-META_CLASSES = step_variants.META_CLASSES
+META_CLASSES = step_tasks.META_CLASSES
 
 
 def test_each_variant_costs_what_it_should():
@@ -33,6 +35,8 @@ def test_each_variant_costs_what_it_should():
         "meta step, last layers": (2.0, 2.0, 0.8),
         "meta step, quarter meta batch": (2.8, 2.0, 0.8),
         "meta step, low memory": (4.05, 1.35, 0.9999),
+        SCANNED_ERM: (1.01, 1.2, None),
+        SCANNED_META: (3.5, 2.6, None),
     }
     assert variants.keys() == limits.keys()
     for name, (flops, peak, least_cosine) in limits.items():
@@ -41,6 +45,8 @@ def test_each_variant_costs_what_it_should():
         assert variant.temporary_bytes <= peak * variants[ERM].temporary_bytes, name
         assert (variant.meta_gradient is None) == (least_cosine is None), name
         assert least_cosine is None or cosine(variant.meta_gradient, exact) >= least_cosine, name
+    assert variants[SCANNED_META].group == variants[SCANNED_ERM].group == 10
+    assert variants[SCANNED_META].baseline == SCANNED_ERM
     assert variants[META].flops > 3 * variants[ERM].flops
     assert cosine(variants["meta step, last layers"].meta_gradient, exact) < 0.99999
 
@@ -48,8 +54,8 @@ def test_each_variant_costs_what_it_should():
 def test_the_low_memory_step_of_a_residual_network():
     """A ResNet-8: the peak of plain training, at 12 forward passes where the one program takes 10 and ERM 3."""
     task = Task("resnet20", 32, (), (16, 16, 3), {"depth": 8})
-    arguments, state = step_variants.parts(task, jnp.float32)
-    batch, meta_batch = step_variants.examples(task)
+    arguments, state = step_tasks.parts(task, jnp.float32)
+    batch, meta_batch = step_tasks.examples(task)
     erm = Program(cmw.make_weighted_step(objective=arguments["objective"], optimizer=arguments["optimizer"]))
     meta, passes = Program(cmw.make_meta_step(**arguments)), []
     step = cmw.make_low_memory_step(**arguments, compile=lambda f: passes.append(Program(f)) or passes[-1])
@@ -65,15 +71,15 @@ def test_the_low_memory_step_of_a_residual_network():
 def test_bfloat16_computes_and_float32_learns():
     """Parameters, weight net and meta-gradient stay float32, and its direction stays."""
     task = Task("mlp", 64, (), (8, 8, 1), {"hidden": (32, 32)})
-    arguments, state = step_variants.parts(task, jnp.bfloat16)
+    arguments, state = step_tasks.parts(task, jnp.bfloat16)
     logits = MODELS["mlp"](num_classes=10, dtype=jnp.bfloat16, **task.fields).apply
     program = jax.jit(logits, static_argnames=("mutable",)).lower(
         {"params": state.params, **state.model_state},
-        step_variants.examples(task)[0]["image"],
+        step_tasks.examples(task)[0]["image"],
         mutable=("batch_stats",),
     )
     assert "bf16" in program.as_text()
-    new, metrics = jax.jit(cmw.make_meta_step(**arguments))(state, *step_variants.examples(task))
+    new, metrics = jax.jit(cmw.make_meta_step(**arguments))(state, *step_tasks.examples(task))
     trained = new.params, new.model_state, new.opt_state, new.weight_params, new.weight_opt_state[0], metrics
     assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
     gradient = vector(new.weight_opt_state[0])
@@ -125,7 +131,11 @@ class Perceptron(nn.Module):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("method", "options", "tolerance"),
-    [("second_order", {}, 1e-12), ("finite_difference", {"distance": 1e-5}, 1e-6)],
+    [
+        ("second_order", {}, 1e-12),
+        ("pruned_second_order", {}, 1e-12),
+        ("finite_difference", {"distance": 1e-5}, 1e-6),
+    ],
 )
 def test_pytorchs_meta_gradient_is_ours(method, options, tolerance):
     """Another library's second-order autograd is the oracle; both then take the same real step."""
@@ -137,7 +147,7 @@ def test_pytorchs_meta_gradient_is_ours(method, options, tolerance):
     model, net = Perceptron(), cmw.WeightNet(num_meta_classes=3, hidden=9, param_dtype=jnp.float64)
     variables = model.init(jax.random.key(0), jnp.ones((2, 5)))
     optimizers = {"optimizer": optax.sgd(0.1, momentum=0.9), "weight_optimizer": optax.adam(1e-3)}
-    optimizers["weight_optimizer"] = step_variants.recorded(optimizers["weight_optimizer"])
+    optimizers["weight_optimizer"] = step_tasks.recorded(optimizers["weight_optimizer"])
     state = cmw.MetaState.create(
         params=variables["params"],
         model_state={"batch_stats": variables["batch_stats"]},
@@ -192,10 +202,46 @@ def test_pytorchs_networks_are_ours(name, fields, peer):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
 
+def test_a_profile_is_left(tmp_path):
+    taken = []
+    variants = {name: Variant(lambda steps, name=name: taken.append((name, steps))) for name in (ERM, META)}
+    benchmark_step.profile(variants, tmp_path / "mlp")
+    assert taken == [(ERM, 3), (META, 3)]
+    assert list((tmp_path / "mlp").rglob("perfetto_trace.json.gz"))
+
+
+def test_a_group_is_the_steps_of_its_programs():
+    """A loop of ten steps and a single one make a group of 11, called once each in turn."""
+    optimizers = {"optimizer": optax.sgd(1.0), "weight_optimizer": step_tasks.recorded(optax.sgd(1.0))}
+    state = cmw.MetaState.create(
+        params=jnp.zeros(1), weight_params=jnp.ones(2), rng=jax.random.key(0), **optimizers
+    )
+
+    def one(state, batch):
+        return state.replace(step=state.step + 1), {}
+
+    loop, single = Step.scanned(one, jnp.zeros(1)), Step.of(one, jnp.zeros(1))
+    state, _ = loop.call(state, *loop.batches)
+    assert int(state.step) == loop.count == 10
+    seen = []
+    steps = [
+        dataclasses.replace(step, call=lambda *arguments, step=step: seen.append(step) or step.call(*arguments))
+        for step in (loop, single)
+    ]
+    variant = step_variants._variant(steps, state)
+    seen.clear()
+    variant.run(22)
+    assert variant.group == 11
+    assert seen == [loop, single] * 2
+
+
 def test_the_reports_ratios():
     """A peer's times are in units of its own plain training, and `speed_against` is a peer's over ours."""
     times = {ERM: 2.0, META: 6.0, "PyTorch, ERM": 4.0, "PyTorch, second order": 24.0}
-    variants = {name: Variant(lambda steps: None) for name in times}
+    variants = {
+        name: Variant(lambda steps: None, baseline="PyTorch, ERM" if "PyTorch" in name else ERM)
+        for name in times
+    }
     variants[ERM].flops, variants[META].flops = 3.0, 10.0
     variants[ERM].temporary_bytes = variants[META].temporary_bytes = 2**20
     variants[META].meta_gradient = np.array([3.0, 4.0])
