@@ -13,7 +13,6 @@ its folder is appended to their arguments as stage1=FOLDER. Where it fails, so d
 import dataclasses
 import fnmatch
 import json
-import os
 import runpy
 import sys
 import time
@@ -25,6 +24,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import TrainingDiverged, UsageError, first_line
+from cmwnet_jax.files import replace_file
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.run_folder import RunFolder
 
@@ -175,9 +175,7 @@ def _list_cells(file: Path, cells: list[str]) -> None:
     """Which cells there are, for the report, which else would miss every row in every column."""
     before = json.loads(file.read_text()) if file.exists() else []
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".cells.{os.getpid()}.partial")  # other jobs of the array write it, too
-    partial.write_text(json.dumps(list(dict.fromkeys([*before, *cells])), indent=0) + "\n")
-    os.replace(partial, file)
+    replace_file(file, json.dumps(list(dict.fromkeys([*before, *cells])), indent=0) + "\n")
 
 
 def main(argv: list[str]) -> None:

@@ -1,7 +1,6 @@
 """Class probabilities of a trained classifier, which feature-dependent noise is made from (Sec. 4.3)."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 import jax
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.files import replace_file
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.build_data import build_data, build_input
@@ -65,9 +65,7 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
     inputs = build_input(config, dataclasses.replace(data, splits=splits), 0, recipe.one_step_a_call)
     state = parallel.replicate(state)
     (posterior,) = inputs.map_split("test", probabilities)(state.params, state.model_state)
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, posterior)
-    os.replace(partial, path)
+    replace_file(path, lambda file: np.save(file, posterior))
     return path
 
 

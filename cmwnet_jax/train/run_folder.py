@@ -5,14 +5,14 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.files import replace_file, sync
 from cmwnet_jax.train import lock
 from cmwnet_jax.train.config import as_json, read_json
 
@@ -137,14 +137,14 @@ class RunFolder:
                 f"that its newest checkpoint has done: bring the file back, or remove the workdir to start over"
             )
         (self.path / "figures").mkdir(parents=True, exist_ok=True)
-        self._replace("config.json", as_json(config))
-        self._replace("metrics.jsonl", "".join(line + "\n" for line in kept))
+        replace_file(self.path / "config.json", as_json(config))
+        replace_file(self.path / "metrics.jsonl", "".join(line + "\n" for line in kept))
 
     def append_metrics(self, metrics: dict) -> None:
         """Adds one epoch's line to metrics.jsonl; a NaN becomes null."""
         with (self.path / "metrics.jsonl").open("ab") as file:
             file.write((_json(metrics) + "\n").encode())
-            _sync(file)  # a checkpoint of this epoch may follow, and must not outlive the line
+            sync(file)  # a checkpoint of this epoch may follow, and must not outlive the line
 
     def metrics(self) -> list[dict]:
         """The epochs so far."""
@@ -152,53 +152,36 @@ class RunFolder:
 
     def write_weights(self, **arrays: np.ndarray) -> None:
         """Writes weights.npz."""
-        self._replace("weights.npz", lambda file: np.savez_compressed(file, **arrays))
+        replace_file(self.path / "weights.npz", lambda file: np.savez_compressed(file, **arrays))
 
     def write_evaluation(self, **arrays: np.ndarray) -> None:
         """Writes evaluation.npz."""
-        self._replace("evaluation.npz", lambda file: np.savez_compressed(file, **arrays))
+        replace_file(self.path / "evaluation.npz", lambda file: np.savez_compressed(file, **arrays))
 
     def write_confidences(self, confidences: np.ndarray) -> None:
         """Writes confidences.npy."""
-        self._replace("confidences.npy", lambda file: np.save(file, confidences))
+        replace_file(self.path / "confidences.npy", lambda file: np.save(file, confidences))
 
     def write_corrections(self, **arrays: np.ndarray) -> None:
         """Writes corrected.npz."""
-        self._replace("corrected.npz", lambda file: np.savez_compressed(file, **arrays))
+        replace_file(self.path / "corrected.npz", lambda file: np.savez_compressed(file, **arrays))
 
     def write_initial_weight_net(self, content: bytes) -> None:
         """Writes initial_weight_net.safetensors."""
-        self._replace(self.initial_weight_net.name, lambda file: file.write(content))
+        replace_file(self.initial_weight_net, content)
 
     def write_result(self, result: dict) -> None:
         """Writes result.json, which says that the run is finished."""
-        self._replace("result.json", _json(result, indent=2) + "\n")
+        replace_file(self.path / "result.json", _json(result, indent=2) + "\n")
 
     def _metric_lines(self) -> list[str]:
         """Whole lines only: a killed run may have left half of one."""
         file = self.path / "metrics.jsonl"
         return file.read_text().split("\n")[:-1] if file.exists() else []
 
-    def _replace(self, name: str, content: str | Callable[[BinaryIO], None]) -> None:
-        """Writes a file beside its place and moves it there; `content` is its text or writes it."""
-        partial = self.path / f".{name}.partial"
-        try:
-            with partial.open("wb") as file:
-                content(file) if callable(content) else file.write(content.encode())
-                _sync(file)
-            os.replace(partial, self.path / name)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-
     @property
     def _lock_file(self) -> Path:
         return self.path / ".lock"
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _is_full_disk(error: BaseException | None) -> bool:

@@ -16,6 +16,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from cmwnet_jax.errors import UsageError, about, first_line
+from cmwnet_jax.files import replace_file
 from cmwnet_jax.transfer.saved import SavedWeightNet, check_format
 
 SUFFIX = ".safetensors"
@@ -54,10 +55,7 @@ def write_file(path: str | os.PathLike, saved: SavedWeightNet) -> None:
         raise UsageError(f"the file to write is {str(path)!r}, which exists: choose another")
     content = encoded(saved)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    # Not by save_file, whose files nobody else may read.
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    replace_file(path, content)  # not by save_file, whose files nobody else may read
 
 
 def encoded(saved: SavedWeightNet) -> bytes:
