@@ -8,8 +8,6 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests, and the commands that they start, share compiled programs with each other and with no one else.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-# Most of the suite's time is compilation, of programs that run for milliseconds.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
 import pytest
