@@ -1,9 +1,12 @@
-"""Files that are written as a whole or not at all."""
+"""Files that are written as a whole or not at all, and that are on the disk when they are said to be."""
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+_PARTIAL = ".partial"
 
 
 def replace_file(path: Path, content: bytes | str | Callable[[BinaryIO], None]) -> None:
@@ -16,8 +19,8 @@ def replace_file(path: Path, content: bytes | str | Callable[[BinaryIO], None]) 
     Raises:
         OSError: it cannot be written, e.g. on a full disk; what stood at `path` is untouched.
     """
-    # Other processes may write the same file, e.g. the jobs of an array.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Others may write the same file at the same time, e.g. the jobs of an array on several hosts.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
     try:
         with partial.open("wb") as file:
             if callable(content):
@@ -26,9 +29,14 @@ def replace_file(path: Path, content: bytes | str | Callable[[BinaryIO], None]) 
                 file.write(content.encode() if isinstance(content, str) else content)
             sync(file)
         os.replace(partial, path)
-    except OSError:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Removes what writers that were killed have left in a folder, where nobody else writes."""
+    for partial in folder.glob(f".*{_PARTIAL}"):
+        partial.unlink(missing_ok=True)
 
 
 def sync(file: BinaryIO) -> None:

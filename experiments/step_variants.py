@@ -121,10 +121,8 @@ def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
     if not parallel.loops_are_slow(erm_step, state, batch):
         ways[SCANNED_ERM] = [Step.scanned(erm_step, batch)]
         ways[SCANNED_META] = [Step.scanned(meta_step, batch, meta_batch)]
-    variants = {name: _variant(steps, state) for name, steps in ways.items()}
-    if SCANNED_META in variants:
-        variants[SCANNED_META].baseline = SCANNED_ERM
-    return variants, state
+    baselines = {SCANNED_META: SCANNED_ERM}
+    return {name: _variant(way, state, baselines.get(name, ERM)) for name, way in ways.items()}, state
 
 
 def exact_meta_gradient(task: Task, state: cmw.MetaState) -> np.ndarray:
@@ -140,7 +138,7 @@ def exact_meta_gradient(task: Task, state: cmw.MetaState) -> np.ndarray:
     return vector(new.weight_opt_state[0])
 
 
-def _variant(steps: list[Step], state: cmw.MetaState) -> Variant:
+def _variant(steps: list[Step], state: cmw.MetaState, baseline: str = ERM) -> Variant:
     """Steps that are taken in turn; all of them are compiled here."""
     holder = [jax.tree.map(jnp.copy, state)]
 
@@ -162,9 +160,11 @@ def _variant(steps: list[Step], state: cmw.MetaState) -> Variant:
     return Variant(
         run,
         group=group,
+        baseline=baseline,
         meta_gradient=first if known else None,
         compile_seconds=sum(program.seconds for program in dict.fromkeys(each)),
-        flops=sum(program.flops for program in each) / len(steps),  # a loop's body counts once
+        # A loop's body counts once in what the compiler says.
+        flops=sum(step.count * program.flops for step in steps for program in step.programs) / group,
         temporary_bytes=max(program.temporary_bytes for program in each),
     )
 

@@ -12,6 +12,7 @@ import optax
 import pytest
 from test_train import small_config
 
+from cmwnet_jax import files
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train import run_folder
 from cmwnet_jax.train.checkpoint import Checkpoints
@@ -256,7 +257,7 @@ def test_files_are_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(file):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(run_folder, "_sync", full)
+    monkeypatch.setattr(files, "sync", full)
     with pytest.raises(OSError):
         folder.write_result({"a": 2})
     assert names(Path(tmp_path)) == ["result.json"]

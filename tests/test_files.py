@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cmwnet_jax.files import replace_file
+from cmwnet_jax.files import remove_partial_files, replace_file
 
 
 @pytest.mark.parametrize(
@@ -20,16 +20,24 @@ def test_a_file_is_replaced(tmp_path, content):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
+@pytest.mark.parametrize("error", [OSError("No space left on device"), ValueError("x"), KeyboardInterrupt()])
+def test_what_cannot_be_written_leaves_what_was_there(error, tmp_path):
     def half(file):
         file.write(b"half")
         file.flush()
         assert path.read_bytes() == b"old"
-        raise OSError("No space left on device")
+        raise error
 
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(type(error)):
         replace_file(path, half)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    for name in (".result.json.0a1b2c3d.partial", "result.json", ".lock"):
+        (tmp_path / name).touch()
+    remove_partial_files(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"result.json", ".lock"}

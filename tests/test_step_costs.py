@@ -211,6 +211,14 @@ def test_a_profile_is_left(tmp_path):
     assert list((tmp_path / "mlp").rglob("perfetto_trace.json.gz"))
 
 
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_measured(tmp_path):
+    benchmark_step.check_folder("--profile", tmp_path / "new" / "folder")
+    assert (tmp_path / "new" / "folder").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(cmw.UsageError, match="--output needs the folder '.*file', which cannot be written"):
+        benchmark_step.check_folder("--output", tmp_path / "file")
+
+
 def test_a_group_is_the_steps_of_its_programs():
     """A loop of ten steps and a single one make a group of 11, called once each in turn."""
     optimizers = {"optimizer": optax.sgd(1.0), "weight_optimizer": step_tasks.recorded(optax.sgd(1.0))}
@@ -233,6 +241,8 @@ def test_a_group_is_the_steps_of_its_programs():
     seen.clear()
     variant.run(22)
     assert variant.group == 11
+    first, second = (step.programs[0].flops for step in (loop, single))
+    assert variant.flops == pytest.approx((10 * first + second) / 11)
     assert seen == [loop, single] * 2
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from cmwnet_jax.data.bias import BiasedLabels
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.files import replace_file
 from cmwnet_jax.meta_classes import MetaClasses
 
 _FORMAT = 1
@@ -59,8 +60,8 @@ def save_record(folder: str | os.PathLike, record: Record, true_labels: np.ndarr
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # The JSON last: it vouches for the arrays, and an old one does not vouch for new arrays.
-        _replace(folder / _NPZ, contents.getvalue())
-        _replace(folder / _JSON, text.encode())
+        replace_file(folder / _NPZ, contents.getvalue())
+        replace_file(folder / _JSON, text.encode())
     except OSError as error:
         raise UsageError(
             f"the record's folder is {str(folder)!r}, which cannot be written ({error}): choose another"
@@ -204,12 +205,3 @@ def _digest(*labels: np.ndarray) -> str:
 def _checksum(contents: bytes, fields: dict) -> str:
     """Of all that the two files hold."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode() + contents).hexdigest()
-
-
-def _replace(path: Path, contents: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(contents)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -6,7 +6,6 @@
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from cmwnet_jax.data import prepare
 from cmwnet_jax.data.builders import images
 from cmwnet_jax.data.builders.base import TEST_SPLITS
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.files import replace_file
 
 DATASETS = prepare.DATASETS
 _WEB_LABELS = ("animal10n", "webvision", "webvision_mini", "web_aircraft", "web_bird", "web_car")
@@ -223,9 +223,7 @@ def read_labels(source: Source, split: str) -> np.ndarray:
         labels[start : rows.stop] = [example["label"] for example in records.__getitems__(list(rows))]
     check_labels(labels, source.num_classes, f"{source.name}'s {split} labels")
     with contextlib.suppress(OSError):  # a folder that is shared and cannot be written costs time, no more
-        partial = kept.with_name(f".{kept.stem}.{os.getpid()}.partial.npy")
-        np.save(partial, labels)
-        os.replace(partial, kept)
+        replace_file(kept, lambda file: np.save(file, labels))
     return labels
 
 

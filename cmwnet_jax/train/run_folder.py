@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import UsageError, first_line
-from cmwnet_jax.files import replace_file, sync
+from cmwnet_jax.files import remove_partial_files, replace_file, sync
 from cmwnet_jax.train import lock
 from cmwnet_jax.train.config import as_json, read_json
 
@@ -137,6 +137,7 @@ class RunFolder:
                 f"that its newest checkpoint has done: bring the file back, or remove the workdir to start over"
             )
         (self.path / "figures").mkdir(parents=True, exist_ok=True)
+        remove_partial_files(self.path)
         replace_file(self.path / "config.json", as_json(config))
         replace_file(self.path / "metrics.jsonl", "".join(line + "\n" for line in kept))
 
