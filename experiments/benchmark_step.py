@@ -159,7 +159,7 @@ def make_table(report: dict) -> Table:
     torch = f", torch {versions['torch']}" if versions["torch"] else ""
     title = f"{report['device']}, {report['cores']} cores, {report['dtype']}, jax {versions['jax']}{torch}"
     caption = (
-        "x ERM in time: PyTorch's by its own ERM, a meta step of several in one program by ERM's of several"
+        "x ERM in time: PyTorch's by its own ERM, a meta step of ten in one program by ten ERM steps in one"
     )
     table = Table(title=title, caption=caption)
     table.add_column("model, variant")
@@ -230,8 +230,10 @@ def main(argv: list[str]) -> None:
     """Builds, measures, prints, writes."""
     del argv
     dtype = _DTYPE.value
-    for flag, folder in (("--output", Path(_OUTPUT.value).parent), ("--profile", Path(_PROFILE.value))):
-        check_folder(flag, folder)
+    if _OUTPUT.value:
+        check_folder("--output", Path(_OUTPUT.value).parent)
+    if _PROFILE.value:
+        check_folder("--profile", Path(_PROFILE.value))
     report = setting() | {"dtype": dtype, "rounds": _ROUNDS.value, "models": {}}
     for name in chosen_models(_MODELS.value):
         task = TASKS[name]
