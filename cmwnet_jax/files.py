@@ -1,7 +1,10 @@
-"""Files that are written as a whole or not at all, and that are on the disk when they are said to be."""
+"""Files that are written as a whole or not at all, and read only where they are files."""
 
+import errno
 import os
 import secrets
+import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -31,6 +34,52 @@ def replace_file(path: Path, content: bytes | str | Callable[[BinaryIO], None]) 
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes sure that a file can be written in a folder, or in the nearest one above that exists.
+
+    Args:
+        folder: may be missing; nothing is made or left there.
+
+    Raises:
+        OSError: it cannot.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=nearest):
+        pass
+
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def check_regular(path: Path) -> None:
+    """Makes sure that a path is a regular file, or a link to one, before it is opened.
+
+    A pipe would be waited on for ever, and a device such as /dev/zero be read until the memory is full.
+
+    Args:
+        path: from a user.
+
+    Raises:
+        OSError: it is missing, a link to something that is missing, or something else; `strerror` says which.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if not path.is_symlink():
+            raise
+        problem = f"a link to {os.readlink(path)!r}, which does not exist"
+        raise FileNotFoundError(errno.ENOENT, problem, str(path)) from None
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise OSError(errno.EINVAL, f"{kind}, expected a regular file", str(path))
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -36,6 +36,7 @@ from rich.table import Table
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.files import check_writable
 from experiments.step_tasks import DTYPES, TASKS
 from experiments.step_variants import (
     ERM,
@@ -219,11 +220,11 @@ def check_folder(flag: str, folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        raise UsageError(f"{flag} needs the folder {str(folder)!r}, which cannot be written: choose another")
+        check_writable(folder)
+    except OSError as error:
+        raise UsageError(
+            f"{flag} needs the folder {str(folder)!r}, which cannot be written: choose another"
+        ) from error
 
 
 def main(argv: list[str]) -> None:

@@ -1,9 +1,12 @@
 """Files are there as a whole or not at all."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from cmwnet_jax.files import remove_partial_files, replace_file
+from cmwnet_jax.files import check_regular, remove_partial_files, replace_file
 
 
 @pytest.mark.parametrize(
@@ -41,3 +44,23 @@ def test_what_killed_writers_left_is_removed(tmp_path):
         (tmp_path / name).touch()
     remove_partial_files(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"result.json", ".lock"}
+
+
+def test_only_regular_files_and_links_to_them_pass(tmp_path):
+    file, pipe = tmp_path / "file", tmp_path / "pipe"
+    link, dangling = tmp_path / "link", tmp_path / "dangling"
+    file.touch()
+    os.mkfifo(pipe)
+    link.symlink_to(file)
+    dangling.symlink_to("nowhere")
+    check_regular(file)
+    check_regular(link)
+    for path, kind in (
+        (pipe, "a named pipe"),
+        (Path("/dev/zero"), "a device"),
+        (tmp_path, "a folder"),
+        (dangling, "a link to 'nowhere', which does not exist"),
+        (tmp_path / "missing", "No such file"),
+    ):
+        with pytest.raises(OSError, match=kind):
+            check_regular(path)

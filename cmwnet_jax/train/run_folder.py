@@ -4,7 +4,6 @@ import contextlib
 import errno
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import UsageError, first_line
-from cmwnet_jax.files import remove_partial_files, replace_file, sync
+from cmwnet_jax.files import check_writable, remove_partial_files, replace_file, sync
 from cmwnet_jax.train import lock
 from cmwnet_jax.train.config import as_json, read_json
 
@@ -44,10 +43,8 @@ class RunFolder:
         """
         lock.check_free(self._lock_file)
         self._check_contents(config)
-        parent = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
         try:
-            with tempfile.TemporaryFile(dir=parent):
-                pass
+            check_writable(self.path)
         except OSError as error:
             raise UsageError(
                 f"workdir is {str(self.path)!r}, which cannot be written ({error.strerror}): choose another"
@@ -81,19 +78,15 @@ class RunFolder:
             raise UsageError(
                 f"workdir is {str(self.path)!r}, which holds a finished run: choose another folder or remove it"
             )
-        before = self.path / "config.json"
-        if not before.exists():
-            return
-        old, new = read_json(before.read_text()), read_json(as_json(config))
-        if old != new:
+        if self._config_file.exists() and (difference := self._difference(config)):
             raise UsageError(
                 f"workdir is {str(self.path)!r}, which holds an unfinished run of another config "
-                f"({_first_difference(old, new)}): choose another folder, or remove it"
+                f"({difference}): choose another folder, or remove it"
             )
 
     def check_finished(self, config: ConfigDict) -> None:
         """Raises a UsageError where the finished run in this folder is of another config."""
-        if read_json((self.path / "config.json").read_text()) != read_json(as_json(config)):
+        if self._difference(config):
             raise UsageError(
                 f"{self.path} holds a finished run of another config: remove it, or take another workdir"
             )
@@ -106,7 +99,7 @@ class RunFolder:
         """
         if not (self.path / "result.json").exists():
             raise UsageError(f"workdir is {str(self.path)!r}, which holds no finished run: train it first")
-        return ConfigDict(read_json((self.path / "config.json").read_text()))
+        return ConfigDict(read_json(self._config_file.read_text()))
 
     def from_own_copy(self, config: ConfigDict) -> ConfigDict:
         """The config, starting from the run's own copy of the weight net where there is one.
@@ -138,7 +131,7 @@ class RunFolder:
             )
         (self.path / "figures").mkdir(parents=True, exist_ok=True)
         remove_partial_files(self.path)
-        replace_file(self.path / "config.json", as_json(config))
+        replace_file(self._config_file, as_json(config))
         replace_file(self.path / "metrics.jsonl", "".join(line + "\n" for line in kept))
 
     def append_metrics(self, metrics: dict) -> None:
@@ -179,6 +172,15 @@ class RunFolder:
         """Whole lines only: a killed run may have left half of one."""
         file = self.path / "metrics.jsonl"
         return file.read_text().split("\n")[:-1] if file.exists() else []
+
+    def _difference(self, config: ConfigDict) -> str:
+        """The first between the run's config and another; empty where they are the same."""
+        old, new = read_json(self._config_file.read_text()), read_json(as_json(config))
+        return "" if old == new else _first_difference(old, new)
+
+    @property
+    def _config_file(self) -> Path:
+        return self.path / "config.json"
 
     @property
     def _lock_file(self) -> Path:
