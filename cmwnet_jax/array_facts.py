@@ -22,6 +22,16 @@ def to_host(tree: PyTree) -> PyTree:
     return jax.tree.map(np.asarray, jax.device_get(tree))
 
 
+def named(tree: PyTree) -> list[tuple[str, np.ndarray]]:
+    """Each array with its path in the tree.
+
+    Args:
+        tree: leaves are arrays, or anything that stands for one.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+
+
 def facts(tree: PyTree) -> Facts:
     """Shape, dtype and checksum of each array.
 
@@ -33,7 +43,7 @@ def facts(tree: PyTree) -> Facts:
     """
     return {
         name: {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": _crc32(array)}
-        for name, array in _named(tree)
+        for name, array in named(tree)
     }
 
 
@@ -44,7 +54,7 @@ def mismatches(found: Facts, expected: PyTree) -> str:
         found: of the file.
         expected: a pytree of arrays, or of anything with a shape and a dtype.
     """
-    wanted = {name: f"{tuple(array.shape)} {array.dtype}" for name, array in _named(expected)}
+    wanted = {name: f"{tuple(array.shape)} {array.dtype}" for name, array in named(expected)}
     had = {name: f"{tuple(fact['shape'])} {fact['dtype']}" for name, fact in found.items()}
     lines = [
         f"{name}: found {had.get(name, 'nothing')}, expected {wanted.get(name, 'nothing')}"
@@ -62,12 +72,7 @@ def damaged(found: Facts, tree: PyTree) -> list[str]:
         found: the facts that were saved with them.
         tree: leaves are numpy arrays, as read.
     """
-    return [name for name, array in _named(tree) if found[name]["crc32"] != _crc32(array)]
-
-
-def _named(tree: PyTree) -> list[tuple[str, np.ndarray]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+    return [name for name, array in named(tree) if found[name]["crc32"] != _crc32(array)]
 
 
 def _crc32(array: np.ndarray) -> int:

@@ -1,15 +1,140 @@
-"""Files that are written as a whole or not at all, and read only where they are files."""
+"""Paths from users; files that are written as a whole or not at all, and read only where they are files."""
 
+import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from cmwnet_jax.errors import UsageError, first_line
+
 _PARTIAL = ".partial"
+_ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes gs:/ of gs://
+_LONGEST_NAME, _LONGEST_PATH = 255, 3800  # bytes; of the system's 4096 some are for what is inside
+
+
+def local_path(field: str, given: str | os.PathLike) -> Path:
+    """The path that a user gave, with `~` filled in, checked before anything is done with it.
+
+    Args:
+        field: the flag, config field or argument that held it.
+        given: the path; nothing needs to be there.
+
+    Raises:
+        UsageError: it is empty, names another machine's files (gs://...), or no file system could have it.
+    """
+    text = os.fsdecode(given)
+    shown = repr(text) if len(text) <= 200 else f"{text[:100]!r}... ({len(text)} characters)"
+    if not text:
+        raise UsageError(f"{field} is empty, expected a path: name one")
+    if "\0" in text:
+        raise UsageError(f"{field} is {shown}, expected a path, in which there is no zero byte: take it out")
+    if _ELSEWHERE.match(text):
+        raise UsageError(
+            f"{field} is {shown}, expected a path of this machine's file system, whose files can be locked and "
+            f"replaced as a whole: mount what is elsewhere, or copy it"
+        )
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{field} is {shown}, whose user is not known ({error}): write the path out") from None
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if longest > _LONGEST_NAME or len(os.fsencode(path.absolute())) > _LONGEST_PATH:
+        raise UsageError(
+            f"{field} is {shown}, expected names of at most {_LONGEST_NAME} bytes, {_LONGEST_PATH} in all: "
+            f"choose a shorter one"
+        )
+    return path
+
+
+def local_folder(field: str, given: str | os.PathLike) -> Path:
+    """As `local_path`, of what is a folder, or could be made one.
+
+    Args:
+        field: the flag, config field or argument that held it.
+        given: the path.
+
+    Raises:
+        UsageError: as `local_path` says; or it, or what it would be in, is a file or cannot be looked at.
+    """
+    path = local_path(field, given)
+    with refused(field, path):
+        place = next(place for place in (path, *path.absolute().parents) if _is_there(place))
+        if not place.is_dir():
+            kind = f"a link to {os.readlink(place)!r}, which is no folder" if place.is_symlink() else "a file"
+            where = "which is" if place == path else f"but {str(place)!r} is"
+            raise UsageError(f"{field} is {str(path)!r}, {where} {kind}, expected a folder: choose another")
+    return path
+
+
+def folder_to_write(field: str, given: str | os.PathLike) -> Path:
+    """As `local_folder`, of one that can be written; nothing is made or left there.
+
+    Args:
+        field: the flag, config field or argument that held it.
+        given: the path.
+
+    Raises:
+        UsageError: as `local_folder` says; or it cannot be written.
+    """
+    path = local_folder(field, given)
+    with refused(field, path, "cannot be written"):
+        check_writable(path)
+    return path
+
+
+def file_to_write(field: str, given: str | os.PathLike, suffix: str) -> Path:
+    """As `local_path`, of a file that can be written; nothing is made or left there.
+
+    Args:
+        field: the flag, config field or argument that held it.
+        given: the path; its folder may be missing, and a file that is there may be replaced.
+        suffix: what its name has to end in, e.g. `.png`.
+
+    Raises:
+        UsageError: as `local_path` says; its name ends otherwise, it is a folder, or in one that cannot be
+            written.
+    """
+    path = local_path(field, given)
+    if path.suffix != suffix:
+        raise UsageError(f"{field} is {str(path)!r}, expected a name that ends in {suffix}")
+    folder_to_write(field, path.parent)
+    if path.is_dir():
+        raise UsageError(
+            f"{field} is {str(path)!r}, which is a folder, expected a file to write: choose another"
+        )
+    return path
+
+
+@contextlib.contextmanager
+def refused(field: str, path: Path, problem: str = "cannot be used") -> Iterator[None]:
+    """Turns what the file system says of a path that a user gave into a UsageError.
+
+    Args:
+        field: the flag, config field or argument that held it.
+        path: the path.
+        problem: what an OSError means.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{field} is {str(path)!r}, which {problem} ({first_line(error)}): choose another"
+        ) from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a file, folder or link; a folder that may not be searched is an OSError."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def replace_file(path: Path, content: bytes | str | Callable[[BinaryIO], None]) -> None:

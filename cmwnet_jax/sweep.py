@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import TrainingDiverged, UsageError, first_line
-from cmwnet_jax.files import replace_file
+from cmwnet_jax.files import folder_to_write, local_folder, replace_file
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.run_folder import RunFolder
 
@@ -183,7 +183,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
     path = command.required(_CONFIG.value, "config", "a config file, e.g. --config=experiments/compare.py")
-    workdir = Path(command.required(_WORKDIR.value, "workdir", "the folder for all runs")).expanduser()
+    workdir = local_folder("--workdir", command.required(_WORKDIR.value, "workdir", "the folder for all runs"))
     try:
         names = runpy.run_path(path)
     except OSError as error:
@@ -198,6 +198,7 @@ def main(argv: list[str]) -> None:
         for run in runs:
             print(f"{'done' if run.is_done else 'to do'}  {run.arg}")
         return
+    folder_to_write("--workdir", workdir)
     _list_cells(workdir / "cells.json", names["get_cells"]())
     failures = sweep(names["get_config"], runs)
     print(f"{sum(run.is_done for run in runs)} of {len(runs)} runs are done, in {workdir}")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.files import file_to_write
 from cmwnet_jax.report.contact_sheet import save_contact_sheet
 from cmwnet_jax.train.build_data import Data, build_data
 from cmwnet_jax.train.posterior import save_posterior
@@ -33,6 +34,7 @@ _MOST_CLASSES = 20  # of a longer list, the largest and the smallest are shown
 def describe() -> None:
     """Sizes, classes before and after, the true noise rate, the transition matrix, the meta-classes."""
     config = command.required(_CONFIG.value, "config", "e.g. --config=experiments/digits.py")
+    picture = file_to_write("--picture", _PICTURE.value, ".png")
     data = build_data(config)
     console = Console()
     console.print(_classes(data))
@@ -40,7 +42,6 @@ def describe() -> None:
         console.print(_transitions(data))
     for line in _summary(config, data):
         console.print(line, soft_wrap=True)
-    picture = Path(_PICTURE.value).expanduser()
     _draw(data, picture)
     console.print(f"examples: {picture}", soft_wrap=True)
 

@@ -18,6 +18,7 @@ from absl import logging
 
 from cmwnet_jax.data.builders import BUILDERS, LocalBuilder
 from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.files import local_folder
 
 TFDS_TEST_SPLITS = {
     "mnist": "test",
@@ -53,7 +54,7 @@ def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.Data
     """
     if name not in DATASETS:
         raise unknown_name("data.name", name, DATASETS)
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    root = _root(data_dir)
     tfds.disable_progress_bar()
     try:
         folder = _local(BUILDERS[name], root, raw_dir) if name in BUILDERS else _by_tfds(name, root, raw_dir)
@@ -63,6 +64,13 @@ def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.Data
             "folder that can be written"
         ) from error
     return tfds.builder_from_directory(folder)
+
+
+def _root(data_dir: str) -> Path:
+    field, given = "data.dir", data_dir
+    if not given:
+        field, given = "TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return local_folder(field, given)
 
 
 def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str) -> Path:

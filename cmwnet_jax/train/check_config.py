@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from cmwnet_jax.data.augment import PAD_MODES
 from cmwnet_jax.data.sources import DATASETS
 from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.files import local_path
 from cmwnet_jax.models import MODELS
 from cmwnet_jax.soft_labels import SECOND_LOSSES
 from cmwnet_jax.step_parts import NORMALIZATIONS
@@ -16,6 +17,19 @@ PATHS = ("auto", "device", "stream")
 DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("steps", "warm_restarts")
 LOSSES = ("cross_entropy", "focal", "gce", "ldam")
+
+_FILES = (
+    "data.dir",
+    "data.raw_dir",
+    "data.record",
+    "data.posterior",
+    "data.confidences",
+    "data.human_labels",
+    "data.open_set_raw_dir",
+    "model.pretrained",
+    "weight_net.init",
+    "loss.forward_posterior",
+)
 
 _LEAST = (
     ("num_epochs", 1),
@@ -95,6 +109,9 @@ def check_config(config: ConfigDict) -> None:
     for field, known in _NAMES:
         if _get(config, field) not in known:
             raise unknown_name(field, _get(config, field), known)
+    for field in _FILES:
+        if _get(config, field):
+            local_path(field, _get(config, field))
     for field, least in _LEAST:
         value = _get(config, field)
         if not least <= value < (float("inf") if isinstance(value, float) else 2**63):

@@ -1,5 +1,6 @@
 """Checkpoints with Orbax: the state, the epoch under way, the weight net as an item that restores alone."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -15,7 +16,9 @@ import orbax.checkpoint as ocp
 
 from cmwnet_jax import array_facts, transfer
 from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.files import local_folder
 from cmwnet_jax.train import parallel
+from cmwnet_jax.transfer import orbax_folder
 from cmwnet_jax.types import MetaState, PyTree
 
 _STATE, _EPOCH = "state", "epoch"
@@ -52,18 +55,31 @@ class Checkpoints:
         Args:
             folder: of the checkpoints.
             keep: how many of the newest to keep.
+
+        Raises:
+            UsageError: a file stands where the folder or a checkpoint belongs, or the path cannot be used.
         """
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = local_folder("the folder for checkpoints", folder).absolute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for place in self._folder.iterdir():
+            if place.name.isdecimal() and not place.is_dir():
+                raise UsageError(f"{str(place)!r} is a file where a checkpoint belongs: move it away")
+        self._saving = 0  # the number of the checkpoint that is being written
+        self._ends = contextlib.ExitStack()
+        plain = self._ends.enter_context(orbax_folder.plainly_named(self._folder))
         # Each process of a run has a folder of its own, so that none waits for another here.
         process = parallel.process_index()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
         )
         self._manager = ocp.CheckpointManager(
-            folder,
+            plain,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=False, cleanup_tmp_directories=True, multiprocessing_options=alone
+                max_to_keep=keep,
+                create=False,
+                cleanup_tmp_directories=True,
+                multiprocessing_options=alone,
+                async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
             ),
             item_names=(_STATE, _EPOCH, transfer.ITEM, _CONTENTS),
         )
@@ -104,7 +120,17 @@ class Checkpoints:
         items[_CONTENTS] = ocp.args.JsonSave({name: array_facts.facts(part) for name, part in parts.items()})
         if weight_net is not None:
             items[transfer.ITEM] = transfer.save_args(weight_net)
+        self._saving = steps_done
         self._manager.save(steps_done, args=ocp.args.Composite(**items))
+
+    def _seal(self) -> None:
+        """Adds checksums to each item of the checkpoint being written, before it appears under its number."""
+        (partial,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        for item in partial.iterdir():
+            if item.is_dir():
+                if item.name != _CONTENTS:
+                    orbax_folder.check_has_arrays(item)
+                orbax_folder.seal(item, steps_done=self._saving)
 
     def restore(self, template: MetaState) -> Restored:
         """The newest checkpoint that is whole; 0 steps, the template and no epoch where there is none.
@@ -146,9 +172,15 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+            self._ends.close()
 
     def _read(self, steps_done: int, template: MetaState) -> Restored:
         """One checkpoint; any error but a UsageError means that it is damaged."""
+        for name in (_CONTENTS, _STATE, _EPOCH):
+            item = self._folder / str(steps_done) / name
+            broken = orbax_folder.is_sealed(item) and orbax_folder.broken_seal(item, steps_done=steps_done)
+            if broken:
+                raise ValueError(broken)
         args = ocp.args.Composite(**{_CONTENTS: ocp.args.JsonRestore()})
         contents = self._manager.restore(steps_done, args=args)[_CONTENTS]
         expected = jax.eval_shape(_arrays, template)
@@ -181,7 +213,9 @@ class Checkpoints:
 
     def _set_aside(self, reasons: dict[int, str], restored: int) -> None:
         """Moves damaged checkpoints beside the folder: training on will write their numbers again."""
-        beside = self._folder.with_name("damaged_checkpoints")
+        beside = local_folder(
+            "the place for damaged checkpoints", self._folder.with_name("damaged_checkpoints")
+        )
         beside.mkdir(exist_ok=True)
         for steps_done in reasons:
             places = (beside / f"{steps_done}{suffix}" for suffix in ("", *(f"_{i}" for i in range(1, 1000))))

@@ -9,8 +9,10 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.files import check_regular, refused
 
 _PATIENCE_SECONDS = 1.0  # another process that only looks holds the lock for an instant
 
@@ -22,10 +24,11 @@ def check_free(file: Path) -> None:
         file: the lock's; it may be missing.
 
     Raises:
-        UsageError: another process holds it.
+        UsageError: another process holds it, or it is no file that can be read.
     """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError), file.open() as opened:
-        _acquire(opened.fileno(), fcntl.LOCK_SH, file)
+    if os.path.lexists(file):
+        with _opened(file, "r") as opened:
+            _acquire(opened.fileno(), fcntl.LOCK_SH, file)
 
 
 @contextlib.contextmanager
@@ -38,14 +41,21 @@ def hold(file: Path) -> Iterator[None]:
         file: the lock's, made where it is missing; it names the process that had it last.
 
     Raises:
-        UsageError: another process holds it.
+        UsageError: another process holds it, or it is no file that can be written.
     """
-    with file.open("a+") as opened:
+    with _opened(file, "a+") as opened:
         _acquire(opened.fileno(), fcntl.LOCK_EX, file)
         opened.truncate(0)
         opened.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
         opened.flush()
         yield
+
+
+def _opened(file: Path, mode: str) -> TextIO:
+    with refused("the lock", file):
+        if os.path.lexists(file):
+            check_regular(file)
+        return file.open(mode)
 
 
 def _acquire(descriptor: int, kind: int, file: Path) -> None:

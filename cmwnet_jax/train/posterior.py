@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.files import replace_file
+from cmwnet_jax.files import file_to_write, replace_file
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.build_data import build_data, build_input
@@ -30,9 +30,7 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
     Raises:
         UsageError: the run is not finished, was trained on biased labels, or streams its data.
     """
-    folder, path = RunFolder(workdir), Path(output).expanduser()
-    if path.suffix != ".npy":
-        raise UsageError(f"output is {output!r}, expected a file name that ends in .npy")
+    folder, path = RunFolder(workdir), file_to_write("output", output, ".npy")
     config = folder.finished_config()
     data = build_data(config)
     is_biased = data.biased.is_wrong.any() or len(data.biased.ids) != len(data.true_labels)

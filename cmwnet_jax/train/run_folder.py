@@ -11,7 +11,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import UsageError, first_line
-from cmwnet_jax.files import check_writable, remove_partial_files, replace_file, sync
+from cmwnet_jax.files import (
+    folder_to_write,
+    local_folder,
+    local_path,
+    remove_partial_files,
+    replace_file,
+    sync,
+)
 from cmwnet_jax.train import lock
 from cmwnet_jax.train.config import as_json, read_json
 
@@ -22,7 +29,7 @@ class RunFolder:
     """Reads and writes one run's files; each file is replaced as a whole or not at all."""
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path).expanduser().absolute()
+        self.path = local_path("workdir", path).absolute()
 
     @property
     def checkpoints(self) -> Path:
@@ -41,14 +48,11 @@ class RunFolder:
             UsageError: another process is running in the folder, or it cannot be written, or holds a
                 finished run or another config's.
         """
+        local_folder("workdir", self.path)
         lock.check_free(self._lock_file)
         self._check_contents(config)
-        try:
-            check_writable(self.path)
-        except OSError as error:
-            raise UsageError(
-                f"workdir is {str(self.path)!r}, which cannot be written ({error.strerror}): choose another"
-            ) from error
+        for folder in (self.path, self.checkpoints, self.path / "figures", self.path / "tensorboard"):
+            folder_to_write("workdir" if folder == self.path else f"the workdir's {folder.name}", folder)
 
     @contextlib.contextmanager
     def writing(self, config: ConfigDict) -> Iterator[None]:

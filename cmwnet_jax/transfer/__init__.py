@@ -1,8 +1,8 @@
 """Weight nets to hand around: a run's, a checkpoint's, a folder or one small file (Algorithm 2)."""
 
 import os
-from pathlib import Path
 
+from cmwnet_jax.files import local_path, refused
 from cmwnet_jax.transfer.folder import ITEM as ITEM
 from cmwnet_jax.transfer.folder import read_folder
 from cmwnet_jax.transfer.folder import save_args as save_args
@@ -21,4 +21,7 @@ def load_weight_net(path: str | os.PathLike) -> SavedWeightNet:
     Raises:
         UsageError: there is no weight net, it is damaged, or of another format.
     """
-    return read_file(path) if Path(path).expanduser().is_file() else read_folder(path)
+    given = local_path("path", path)
+    with refused("path", given, "cannot be read"):
+        is_file = given.is_file()
+    return read_file(given) if is_file else read_folder(given)

@@ -8,8 +8,6 @@ import FILE   writes a file's weight net to a folder: --output=FOLDER. FILE is a
 PATH: a run, a checkpoint, a folder of cmw.save_weight_net, or an exported file.
 """
 
-from pathlib import Path
-
 import numpy as np
 from absl import flags
 from rich.console import Console
@@ -18,6 +16,7 @@ from rich.table import Table
 from cmwnet_jax import command
 from cmwnet_jax.drawing import meta_class_names
 from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.files import file_to_write
 from cmwnet_jax.report.figures import save_weighting_functions
 from cmwnet_jax.transfer import SavedWeightNet, load_weight_net, save_weight_net
 from cmwnet_jax.transfer.portable import PUBLISHED_HEADS, read_file, write_file
@@ -38,6 +37,7 @@ def show(path: str) -> None:
     Args:
         path: anything that `load_weight_net` reads.
     """
+    picture = file_to_write("--picture", _PICTURE.value, ".png")
     saved = load_weight_net(path)
     console = Console()
     facts = Table(title=f"weight net of {path}", show_header=False)
@@ -45,7 +45,6 @@ def show(path: str) -> None:
         facts.add_row(name, str(value))
     console.print(facts)
     console.print(_weights(saved))
-    picture = Path(_PICTURE.value).expanduser()
     save_weighting_functions(
         {"grid": (grid := np.linspace(0, saved.loss_range[1], 200)), "functions": saved.functions(grid)}
         | {"centers": saved.centers},

@@ -1,6 +1,8 @@
 """Weight nets as folders: an Orbax item that restores alone."""
 
 import os
+import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,15 @@ import orbax.checkpoint as ocp
 from numpy.typing import ArrayLike
 
 from cmwnet_jax import array_facts
-from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.errors import UsageError, about, first_line
+from cmwnet_jax.files import folder_to_write, local_path, refused
+from cmwnet_jax.transfer.orbax_folder import (
+    broken_seal,
+    check_has_arrays,
+    is_sealed,
+    plainly_named,
+    seal,
+)
 from cmwnet_jax.transfer.saved import SavedWeightNet, check_format
 from cmwnet_jax.types import PyTree
 
@@ -35,7 +45,7 @@ def save_weight_net(
         provenance: anything that JSON can hold, for whoever finds the file.
 
     Raises:
-        UsageError: the folder exists, or the arguments do not fit each other.
+        UsageError: the folder exists or cannot be written, or the arguments do not fit each other.
 
     Example:
         >>> import tempfile, jax, numpy as np
@@ -47,17 +57,38 @@ def save_weight_net(
         >>> load_weight_net(path).weight_net.hidden
         5
     """
-    path = Path(path).expanduser().absolute()
+    path = folder_to_write("path", path).absolute()
     if path.exists():
         raise UsageError(f"path is {str(path)!r}, which exists, expected a new folder: choose another")
-    saved = SavedWeightNet(
-        array_facts.to_host(weight_params),
-        np.asarray(centers, np.float64),
-        (float(loss_range[0]), float(loss_range[1])),
-        provenance or {},
-    )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        checkpointer.save(path, args=save_args(saved))
+    try:
+        numbers, (low, high) = np.asarray(centers, np.float64), map(float, loss_range)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"centers is {centers!r} and loss_range {loss_range!r}, expected K numbers and two of them "
+            f"({first_line(error)})"
+        ) from error
+    args = save_args(SavedWeightNet(array_facts.to_host(weight_params), numbers, (low, high), provenance or {}))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".cmwnet_jax_") as beside:
+            _write(Path(beside), args)
+            os.rename(Path(beside) / ITEM, path)
+    except UsageError:
+        raise
+    except Exception as error:  # Orbax's and TensorStore's errors have nothing else in common
+        raise UsageError(
+            f"path is {str(path)!r}, which cannot be written ({first_line(error)}): choose another"
+        ) from error
+
+
+def _write(folder: Path, args: ocp.args.PyTreeSave) -> None:
+    """Writes the weight net's folder into this one, and reads it back."""
+    with plainly_named(folder) as plain:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(plain / ITEM, args=args)
+        check_has_arrays(plain / ITEM)
+    seal(folder / ITEM)
+    _read(folder / ITEM)
 
 
 def save_args(saved: SavedWeightNet) -> ocp.args.PyTreeSave:
@@ -70,8 +101,8 @@ def save_args(saved: SavedWeightNet) -> ocp.args.PyTreeSave:
         UsageError: its parts do not fit each other.
     """
     saved.check()
-    about = {**saved.about(), "arrays": array_facts.facts(saved.weight_params)}
-    return ocp.args.PyTreeSave(saved.weight_params, custom_metadata=about)
+    header = {**saved.about(), "arrays": array_facts.facts(saved.weight_params)}
+    return ocp.args.PyTreeSave(saved.weight_params, custom_metadata=header)
 
 
 def read_folder(path: str | os.PathLike) -> SavedWeightNet:
@@ -84,15 +115,29 @@ def read_folder(path: str | os.PathLike) -> SavedWeightNet:
     Raises:
         UsageError: there is no weight net, it is damaged, or of another format.
     """
-    item = _find(Path(path).expanduser().absolute())
+    given = local_path("path", path).absolute()
+    with refused("path", given, "cannot be read"):
+        item = _find(given)
+    number = {"steps_done": int(item.parent.name)} if _is_checkpoint(item.parent) else {}
+    wrong = broken_seal(item, **number) if is_sealed(item) else ""
+    if wrong:
+        raise UsageError(f"path is {str(item)!r}, a weight net that is damaged ({wrong}): use another copy")
+    return _read(item)
+
+
+def _read(item: Path) -> SavedWeightNet:
+    """Reads a weight net's own folder."""
     try:
-        handler = ocp.PyTreeCheckpointHandler()
-        about = handler.metadata(item).custom_metadata
-        check_format(item, about)
-        with ocp.Checkpointer(handler) as checkpointer:
-            weight_params = checkpointer.restore(item)
-        wrong = array_facts.mismatches(about["arrays"], weight_params)
-        wrong = wrong or ", ".join(array_facts.damaged(about["arrays"], weight_params))
+        with plainly_named(item) as plain:
+            handler = ocp.PyTreeCheckpointHandler()
+            header = handler.metadata(plain).custom_metadata
+            if not isinstance(header, dict) or "format" not in header:
+                raise _none(item)
+            check_format(item, header)
+            with ocp.Checkpointer(handler) as checkpointer:
+                weight_params = checkpointer.restore(plain)
+        wrong = array_facts.mismatches(header["arrays"], weight_params)
+        wrong = wrong or ", ".join(array_facts.damaged(header["arrays"], weight_params))
     except UsageError:
         raise
     except Exception as error:  # Orbax's and TensorStore's errors have nothing else in common
@@ -101,17 +146,27 @@ def read_folder(path: str | os.PathLike) -> SavedWeightNet:
         ) from error
     if wrong:
         raise UsageError(f"path is {str(item)!r}, a weight net that is damaged ({wrong}): use another copy")
-    return SavedWeightNet.of(weight_params, about)
+    with about(f"path is {str(item)!r}"):
+        return SavedWeightNet.of(weight_params, header)
 
 
 def _find(path: Path) -> Path:
     """The weight net's own folder."""
-    steps = [step for step in path.glob("checkpoints/*") if step.name.isdigit()]
+    steps = [step for step in path.glob("checkpoints/*") if _is_checkpoint(step)]
     newest = max(steps, key=lambda step: int(step.name), default=path)
     for item in (path, path / ITEM, newest / ITEM):
         if (item / "_METADATA").is_file():
             return item
-    raise UsageError(
-        f"path is {str(path)!r}, which holds no weight net, expected a folder of save_weight_net, a checkpoint "
+    raise _none(path)
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return re.fullmatch("0|[1-9][0-9]*", folder.name) is not None and folder.is_dir()
+
+
+def _none(path: Path) -> UsageError:
+    problem = "which holds no weight net" if path.exists() else "which does not exist"
+    return UsageError(
+        f"path is {str(path)!r}, {problem}, expected a folder of save_weight_net, a checkpoint "
         f"or a run whose weight net has begun to learn: check the path, the run's method and its warm-up"
     )

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,12 +16,14 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
+from cmwnet_jax import array_facts
 from cmwnet_jax.errors import UsageError, about, first_line
-from cmwnet_jax.files import replace_file
+from cmwnet_jax.files import check_regular, file_to_write, local_path, refused, replace_file
 from cmwnet_jax.transfer.saved import SavedWeightNet, check_format
+from cmwnet_jax.types import PyTree
 
 SUFFIX = ".safetensors"
-_KEY = "cmwnet_jax"
+_KEY, _CHECKSUM = "cmwnet_jax", "crc32"
 
 PUBLISHED_HEADS = (1, 2, 0)
 """The published weight net's heads for small, moderate and large classes; K-means had shuffled them (Q6)."""
@@ -48,14 +51,13 @@ def write_file(path: str | os.PathLike, saved: SavedWeightNet) -> None:
     Raises:
         UsageError: the file exists, has another ending, or the weight net's parts do not fit each other.
     """
-    path = Path(path).expanduser()
-    if path.suffix != SUFFIX:
-        raise UsageError(f"the file to write is {str(path)!r}, expected a name that ends in {SUFFIX}")
-    if path.exists():
+    path = file_to_write("the file to write", path, SUFFIX)
+    if os.path.lexists(path):
         raise UsageError(f"the file to write is {str(path)!r}, which exists: choose another")
     content = encoded(saved)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, content)  # not by save_file, whose files nobody else may read
+    with refused("the file to write", path, "cannot be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content)  # not by save_file, whose files nobody else may read
 
 
 def encoded(saved: SavedWeightNet) -> bytes:
@@ -72,7 +74,14 @@ def encoded(saved: SavedWeightNet) -> bytes:
         name: np.ascontiguousarray(array)
         for name, array in traverse_util.flatten_dict(saved.weight_params, sep="/").items()
     }
-    return safetensors.numpy.save(arrays, {_KEY: json.dumps(saved.about())})
+    text = json.dumps(saved.about())
+    return safetensors.numpy.save(arrays, {_KEY: text, _CHECKSUM: _checksum(text, saved.weight_params)})
+
+
+def _checksum(text: str, weight_params: PyTree) -> str:
+    """Of the JSON as it is written and of each array's name, shape, dtype and values."""
+    facts = json.dumps(array_facts.facts(weight_params), sort_keys=True)
+    return f"{zlib.crc32(f'{text} {facts}'.encode()):08x}"
 
 
 def read_file(path: str | os.PathLike, heads: Sequence[int] = PUBLISHED_HEADS) -> SavedWeightNet:
@@ -86,7 +95,7 @@ def read_file(path: str | os.PathLike, heads: Sequence[int] = PUBLISHED_HEADS) -
     Raises:
         UsageError: there is no such file, it is damaged, of another format, or holds no weight net.
     """
-    path = Path(path).expanduser()
+    path = local_path("path", path)
     if path.suffix not in (SUFFIX, ".npz"):
         raise UsageError(
             f"{path} ends in {path.suffix!r}, expected {SUFFIX} or .npz; pickles (.pth) could run any code "
@@ -95,16 +104,34 @@ def read_file(path: str | os.PathLike, heads: Sequence[int] = PUBLISHED_HEADS) -
     if path.suffix == ".npz":
         return _published(path, heads)
     try:
+        check_regular(path)
         with safetensors.safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})[_KEY])
+            metadata = file.metadata() or {}
+            if not metadata.keys() & {_KEY, _CHECKSUM}:
+                raise UsageError(
+                    f"{path} has other arrays, it holds no weight net that can be read, expected a file that "
+                    f"`python -m cmwnet_jax.transfer export` has written: check the path"
+                )
+            header = json.loads(metadata[_KEY])
             check_format(path, header)
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+        weight_params = traverse_util.unflatten_dict(flat, sep="/")
         with about(str(path)):
-            return SavedWeightNet.of(traverse_util.unflatten_dict(flat, sep="/"), header)
+            saved = SavedWeightNet.of(weight_params, header)
+        _check_whole(path, metadata, weight_params)
+        return saved
     except UsageError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise UsageError(f"{path} holds no weight net that can be read ({first_line(error)})") from error
+
+
+def _check_whole(path: Path, metadata: dict[str, str], weight_params: PyTree) -> None:
+    """Checks the checksum; files of earlier versions have none, and their metadata nothing but the JSON."""
+    if metadata.keys() == {_KEY}:
+        return
+    if metadata.get(_CHECKSUM) != _checksum(metadata[_KEY], weight_params):
+        raise UsageError(f"{path} is damaged, it holds other values than were written: use another copy")
 
 
 def _published(path: Path, heads: Sequence[int]) -> SavedWeightNet:

@@ -1,6 +1,7 @@
 """A learned weight net with what is needed to use it elsewhere."""
 
 import dataclasses
+import json
 import math
 import os
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from cmwnet_jax import array_facts
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.types import PyTree
 from cmwnet_jax.weight_net import WeightNet, weighting_functions
 
@@ -84,10 +85,19 @@ class SavedWeightNet:
         Raises:
             UsageError: they do not fit each other.
         """
-        centers = np.array(about["centers"], np.float64)
-        low, high = about["loss_range"]
-        saved = cls(weight_params, centers, (float(low), float(high)), about["provenance"])
+        try:
+            centers = np.array(about["centers"], np.float64)
+            low, high = map(float, about["loss_range"])
+            count, provenance = about["num_meta_classes"], dict(about["provenance"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"what it says of itself cannot be read ({error!r}): use another copy") from error
+        saved = cls(weight_params, centers, (low, high), provenance)
         saved.check()
+        if count != saved.num_meta_classes:
+            raise UsageError(
+                f"num_meta_classes is {count!r}, but the weight net has {saved.num_meta_classes} heads: use "
+                f"another copy"
+            )
         return saved
 
     def check(self) -> None:
@@ -97,11 +107,24 @@ class SavedWeightNet:
             UsageError: says which does not, of the parameters by the array's name.
         """
         heads = _check_arrays(self.weight_params)
-        if self.centers.shape != (heads,) or np.any(np.diff(self.centers) < 0):
+        known = self.centers[~np.isnan(self.centers)]
+        if (
+            self.centers.shape != (heads,)
+            or len(known) not in (0, heads)
+            or not np.all(np.isfinite(known) & (known >= 0))
+            or np.any(np.diff(known) < 0)
+        ):
             raise UsageError(
-                f"centers is {self.centers.tolist()}, expected {heads} in ascending order, one for each "
-                f"head of the weight net: pass MetaClasses.centers"
+                f"centers is {self.centers.tolist()}, expected {heads} in ascending order, one class size for "
+                f"each head of the weight net, or NaN for all: pass MetaClasses.centers"
             )
+        try:
+            json.dumps(self.provenance)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(
+                f"provenance is {self.provenance!r}, expected what JSON can hold ({first_line(error)}): give "
+                f"text, numbers and lists"
+            ) from None
         low, high = self.loss_range
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
             raise UsageError(f"loss_range is {self.loss_range}, expected two finite numbers, the lower first")
@@ -151,5 +174,15 @@ def _check_arrays(weight_params: PyTree) -> int:
         raise UsageError(
             f"weight_params do not fit each other, with {heads} heads and {hidden} hidden units by the biases "
             f"({different}): pass what WeightNet(...).init gave and the steps have trained"
+        )
+    if min(heads, hidden) < 1:
+        raise UsageError(
+            f"weight_params have {heads} heads and {hidden} hidden units, expected at least one of each"
+        )
+    wrong = [name for name, array in array_facts.named(weight_params) if not np.all(np.isfinite(array))]
+    if wrong:
+        raise UsageError(
+            f"weight_params have NaN or infinite numbers in {', '.join(wrong)}: take a weight net from before "
+            f"its training broke down"
         )
     return heads
