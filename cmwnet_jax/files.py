@@ -28,7 +28,10 @@ def local_path(field: str, given: str | os.PathLike) -> Path:
     Raises:
         UsageError: it is empty, names another machine's files (gs://...), or no file system could have it.
     """
-    text = os.fsdecode(given)
+    try:
+        text = os.fsdecode(given)
+    except TypeError:
+        raise UsageError(f"{field} is {given!r}, expected a path: name one") from None
     shown = repr(text) if len(text) <= 200 else f"{text[:100]!r}... ({len(text)} characters)"
     if not text:
         raise UsageError(f"{field} is empty, expected a path: name one")

@@ -17,7 +17,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ from rich.table import Table
 from cmwnet_jax import command
 from cmwnet_jax.data.batches import meta_rows
 from cmwnet_jax.data.meta_set import MetaSet
+from cmwnet_jax.files import folder_to_write, local_path
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import Recipe, build_recipe
 from cmwnet_jax.train.build_data import Data, build_data, build_input
@@ -199,14 +199,17 @@ def main(argv: list[str]) -> None:
     """Builds, measures, prints."""
     del argv
     config = command.required(_CONFIG.value, "config", "this file, --config=experiments/benchmark_input.py")
+    file = local_path("--json", _JSON.value) if _JSON.value else None
+    if file is not None:
+        folder_to_write("--json", file.parent)
     data = build_data(config)
     recipe = build_recipe(config, data)
     seconds = measure(_runs(config, data, recipe), _REPEATS.value)
     steps = recipe.order.steps
     print_table(seconds, steps * config.batch_size, steps)
-    if _JSON.value:
+    if file is not None:
         numbers = {"device": parallel.describe(), "jax": jax.__version__, "cores": os.cpu_count()}
-        Path(_JSON.value).write_text(json.dumps(numbers | {"seconds_an_epoch": seconds}, indent=2) + "\n")
+        file.write_text(json.dumps(numbers | {"seconds_an_epoch": seconds}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from rich.table import Table
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError, unknown_name
-from cmwnet_jax.files import check_writable
+from cmwnet_jax.files import check_writable, local_path
 from experiments.step_tasks import DTYPES, TASKS
 from experiments.step_variants import (
     ERM,
@@ -232,9 +232,9 @@ def main(argv: list[str]) -> None:
     del argv
     dtype = _DTYPE.value
     if _OUTPUT.value:
-        check_folder("--output", Path(_OUTPUT.value).parent)
+        check_folder("--output", local_path("--output", _OUTPUT.value).parent)
     if _PROFILE.value:
-        check_folder("--profile", Path(_PROFILE.value))
+        check_folder("--profile", local_path("--profile", _PROFILE.value))
     report = setting() | {"dtype": dtype, "rounds": _ROUNDS.value, "models": {}}
     for name in chosen_models(_MODELS.value):
         task = TASKS[name]
@@ -243,11 +243,11 @@ def main(argv: list[str]) -> None:
         exact = exact_meta_gradient(task, state)
         report["models"][name] = results(variants, measure(variants, _ROUNDS.value), exact)
         if _PROFILE.value:
-            profile(variants, Path(_PROFILE.value) / name)
+            profile(variants, Path(_PROFILE.value).expanduser() / name)
         print(f"{name}: measured", file=sys.stderr, flush=True)
     Console(width=None if sys.stdout.isatty() else 190).print(make_table(report))
     if _OUTPUT.value:
-        Path(_OUTPUT.value).write_text(json.dumps(report, indent=2) + "\n")
+        Path(_OUTPUT.value).expanduser().write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

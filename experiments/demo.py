@@ -16,6 +16,7 @@ from rich.table import Table
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.files import folder_to_write
 from cmwnet_jax.report.figures import save_weighting_figure
 from cmwnet_jax.report.find import Found
 from cmwnet_jax.report.runs import mean_and_sd
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
     started = time.perf_counter()
-    workdir = Path(_WORKDIR.value)
+    workdir = folder_to_write("--workdir", _WORKDIR.value)
     runs = run_all(workdir, _SEEDS.value, _DATA_DIR.value)
     print_table(runs)
     picture = workdir / "weighting.png"

@@ -1,8 +1,11 @@
 """Checkpoints: what they hold, and what happens when they, the disk or the folder are not as they should be."""
 
+import itertools
 import os
+import re
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 
 import jax
@@ -18,6 +21,7 @@ from cmwnet_jax.train import run_folder
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.run_folder import RunFolder
+from cmwnet_jax.transfer import orbax_folder
 from cmwnet_jax.types import MetaState
 
 
@@ -135,6 +139,132 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept_aside(damage, tmp_path):
         checkpoints.save(6, state(60))  # training on arrives there again
     assert names(tmp_path / "damaged_checkpoints") == ["6"]
     check_equal(restored(folder)[1], state(60))
+
+
+def unsealed(folder):
+    """As checkpoints of earlier versions are, without checksums of their files."""
+    for file in folder.rglob("checksums.json"):
+        file.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "damage", [truncated("state"), with_a_bit_flipped("state"), with_a_bit_flipped("epoch")]
+)
+def test_checkpoints_of_earlier_versions_restore_or_are_passed_over(damage, tmp_path):
+    folder = unsealed(saved(tmp_path / "checkpoints"))
+    assert restored(folder)[0] == 6
+    damage(folder / "6")
+    with pytest.warns(UserWarning, match="going on from the one before, 4"):
+        number, got, _ = restored(folder)
+    assert number == 4
+    check_equal(got, state(4))
+
+
+def change(content, how, rng):
+    """A file's content with one byte or bit changed, or half of it gone, or all."""
+    place = rng.integers(len(content))
+    if how == "cut":
+        return content[:place]
+    if how == "emptied":
+        return b""
+    added = rng.integers(1, 256) if how == "a byte" else content[place] ^ 1 << rng.integers(8)
+    changed = (content[place] + added) % 256 if how == "a byte" else added
+    return content[:place] + bytes([changed]) + content[place + 1 :]
+
+
+def test_whatever_happens_to_a_file_what_restores_is_right(tmp_path):
+    """Each of a checkpoint's files, changed in one of five ways by turns; Orbax's own are not all looked at."""
+    rng, tiny = np.random.default_rng(0), lambda number: state(number, width=2)
+    with Checkpoints(tmp_path / "whole" / "checkpoints", 2) as checkpoints:
+        for number in (4, 6):
+            checkpoints.save(number, tiny(number), epoch=epoch_of(number))
+    files = sorted(path for path in (tmp_path / "whole/checkpoints/6").rglob("*") if path.is_file())
+    assert len(files) > 20
+    ways = itertools.cycle(["a byte", "a bit", "cut", "gone", "emptied"])
+    for place, (file, how) in enumerate(zip(files + files, ways, strict=False)):
+        copy = shutil.copytree(tmp_path / "whole", tmp_path / str(place))
+        changed = copy / file.relative_to(tmp_path / "whole")
+        changed.unlink() if how == "gone" else changed.write_bytes(change(file.read_bytes(), how, rng))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            number, got, epoch = restored(copy / "checkpoints", tiny(0))
+        in_item = file.parent.name != "6" and file.name != "checksums.json"
+        assert number in ((4,) if in_item else (4, 6)), (changed, how)
+        check_equal(got, tiny(number))
+        check_epoch(epoch, epoch_of(number))
+        assert (copy / "damaged_checkpoints" / "6").exists() == (number == 4)
+
+
+@pytest.mark.parametrize("name", ["lr=[0.1]", "[!a]*?{b,c}", "a\\b", "gs:", "a\nb", "\udcff"])
+def test_a_folder_may_have_any_name(name, tmp_path):
+    folder = saved(tmp_path / name / "checkpoints")
+    assert names(tmp_path / name) == ["checkpoints"]
+    assert names(folder) == ["4", "6"]
+    number, got, epoch = restored(folder)
+    assert number == 6
+    check_equal(got, state(6))
+    check_epoch(epoch, epoch_of(6))
+    with_a_bit_flipped("state")(folder / "6")
+    with pytest.warns(UserWarning, match="going on from the one before, 4"):
+        assert restored(folder)[0] == 4
+    assert names(tmp_path / name / "damaged_checkpoints") == ["6"]
+
+
+def test_arrays_that_were_not_written_are_noticed_before_the_checkpoint_appears(tmp_path, monkeypatch):
+    """As Orbax does where it takes the folder's path for a pattern."""
+    monkeypatch.setattr(orbax_folder, "_PLAIN", re.compile(".*"))
+    with pytest.raises(UsageError, match="Orbax has written no arrays into .*/(state|epoch)"):
+        saved(tmp_path / "lr=[0.1]" / "checkpoints", numbers=(2,))
+    monkeypatch.undo()
+    assert restored(tmp_path / "lr=[0.1]" / "checkpoints")[0] == 0
+
+
+def test_an_older_checkpoint_under_a_newer_number_is_damaged(tmp_path):
+    folder = saved(tmp_path / "checkpoints")
+    shutil.copytree(folder / "4", folder / "8")
+    with pytest.warns(UserWarning, match=r"8: contents is of steps_done 4\): going on from the one before, 6"):
+        number, got, _ = restored(folder)
+    assert number == 6
+    check_equal(got, state(6))
+    assert names(tmp_path / "damaged_checkpoints") == ["8"]
+
+
+def test_a_file_where_a_folder_belongs_is_named(tmp_path):
+    folder = saved(tmp_path / "checkpoints")
+    (folder / "8").touch()
+    with pytest.raises(UsageError, match="checkpoints/8' is a file where a checkpoint belongs: move it away"):
+        restored(folder)
+    (folder / "8").unlink()
+    truncated("state")(folder / "6")
+    (tmp_path / "damaged_checkpoints").touch()
+    with pytest.raises(UsageError, match=r"damaged checkpoints is '.*/damaged_checkpoints', which is a file"):
+        restored(folder)
+    assert names(folder) == ["4", "6"]
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"checkpoints is '.*/file', which is a file, expected a folder"):
+        restored(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["run", "run/checkpoints", "run/figures", "run/tensorboard", "run/.lock"])
+def test_what_stands_in_a_runs_way_is_named_before_anything_is_written(name, tmp_path):
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    os.mkfifo(place) if name.endswith(".lock") else place.touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(
+        UsageError, match=r"which is a file, expected a folder|a named pipe, expected a regular"
+    ):
+        train(small_config(), tmp_path / "run")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("workdir", ["", "gs://bucket/run", "s3://bucket/run", "x" * 300])
+def test_a_workdir_that_is_no_local_path_is_refused_before_anything_is_written(workdir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"^workdir is .*expected"):
+        train(small_config(), workdir)
+    assert names(tmp_path) == []
 
 
 def test_where_all_are_damaged_nothing_is_touched(tmp_path):

@@ -6,7 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmwnet_jax.files import check_regular, remove_partial_files, replace_file
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.files import (
+    check_regular,
+    file_to_write,
+    folder_to_write,
+    local_folder,
+    local_path,
+    remove_partial_files,
+    replace_file,
+)
 
 
 @pytest.mark.parametrize(
@@ -64,3 +73,70 @@ def test_only_regular_files_and_links_to_them_pass(tmp_path):
     ):
         with pytest.raises(OSError, match=kind):
             check_regular(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("", "workdir is empty, expected a path"),
+        (None, "workdir is None, expected a path"),
+        (7, "workdir is 7, expected a path"),
+        ("a\0b", r"workdir is 'a\\x00b', expected a path, in which there is no zero byte"),
+        ("gs://bucket/run", "workdir is 'gs://bucket/run', expected a path of this machine's file system"),
+        ("s3://bucket/run", "expected a path of this machine's"),
+        ("hdfs://host/run", "expected a path of this machine's"),
+        ("file:///tmp/run", "expected a path of this machine's"),
+        (Path("gs://bucket/run"), "workdir is 'gs:/bucket/run', expected a path of this machine's"),
+        ("~nobody_of_that_name/run", "whose user is not known"),
+        ("a/" + "b" * 256, r"'a/b+'\.\.\. \(258 characters\), expected names of at most 255 bytes"),
+        ("\N{GREEK SMALL LETTER ALPHA}" * 128, "expected names of at most 255 bytes"),
+        ("abc/" * 1000, "expected names of at most 255 bytes, 3800 in all"),
+    ],
+)
+def test_what_is_no_path_of_this_machine_is_refused_in_one_line(given, problem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=problem) as raised:
+        local_path("workdir", given)
+    assert "\n" not in str(raised.value)
+    for check in (local_folder, folder_to_write):
+        with pytest.raises(UsageError, match=problem):
+            check("workdir", given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_of_this_machine_pass_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, path in (("~/run", tmp_path / "run"), ("a:b/c", Path("a:b/c")), ("lr=[0.1]", Path("lr=[0.1]"))):
+        assert local_path("workdir", given) == path
+    assert folder_to_write("workdir", "~/deep/run") == tmp_path / "deep" / "run"
+    assert file_to_write("--picture", "~/deep/a.png", ".png") == tmp_path / "deep" / "a.png"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_where_folders_belong_and_folders_that_cannot_be_written_are_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "a.png").mkdir()
+    for name, problem in (
+        ("file", "file', which is a file, expected a folder: choose another"),
+        ("file/run", "file/run', but '.*/file' is a file, expected a folder"),
+        ("dangling", "dangling', which is a link to 'nowhere', which is no folder, expected a folder"),
+        ("dangling/run", "but '.*/dangling' is a link to 'nowhere'"),
+        ("loop", "which is a link to 'loop', which is no folder"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            local_folder("workdir", tmp_path / name)
+    with pytest.raises(UsageError, match=r"--picture is .*a.png', which is a folder, expected a file"):
+        file_to_write("--picture", tmp_path / "a.png", ".png")
+    with pytest.raises(UsageError, match="expected a name that ends in .png"):
+        file_to_write("--picture", tmp_path / "a.jpg", ".png")
+    with pytest.raises(UsageError, match="workdir is '/proc/run', which cannot be written"):
+        folder_to_write("workdir", "/proc/run")
+
+    def denied(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "lstat", denied)
+    with pytest.raises(UsageError, match=r"which cannot be used \(Permission denied\)"):
+        local_folder("workdir", tmp_path / "run")

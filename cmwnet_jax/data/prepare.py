@@ -133,7 +133,7 @@ def _by_tfds(name: str, root: Path, raw_dir: str) -> Path:
 
 
 def _prepare_by_tfds(name: str, root: Path, raw_dir: str) -> None:
-    config = tfds.download.DownloadConfig(manual_dir=raw_dir or None)
+    config = tfds.download.DownloadConfig(manual_dir=os.path.expanduser(raw_dir) or None)
     try:
         builder = tfds.builder(name, data_dir=root, file_format="array_record")
         builder.download_and_prepare(download_config=config)

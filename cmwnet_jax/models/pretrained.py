@@ -73,7 +73,7 @@ def load_pretrained(path: str | Path, model_name: str, variables: PyTree) -> tup
     """
     if model_name not in _LAYOUTS:
         raise unknown_name("the model to load pretrained weights into", model_name, _LAYOUTS)
-    layout, arrays = _LAYOUTS[model_name], _read(Path(path))
+    layout, arrays = _LAYOUTS[model_name], _read(Path(path).expanduser())
     arrays = {name: a for name, a in arrays.items() if not name.endswith(".num_batches_tracked")}
     flat = traverse_util.flatten_dict(variables)
     names = {key: _torch_name(key, layout.head) for key in flat}

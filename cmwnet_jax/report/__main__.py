@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.files import folder_to_write, local_path
 from cmwnet_jax.report.figures import save_column_figures
 from cmwnet_jax.report.find import Found, find_cells, find_runs
 from cmwnet_jax.report.tables import accuracy_table, auc_table, csv_text, missing, read_paper
@@ -28,12 +29,14 @@ def main(argv: list[str]) -> None:
     """Finds, prints, writes, draws."""
     if len(argv) < 2:
         raise UsageError("got no folder, expected one or more, e.g. python -m cmwnet_jax.report runs/compare")
-    runs = find_runs(argv[1:])
+    folders = [local_path("a folder of runs", folder) for folder in argv[1:]]
+    output = folder_to_write("--output", _OUTPUT.value)
+    runs = find_runs(folders)
     known = _PAPER.value or (_PAPER_NUMBERS if Path(_PAPER_NUMBERS).is_file() else "")
     tables = [accuracy_table(runs, read_paper(known) if known else {}), auc_table(runs)]
     tables = [table for table in tables if table.rows]
-    absent = missing(runs, find_cells(argv[1:]))
-    console, output = Console(), Path(_OUTPUT.value).expanduser()
+    absent = missing(runs, find_cells(folders))
+    console = Console()
     for table in tables:
         for part in table.by_first_part():
             console.print(part.rich())

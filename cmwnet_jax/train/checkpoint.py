@@ -128,7 +128,7 @@ class Checkpoints:
         (partial,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
         for item in partial.iterdir():
             if item.is_dir():
-                if item.name != _CONTENTS:
+                if item.name in (_STATE, _EPOCH, transfer.ITEM):
                     orbax_folder.check_has_arrays(item)
                 orbax_folder.seal(item, steps_done=self._saving)
 
