@@ -1,12 +1,18 @@
 """Weight nets as files."""
 
+import os
+import re
+import shutil
+
 import jax
 import numpy as np
 import pytest
+from test_checkpoint import state
 
 import cmwnet_jax as cmw
-from cmwnet_jax.transfer import saved
-from cmwnet_jax.transfer.portable import write_file
+from cmwnet_jax.train.checkpoint import Checkpoints
+from cmwnet_jax.transfer import orbax_folder, saved
+from cmwnet_jax.transfer.portable import read_file, write_file
 
 K = 3
 
@@ -46,6 +52,23 @@ def test_a_weight_net_comes_back_with_all_that_its_use_needs(tmp_path):
         ({"centers": [10, 50, 20]}, "in ascending order"),
         ({"loss_range": (0.0, float("nan"))}, "expected two finite numbers"),
         ({"loss_range": (2.0, 1.0)}, "the lower first"),
+        ({"centers": [900, float("nan"), 10]}, r"centers is \[900.0, nan, 10.0\], expected 3 in ascending"),
+        ({"centers": [10, 50, float("inf")]}, "in ascending order"),
+        ({"centers": [-1, 50, 60]}, "in ascending order"),
+        ({"centers": "small"}, "centers is 'small' and loss_range .*, expected K numbers and two of them"),
+        ({"loss_range": (1.0,)}, "expected K numbers and two of them"),
+        (
+            {"provenance": {"seeds": {1, 2}}},
+            r"provenance is \{'seeds': \{1, 2\}\}, expected what JSON can hold",
+        ),
+        (
+            {"weight_params": jax.tree.map(lambda a: a * np.nan, weight_params())},
+            "have NaN or .* params/heads/bias",
+        ),
+        (
+            {"weight_params": with_array("heads", "bias", np.array([0, np.inf, 0], np.float32))},
+            "weight_params have NaN or infinite numbers in params/heads/bias: take",
+        ),
         ({"weight_params": {"w": np.ones(3)}}, "not a WeightNet's"),
         (
             {"weight_params": with_array("heads", "kernel", np.ones((11, 2), np.float32))},
@@ -80,16 +103,105 @@ def test_nothing_is_overwritten(tmp_path):
     assert (tmp_path / "net" / "mine").exists()
 
 
-def test_a_damaged_or_missing_weight_net_is_named(tmp_path):
-    with pytest.raises(cmw.UsageError, match="holds no weight net"):
-        cmw.load_weight_net(tmp_path)
+@pytest.mark.parametrize(
+    "name", ["", "gs://bucket/net", "s3://bucket/net", "a\0b", "x" * 300, "file", "file/net"]
+)
+def test_where_nothing_can_be_written_one_sentence_says_so(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for use in (save, cmw.load_weight_net):
+        if use is save or not name.startswith("file"):
+            with pytest.raises(cmw.UsageError, match=r"^path is .*expected") as raised:
+                use(name)
+            assert "\n" not in str(raised.value)
+    with pytest.raises(cmw.UsageError, match=r"^path is '/proc/net', which cannot be written"):
+        save("/proc/net")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize("name", ["lr=[0.1]", "[!a]*?{b,c}", "a\\b", "gs:", "a\nb", "deep/[er]"])
+def test_a_folder_may_have_any_name(name, tmp_path):
+    save(tmp_path / name / name)
+    loaded = cmw.load_weight_net(tmp_path / name / name)
+    jax.tree.map(np.testing.assert_array_equal, loaded.weight_params, weight_params())
+    assert list((tmp_path / name).iterdir()) == [tmp_path / name / name.split("/")[0]]  # nothing beside it
+
+
+def test_arrays_that_were_not_written_are_noticed(tmp_path, monkeypatch):
+    """As Orbax does where it takes the folder's path for a pattern."""
+    monkeypatch.setattr(orbax_folder, "_PLAIN", re.compile(".*"))
+    with pytest.raises(cmw.UsageError, match="Orbax has written no arrays"):
+        save(tmp_path / "lr=[0.1]" / "net")
+    assert list((tmp_path / "lr=[0.1]").iterdir()) == []
+
+
+def test_what_holds_no_weight_net_is_named(tmp_path):
+    (tmp_path / "file.txt").write_text("text")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with Checkpoints(tmp_path / "without" / "checkpoints", 1) as checkpoints:
+        checkpoints.save(3, state())
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for name, problem in (
+        ("file.txt", "file.txt ends in '.txt', expected .safetensors or .npz"),
+        ("missing", "missing', which does not exist, expected a folder of save_weight_net"),
+        ("empty", "empty', which holds no weight net"),
+        ("run", "run', which holds no weight net"),
+        ("without", "without', which holds no weight net"),
+        ("without/checkpoints/3", "3', which holds no weight net"),
+        ("without/checkpoints/3/state", "state', which holds no weight net"),
+    ):
+        with pytest.raises(cmw.UsageError, match=problem) as raised:
+            cmw.load_weight_net(tmp_path / name)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(cmw.UsageError, match="a named pipe, expected a regular file"):
+        read_file(tmp_path / "pipe.safetensors")
+
+
+def with_a_bit_flipped(file, rng):
+    content = bytearray(file.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    file.write_bytes(content)
+
+
+def test_whatever_bit_of_a_folder_flips_is_noticed(tmp_path):
     save(tmp_path / "net")
+    rng = np.random.default_rng(0)
+    files = [path for path in (tmp_path / "net").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for file in files:
+        content = file.read_bytes()
+        for _ in range(5):
+            with_a_bit_flipped(file, rng)
+            with pytest.raises(cmw.UsageError, match="a weight net that is damaged"):
+                cmw.load_weight_net(tmp_path / "net")
+        file.write_bytes(content)
+    cmw.load_weight_net(tmp_path / "net")
+
+
+def test_a_folder_of_an_earlier_version_has_checksums_of_its_arrays_alone(tmp_path):
+    save(tmp_path / "net")
+    (tmp_path / "net" / "checksums.json").unlink()
+    assert cmw.load_weight_net(tmp_path / "net").provenance == {"dataset": "d"}
     file = max((p for p in (tmp_path / "net").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(cmw.UsageError, match="a weight net that (is damaged|cannot be read)"):
         cmw.load_weight_net(tmp_path / "net")
+
+
+def test_an_older_checkpoints_weight_net_under_a_newer_number_is_not_taken_for_the_newest(tmp_path):
+    save(tmp_path / "net")
+    with Checkpoints(tmp_path / "checkpoints", 2) as checkpoints:
+        for number in (4, 6):
+            checkpoints.save(number, state(number), cmw.load_weight_net(tmp_path / "net"))
+    assert cmw.load_weight_net(tmp_path).num_meta_classes == K
+    shutil.copytree(tmp_path / "checkpoints" / "4", tmp_path / "checkpoints" / "8")
+    with pytest.raises(cmw.UsageError, match=r"8/weight_net', .* damaged \(weight_net is of steps_done 4\)"):
+        cmw.load_weight_net(tmp_path)
+    (tmp_path / "checkpoints" / "9").touch()
+    cmw.load_weight_net(tmp_path / "checkpoints" / "6")
 
 
 def test_a_weight_net_of_a_newer_format_is_not_guessed_at(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Weight nets as one file, and as a command."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import traverse_util
 from test_train import launch
 from test_transfer import save, weight_params
 
@@ -105,6 +107,58 @@ def test_files_that_hold_no_weight_net_are_named(tmp_path):
     (tmp_path / "half.safetensors").write_bytes((tmp_path / "plain.safetensors").read_bytes()[:20])
     with pytest.raises(cmw.UsageError, match="holds no weight net that can be read"):
         cmw.load_weight_net(tmp_path / "half.safetensors")
+
+
+def test_whatever_bit_of_a_file_flips_is_noticed(tmp_path):
+    save(tmp_path / "net")
+    write_file(tmp_path / "net.safetensors", cmw.load_weight_net(tmp_path / "net"))
+    content = (tmp_path / "net.safetensors").read_bytes()
+    rng = np.random.default_rng(0)
+    for place in range(len(content)):
+        changed = bytes([content[place] ^ 1 << rng.integers(8)])
+        (tmp_path / "net.safetensors").write_bytes(content[:place] + changed + content[place + 1 :])
+        with pytest.raises(cmw.UsageError) as raised:
+            read_file(tmp_path / "net.safetensors")
+        assert "net.safetensors" in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, None),
+        ({"num_meta_classes": 5}, "old.safetensors: num_meta_classes is 5, but the weight net has 3 heads"),
+        ({"centers": [10.0, 50.0]}, r"centers is \[10.0, 50.0\], expected 3 in ascending order"),
+        ({"centers": [900.0, 50.0, 10.0]}, "in ascending order"),
+        ({"centers": [900.0, None, 10.0]}, "in ascending order"),
+        ({"centers": "small"}, "what it says of itself cannot be read"),
+        ({"centers": {"a": 1}}, "what it says of itself cannot be read"),
+        ({"loss_range": [1.0]}, "what it says of itself cannot be read"),
+        ({"loss_range": [0.0, None]}, "what it says of itself cannot be read"),
+        ({"loss_range": [8.0, 1.0]}, "the lower first"),
+        ({"provenance": [1, 2]}, "what it says of itself cannot be read"),
+        ({"params/heads/bias": [0.0, float("nan"), 0.0]}, "NaN or infinite numbers in params/heads/bias"),
+        ({"params/shared/kernel": [[float("-inf")] * 11]}, "NaN or infinite numbers in params/shared/kernel"),
+        ({"params/shared/kernel": [[0.0] * 10]}, "weight_params do not fit each other"),
+    ],
+)
+def test_files_of_earlier_versions_load_where_their_parts_fit(changes, message, tmp_path):
+    """They have no checksum, as if somebody had written them by hand."""
+    arrays = traverse_util.flatten_dict(jax.tree.map(np.asarray, weight_params()), sep="/")
+    header = {"format": 1, "num_meta_classes": 3, "centers": [10.0, 50.0, 900.0], "loss_range": [0.25, 8.0]}
+    header["provenance"] = {"dataset": "d"}
+    for name, value in changes.items():
+        if name in arrays:
+            arrays[name] = np.array(value, np.float32)
+        else:
+            header[name] = value
+    safetensors.numpy.save_file(arrays, tmp_path / "old.safetensors", {"cmwnet_jax": json.dumps(header)})
+    if message is None:
+        assert cmw.load_weight_net(tmp_path / "old.safetensors").provenance == {"dataset": "d"}
+        return
+    with pytest.raises(cmw.UsageError, match=message) as raised:
+        cmw.load_weight_net(tmp_path / "old.safetensors")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.whole_runs
