@@ -17,7 +17,7 @@ from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train import build_data as build_data_module
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.build_data import build_data
-from cmwnet_jax.train.check_config import check_config
+from cmwnet_jax.train.check_config import FILES, check_config
 from cmwnet_jax.train.config import as_json, default_config
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.methods import METHODS
@@ -197,3 +197,10 @@ def test_a_config_of_ones_own_by_path_and_print_config(tmp_path):
     assert json.loads(done.stdout) == json.loads(as_json(expected))
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "did you mean 'cmwnet'" in wrong.stderr
+
+
+@pytest.mark.parametrize("field", FILES)
+def test_files_elsewhere_are_refused_by_name(field):
+    config = small_config(**{field.replace(".", "__"): "gs://bucket/x"})
+    with pytest.raises(UsageError, match=f"^{field} is 'gs://bucket/x', expected a path of this machine's"):
+        check_config(config)

@@ -243,3 +243,21 @@ class TestHumanLabels:
             human_labels(self.write(tmp_path, worse_label=self.WORSE), self.by_class())
         with pytest.raises(UsageError, match="path of the human labels is empty"):
             human_labels("", self.by_class())
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "environment", "problem"),
+    [
+        ("gs://bucket", "", "data.dir is 'gs://bucket', expected a path of this machine's"),
+        ("", "s3://bucket", "TFDS_DATA_DIR is 's3://bucket', expected a path of this machine's"),
+        ("file", "", "data.dir is 'file', which is a file, expected a folder"),
+        ("", "file/sets", "TFDS_DATA_DIR is 'file/sets', but '.*/file' is a file, expected a folder"),
+    ],
+)
+def test_where_no_data_can_be_kept_one_sentence_says_so(data_dir, environment, problem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", environment)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=problem):
+        prepare.prepared("digits", data_dir)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]

@@ -18,7 +18,7 @@ from absl import logging
 
 from cmwnet_jax.data.builders import BUILDERS, LocalBuilder
 from cmwnet_jax.errors import UsageError, unknown_name
-from cmwnet_jax.files import local_folder
+from cmwnet_jax.files import local_folder, local_path
 
 TFDS_TEST_SPLITS = {
     "mnist": "test",
@@ -67,10 +67,15 @@ def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.Data
 
 
 def _root(data_dir: str) -> Path:
+    """The folder of all prepared data sets."""
     field, given = "data.dir", data_dir
     if not given:
         field, given = "TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return local_folder(field, given)
+    path = local_path(field, given)
+    try:
+        return local_folder(field, path)
+    except UsageError as error:
+        raise UsageError(f"{error}, with --config.data.dir") from error
 
 
 def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str) -> Path:

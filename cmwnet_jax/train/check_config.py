@@ -18,7 +18,7 @@ DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("steps", "warm_restarts")
 LOSSES = ("cross_entropy", "focal", "gce", "ldam")
 
-_FILES = (
+FILES = (
     "data.dir",
     "data.raw_dir",
     "data.record",
@@ -109,7 +109,7 @@ def check_config(config: ConfigDict) -> None:
     for field, known in _NAMES:
         if _get(config, field) not in known:
             raise unknown_name(field, _get(config, field), known)
-    for field in _FILES:
+    for field in FILES:
         if _get(config, field):
             local_path(field, _get(config, field))
     for field, least in _LEAST:
