@@ -70,8 +70,10 @@ def local_folder(field: str, given: str | os.PathLike) -> Path:
         place = next(place for place in (path, *path.absolute().parents) if _is_there(place))
         if not place.is_dir():
             kind = f"a link to {os.readlink(place)!r}, which is no folder" if place.is_symlink() else "a file"
-            where = "which is" if place == path else f"but {str(place)!r} is"
-            raise UsageError(f"{field} is {str(path)!r}, {where} {kind}, expected a folder: choose another")
+            where = "is" if place == path else f"cannot be written or read, as {str(place)!r} is"
+            raise UsageError(
+                f"{field} is {str(path)!r}, which {where} {kind}, expected a folder: choose another"
+            )
     return path
 
 

@@ -120,9 +120,9 @@ def test_files_where_folders_belong_and_folders_that_cannot_be_written_are_named
     (tmp_path / "a.png").mkdir()
     for name, problem in (
         ("file", "file', which is a file, expected a folder: choose another"),
-        ("file/run", "file/run', but '.*/file' is a file, expected a folder"),
+        ("file/run", "file/run', which cannot be written or read, as '.*/file' is a file, expected a folder"),
         ("dangling", "dangling', which is a link to 'nowhere', which is no folder, expected a folder"),
-        ("dangling/run", "but '.*/dangling' is a link to 'nowhere'"),
+        ("dangling/run", "as '.*/dangling' is a link to 'nowhere'"),
         ("loop", "which is a link to 'loop', which is no folder"),
     ):
         with pytest.raises(UsageError, match=problem):

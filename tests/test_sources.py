@@ -251,7 +251,11 @@ class TestHumanLabels:
         ("gs://bucket", "", "data.dir is 'gs://bucket', expected a path of this machine's"),
         ("", "s3://bucket", "TFDS_DATA_DIR is 's3://bucket', expected a path of this machine's"),
         ("file", "", "data.dir is 'file', which is a file, expected a folder"),
-        ("", "file/sets", "TFDS_DATA_DIR is 'file/sets', but '.*/file' is a file, expected a folder"),
+        (
+            "",
+            "file/sets",
+            "TFDS_DATA_DIR is 'file/sets', which cannot be written or read, as '.*/file' is a file, expected a folder",
+        ),
     ],
 )
 def test_where_no_data_can_be_kept_one_sentence_says_so(data_dir, environment, problem, tmp_path, monkeypatch):
