@@ -254,7 +254,7 @@ class TestHumanLabels:
         (
             "",
             "file/sets",
-            "TFDS_DATA_DIR is 'file/sets', which cannot be written or read, as '.*/file' is a file, expected a folder",
+            "TFDS_DATA_DIR is 'file/sets', which cannot be written or read, as '.*/file' is a file",
         ),
     ],
 )
