@@ -124,6 +124,8 @@ def test_a_folder_may_have_any_name(name, tmp_path):
     save(tmp_path / name / name)
     loaded = cmw.load_weight_net(tmp_path / name / name)
     jax.tree.map(np.testing.assert_array_equal, loaded.weight_params, weight_params())
+    save(tmp_path / "checkpoints" / "5" / "weight_net")
+    cmw.load_weight_net(tmp_path / "checkpoints" / "5" / "weight_net")
     assert list((tmp_path / name).iterdir()) == [tmp_path / name / name.split("/")[0]]  # nothing beside it
 
 
@@ -200,8 +202,12 @@ def test_an_older_checkpoints_weight_net_under_a_newer_number_is_not_taken_for_t
     shutil.copytree(tmp_path / "checkpoints" / "4", tmp_path / "checkpoints" / "8")
     with pytest.raises(cmw.UsageError, match=r"8/weight_net', .* damaged \(weight_net is of steps_done 4\)"):
         cmw.load_weight_net(tmp_path)
-    (tmp_path / "checkpoints" / "9").touch()
     cmw.load_weight_net(tmp_path / "checkpoints" / "6")
+    shutil.copytree(tmp_path / "checkpoints" / "6" / "weight_net", tmp_path / "2024" / "weight_net")
+    cmw.load_weight_net(tmp_path / "2024" / "weight_net")  # elsewhere, a number is just a name
+    shutil.rmtree(tmp_path / "checkpoints" / "8")
+    (tmp_path / "checkpoints" / "9").touch()
+    assert cmw.load_weight_net(tmp_path).num_meta_classes == K
 
 
 def test_a_weight_net_of_a_newer_format_is_not_guessed_at(tmp_path, monkeypatch):

@@ -118,7 +118,8 @@ def read_folder(path: str | os.PathLike) -> SavedWeightNet:
     given = local_path("path", path).absolute()
     with refused("path", given, "cannot be read"):
         item = _find(given)
-    number = {"steps_done": int(item.parent.name)} if _is_checkpoint(item.parent) else {}
+    in_run = item.parent.parent.name == "checkpoints" and _is_checkpoint(item.parent)
+    number = {"steps_done": int(item.parent.name)} if in_run else {}
     wrong = broken_seal(item, **number) if is_sealed(item) else ""
     if wrong:
         raise UsageError(f"path is {str(item)!r}, a weight net that is damaged ({wrong}): use another copy")

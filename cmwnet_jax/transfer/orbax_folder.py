@@ -89,12 +89,12 @@ def broken_seal(folder: Path, **facts: int) -> str:
 
     Args:
         folder: a sealed one.
-        facts: as they should be; others that were sealed are not looked at.
+        facts: as they should be, of those that were sealed with it.
     """
     try:
         found = json.loads((folder / CHECKSUMS).read_bytes())
         changed = [name for name, checksum in found["files"].items() if _crc32(folder / name) != checksum]
-        other = {name: found[name] for name in facts if found[name] != facts[name]}
+        other = {name: found[name] for name in facts if found.get(name, facts[name]) != facts[name]}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         return (
             f"{Path(getattr(error, 'filename', None) or CHECKSUMS).name} in {folder.name}: {first_line(error)}"
