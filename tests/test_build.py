@@ -159,3 +159,17 @@ def test_one_device_and_four_train_alike(tmp_path, monkeypatch):
     for field in ("test_loss_last", "test_accuracy_percent_last"):
         assert ends[4][field] == pytest.approx(ends[1][field], rel=1e-3)
     assert jnp.isfinite(ends[1]["test_loss_last"])
+
+
+def test_programs_are_kept_on_disk_but_not_those_of_several_cpu_devices(monkeypatch):
+    """Such a program in micro-batches, read from a cache, has crashed the process."""
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        for devices, kept in ((4, False), (1, True)):
+            jax.config.update("jax_compilation_cache_dir", None)
+            monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
+            parallel.use_compilation_cache()
+            assert bool(jax.config.jax_compilation_cache_dir) == kept
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
