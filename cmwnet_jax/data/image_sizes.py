@@ -7,7 +7,28 @@ import numpy as np
 
 from cmwnet_jax.data.builders import images
 from cmwnet_jax.data.sources import Records, Source
+from cmwnet_jax.data.stream import Fit
+from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import check_regular, replace_file
+
+
+def check_one_size(source: Source, fit: Fit) -> None:
+    """Raises a UsageError where batches could not be made, long before the first one is.
+
+    Args:
+        source: an open data set, whose training and test split will be streamed.
+        fit: how its images become one size.
+    """
+    if fit.crop_pixels:
+        return
+    sizes = {size for split in ("train", source.test_split) for size in image_sizes(source, split)}
+    fitted = sorted({fit(np.zeros((*size, 1), np.uint8)).shape[:2] for size in sizes})
+    if len(fitted) > 1:
+        raise UsageError(
+            f"data.crop_pixels is 0, but the images of {source.name} differ in size, e.g. "
+            f"{' and '.join(f'{height}x{width}' for height, width in fitted[:2])}: set it to the size that the "
+            f"network should see"
+        )
 
 
 def image_sizes(source: Source, split: str) -> set[tuple[int, int]]:

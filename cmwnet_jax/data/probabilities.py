@@ -111,9 +111,9 @@ def check_class_order(field: str, path: str, values: np.ndarray, labels: np.ndar
     if in_circle.any():
         first = int(np.argmax(in_circle))
         raise UsageError(
-            f"{field} is {path!r}, whose columns agree with the labels in another order of the classes alone, e.g. "
-            f"column {best[first]} with class {first} ({counts[first, best[first]]} of {sizes[first]} examples): "
-            f"make it anew with this data set, in whose order they have to be"
+            f"{field} is {path!r}, whose columns agree with the labels in another order of the classes alone, "
+            f"e.g. column {best[first]} with class {first} ({counts[first, best[first]]} of {sizes[first]} "
+            f"examples): make it anew with this data set, in whose order they have to be"
         )
 
 

@@ -9,7 +9,7 @@ from cmwnet_jax.data import bias, meta_set, sources
 from cmwnet_jax.data.augment import Augmentation, pixel_moments
 from cmwnet_jax.data.batches import Raw, TrainOrder
 from cmwnet_jax.data.human_labels import human_labels
-from cmwnet_jax.data.image_sizes import image_sizes
+from cmwnet_jax.data.image_sizes import check_one_size
 from cmwnet_jax.data.probabilities import check_class_order, load_probabilities
 from cmwnet_jax.data.record import Record, load_record
 from cmwnet_jax.data.stream import Fit, Stream
@@ -274,8 +274,7 @@ def _streams(config, source, record, true_labels, test_labels) -> dict[str, Stre
             "no resize_pixels or crop_pixels"
         )
     fit = Fit(config.data.resize_pixels, config.data.crop_pixels)
-    if not fit.crop_pixels:
-        _check_one_size(fit, source)
+    check_one_size(source, fit)
     options = {
         "fit": fit,
         "workers": config.data.workers,
@@ -288,18 +287,6 @@ def _streams(config, source, record, true_labels, test_labels) -> dict[str, Stre
     if record.held_out is not None:
         splits["held_out"] = Stream(source.train, record.held_out, true_labels[record.held_out], **options)
     return splits
-
-
-def _check_one_size(fit: Fit, source: sources.Source) -> None:
-    """Raises a UsageError where batches could not be made; here, before the run writes anything."""
-    sizes = {size for split in ("train", source.test_split) for size in image_sizes(source, split)}
-    fitted = sorted({fit(np.zeros((*size, 1), np.uint8)).shape[:2] for size in sizes})
-    if len(fitted) > 1:
-        raise UsageError(
-            f"data.crop_pixels is 0, but the images of {source.name} differ in size, e.g. "
-            f"{' and '.join(f'{height}x{width}' for height, width in fitted[:2])}: set it to the size that the "
-            f"network should see"
-        )
 
 
 def _sample(train: Raw | Stream) -> np.ndarray:
