@@ -78,6 +78,8 @@ def problem_with(data: bytes, channels: int | None, shape: tuple[int, int] | Non
             size = (shown.height, shown.width)
     except _NotRead as error:
         return str(error)
+    except Image.DecompressionBombError:
+        return f"it has far more than {_MOST_PIXELS} pixels"
     except Exception as error:  # what decoders raise on damaged bytes is not listed anywhere
         kinds = "a readable JPEG or PNG, nor WebP, BMP, GIF or TIFF"
         reason = str(error) if "truncated" in str(error) else f"not {kinds}"

@@ -118,11 +118,11 @@ class RawFiles:
             self.folders.add(folder or ".")
             for entry in entries:
                 name = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_dir():
-                    ways.append((name, (*above, here)))
-                    continue
                 try:
-                    self.sizes[name] = _size(entry)
+                    if entry.is_dir():
+                        ways.append((name, (*above, here)))
+                    else:
+                        self.sizes[name] = _size(entry)
                 except OSError as error:
                     refused.append(f"{name!r}: {first_line(error)}")
         return sorted(refused)
