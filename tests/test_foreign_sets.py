@@ -129,3 +129,20 @@ def test_files_that_cannot_be_looked_through(tmp_path, make, message):
     make(folder / "features.json")
     with pytest.raises(UsageError, match=f"features.json', which cannot be read .*{message}"):
         sources.open(name, str(tmp_path / "data"))
+
+
+def test_labels_kept_beside_are_read_only_where_they_are_a_file(tmp_path):
+    name, folder = prepared("ours", tmp_path)
+    os.mkfifo(folder / "labels-train.npy")
+    labels = sources.read_labels(sources.open(name, str(tmp_path / "data")), "train")
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("data_dir", ["caf\udce9", "a\0b", "x" * 300, "file", "~nobody-of-this-name"])
+def test_data_dirs_that_nothing_can_be_prepared_in(tmp_path, monkeypatch, data_dir):
+    raw_dir = str(raw_data.image_folder(tmp_path / "raw"))
+    for name in ("file", "~nobody-of-this-name"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="data.dir is "):
+        sources.open("image_folder", data_dir, raw_dir)

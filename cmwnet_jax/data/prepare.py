@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from cmwnet_jax.data.builders import BUILDERS, LocalBuilder
+from cmwnet_jax.data.builders.raw_files import is_utf8
 from cmwnet_jax.data.feature_classes import check_feature_classes
 from cmwnet_jax.errors import UsageError, unknown_name
 
@@ -54,7 +55,11 @@ def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.Data
     """
     if name not in DATASETS:
         raise unknown_name("data.name", name, DATASETS)
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    root = Path(os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")))
+    if "\0" in str(root) or not is_utf8(str(root)):
+        raise UsageError(
+            f"data.dir is {str(root)!r}, which is no name in UTF-8: set --config.data.dir to another folder"
+        )
     tfds.disable_progress_bar()
     try:
         folder = _local(BUILDERS[name], root, raw_dir) if name in BUILDERS else _by_tfds(name, root, raw_dir)

@@ -17,7 +17,7 @@ from cmwnet_jax.data import prepare
 from cmwnet_jax.data.builders import images
 from cmwnet_jax.data.builders.base import TEST_SPLITS
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.files import replace_file
+from cmwnet_jax.files import check_regular, replace_file
 
 DATASETS = prepare.DATASETS
 _WEB_LABELS = ("animal10n", "webvision", "webvision_mini", "web_aircraft", "web_bird", "web_car")
@@ -218,6 +218,7 @@ def read_labels(source: Source, split: str) -> np.ndarray:
     kept = Path(source.folder) / f"labels-{split}.npy"
     records = source.splits[split].encoded()
     with contextlib.suppress(OSError, ValueError, EOFError, UsageError):  # missing, or not ours: read again
+        check_regular(kept)
         labels = np.load(kept, allow_pickle=False)
         check_labels(labels, source.num_classes)
         if len(labels) == len(records):

@@ -93,7 +93,7 @@ class RawFiles:
                 f"{refused[0]}: put the files themselves there, or take these out",
             )
         names = [*self.sizes, *self.folders]
-        odd = sorted(name for name in names if not _is_utf8(name))
+        odd = sorted(name for name in names if not is_utf8(name))
         if odd:
             raise raw_error(
                 self.root,
@@ -186,8 +186,12 @@ def _is_hidden(*parts: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
-def _is_utf8(name: str) -> bool:
-    """Python keeps the bytes of names that are not UTF-8 as lone surrogates."""
+def is_utf8(name: str) -> bool:
+    """Whether a path can be written down: Python keeps bytes that are not UTF-8 as lone surrogates.
+
+    Args:
+        name: a path, or a part of one.
+    """
     try:
         name.encode()
     except UnicodeEncodeError:
