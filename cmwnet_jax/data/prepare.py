@@ -17,6 +17,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from cmwnet_jax.data.builders import BUILDERS, LocalBuilder
+from cmwnet_jax.data.builders.raw_files import is_utf8
+from cmwnet_jax.data.feature_classes import check_feature_classes
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.files import local_folder, local_path
 
@@ -55,6 +57,10 @@ def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.Data
     if name not in DATASETS:
         raise unknown_name("data.name", name, DATASETS)
     root = _root(data_dir)
+    if not is_utf8(str(root)):
+        raise UsageError(
+            f"data.dir is {str(root)!r}, which is no name in UTF-8: set --config.data.dir to another folder"
+        )
     tfds.disable_progress_bar()
     try:
         folder = _local(BUILDERS[name], root, raw_dir) if name in BUILDERS else _by_tfds(name, root, raw_dir)
@@ -63,6 +69,12 @@ def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.Data
             f"data.dir is {str(root)!r}, where {name} cannot be prepared ({error}): set --config.data.dir to a "
             "folder that can be written"
         ) from error
+    return _opened(folder)
+
+
+def _opened(folder: Path) -> tfds.core.DatasetBuilder:
+    """A builder that reads one prepared version of a set, whoever prepared it."""
+    check_feature_classes(folder)
     return tfds.builder_from_directory(folder)
 
 
@@ -110,7 +122,7 @@ def _only_one(builder_class: type[LocalBuilder], root: Path) -> Path:
             f"data.name is {builder_class.name!r}, which is not prepared in {str(root)!r}: "
             f"{builder_class.wanted()}"
         )
-    sources = [tfds.builder_from_directory(path.parent).info.config_description for path in found]
+    sources = [_opened(path.parent).info.config_description for path in found]
     raise UsageError(
         f"data.name is {builder_class.name!r}, of which {len(found)} are in {str(root)!r} "
         f"({'; '.join(sorted(sources))}): set --config.data.raw_dir to say which"
@@ -128,7 +140,7 @@ def _by_tfds(name: str, root: Path, raw_dir: str) -> Path:
         with _quiet(), _no_trace_of_failure(root / name, root / "downloads"):
             _prepare_by_tfds(name, root, raw_dir)
         folder = _newest(root / name)
-    formats = tfds.builder_from_directory(folder).info.available_file_formats()
+    formats = _opened(folder).info.available_file_formats()
     if tfds.core.FileFormat.ARRAY_RECORD not in formats:
         raise UsageError(
             f"data.dir is {str(root)!r}, where {name} is prepared as {', '.join(f.value for f in formats)}, "

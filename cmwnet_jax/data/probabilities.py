@@ -1,13 +1,51 @@
-"""Class probabilities that a config names by file."""
+"""Class probabilities that a config names by file, and what vouches for the order of their rows and columns."""
 
+import hashlib
+import io
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.data.record import labels_checksum
+from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.files import check_regular, replace_file
+
+_OF_A_RUN = "bias.json"  # lies beside a run's confidences.npy
 
 
-def load_probabilities(field: str, path: str, shape: tuple[int, int], hint: str) -> np.ndarray:
+def save_probabilities(
+    path: Path, values: np.ndarray, true_labels: np.ndarray, class_names: Sequence[str]
+) -> None:
+    """Writes an .npy file, and a .json of its name that says which data set's rows and classes they are.
+
+    Args:
+        path: of the .npy file, in a folder that exists.
+        values: [training split, C] float.
+        true_labels: [training split] int, the data set's own labels.
+        class_names: C names in the order of the labels.
+    """
+    content = io.BytesIO()
+    np.save(content, values)
+    fields = {
+        "checksum": hashlib.sha256(content.getvalue()).hexdigest(),
+        "class_names": list(class_names),
+        "dataset_checksum": labels_checksum(true_labels),
+    }
+    replace_file(path, content.getvalue())
+    replace_file(_beside(path), json.dumps(fields, indent=2) + "\n")
+
+
+def load_probabilities(
+    field: str,
+    path: str,
+    shape: tuple[int, int],
+    hint: str,
+    *,
+    true_labels: np.ndarray,
+    class_names: Sequence[str],
+) -> np.ndarray:
     """Class probabilities from an .npy file; whether the rows are distributions is checked where they are used.
 
     Args:
@@ -15,23 +53,92 @@ def load_probabilities(field: str, path: str, shape: tuple[int, int], hint: str)
         path: the file.
         shape: (training split, C) of the data set.
         hint: how to come by such a file, for the error.
+        true_labels: [training split] int, the data set's own labels.
+        class_names: C names in the order of the labels.
 
     Returns:
         [training split, C] of the file's dtype.
 
     Raises:
-        UsageError: the file cannot be read, or has another shape.
+        UsageError: the file cannot be read, has another shape, or lies beside a record of another data set or
+            of another order of classes.
     """
+    place = Path(path).expanduser()
     try:
-        values = np.load(Path(path).expanduser(), allow_pickle=False)
+        check_regular(place)
+        content = place.read_bytes()
+        values = np.load(io.BytesIO(content), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(
             f"{field} is {path!r}, expected an .npy file of class probabilities, one row a training "
-            f"example ({error}): {hint}"
+            f"example ({first_line(error)}): {hint}"
         ) from error
     if values.shape != shape:
         raise UsageError(
             f"{field} is {path!r} with shape {values.shape}, expected {shape} for this data set: take one made "
             f"for it"
         )
+    problem = _mismatch(place, content, labels_checksum(true_labels), class_names)
+    if problem:
+        raise UsageError(f"{field} is {path!r}, {problem}")
     return values
+
+
+def check_class_order(field: str, path: str, values: np.ndarray, labels: np.ndarray) -> None:
+    """Raises a UsageError where the most likely classes agree with the labels only after a permutation.
+
+    It is one if there are classes of which each is, in most of its examples, taken for the next, and the last
+    for the first. A poor classifier takes several classes for one, but does not swap them.
+
+    Args:
+        field: the config's, for the error.
+        path: of the file.
+        values: [N, C] class probabilities.
+        labels: [N] int, what they were learned from.
+    """
+    num_classes = values.shape[1]
+    pairs = np.asarray(labels, np.int64) * num_classes + values.argmax(axis=1)
+    counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    best, sizes = counts.argmax(axis=1), counts.sum(axis=1)
+    is_most = 2 * counts.max(axis=1) > sizes
+    following = np.append(np.where(is_most, best, num_classes), num_classes)  # C leads nowhere
+    own = np.arange(num_classes)
+    at, in_circle = following[own], np.zeros(num_classes, bool)
+    swapped = (at != own) & (at < num_classes)
+    for _ in range(num_classes):
+        at = following[at]
+        in_circle |= swapped & (at == own)
+    if in_circle.any():
+        first = int(np.argmax(in_circle))
+        raise UsageError(
+            f"{field} is {path!r}, whose columns agree with the labels in another order of the classes alone, "
+            f"e.g. column {best[first]} with class {first} ({counts[first, best[first]]} of {sizes[first]} "
+            f"examples): make it anew with this data set, in whose order they have to be"
+        )
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _mismatch(place: Path, content: bytes, checksum: str, class_names: Sequence[str]) -> str:
+    """What the record beside a file says against its use; empty where it says nothing, or is none."""
+    own = _beside(place).exists()
+    record = _beside(place) if own else place.with_name(_OF_A_RUN)
+    try:
+        check_regular(record)
+        fields = json.loads(record.read_text(encoding="utf-8"))
+        stated, names = fields["dataset_checksum"], list(fields.get("class_names", class_names))
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"beside which {record.name} cannot be read ({first_line(error)}): remove it, or make both anew"
+    if own and fields.get("checksum") != hashlib.sha256(content).hexdigest():
+        return f"beside which {record.name} is of another file: remove it, or make both anew"
+    if names != list(class_names) and sorted(names) == sorted(class_names):
+        return (
+            f"made with the classes in the order {', '.join(names[:4])}, ...: make it anew with this data set"
+        )
+    if stated == checksum:  # the same rows, and other spellings
+        return ""
+    return "made with other training labels, or in another order: make it anew with this data set"

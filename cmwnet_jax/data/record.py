@@ -86,7 +86,7 @@ def load_record(folder: str | os.PathLike, *, dataset: str, true_labels: np.ndar
             f"the record in {str(folder)!r} is of the data set {fields['dataset']!r}, expected {dataset!r}: "
             f"use a record of this data set, or set data.name"
         )
-    if fields["dataset_checksum"] != _digest(true_labels):
+    if fields["dataset_checksum"] != labels_checksum(true_labels):
         raise UsageError(
             f"the record in {str(folder)!r} is of a {dataset} with other labels or another order "
             f"({fields['dataset_size']} examples, here {len(true_labels)}): prepare the data set as it was, or "
@@ -115,9 +115,9 @@ def _fields(record: Record, true_labels: np.ndarray) -> dict:
         "meta_class_centers": record.meta_classes.centers.tolist(),
         "meta_class_of_class": record.meta_classes.of_class.tolist(),
         # Equal for equal biases, whatever wrote them; `checksum` is of these very files.
-        "labels_checksum": _digest(labels.ids, labels.given, labels.true),
+        "labels_checksum": labels_checksum(labels.ids, labels.given, labels.true),
         "dataset_size": len(true_labels),
-        "dataset_checksum": _digest(true_labels),
+        "dataset_checksum": labels_checksum(true_labels),
     }
 
 
@@ -194,8 +194,12 @@ def _check_dataset(record: Record, true_labels: np.ndarray, what: str) -> None:
         )
 
 
-def _digest(*labels: np.ndarray) -> str:
-    """Of the values alone: the same whatever integer type and byte order hold them."""
+def labels_checksum(*labels: np.ndarray) -> str:
+    """What stands for labels: the same whatever integer type and byte order hold them.
+
+    Args:
+        labels: arrays of int.
+    """
     digest = hashlib.sha256()
     for values in labels:
         digest.update(np.ascontiguousarray(values, "<i8").tobytes())

@@ -17,7 +17,7 @@ from cmwnet_jax.data import prepare
 from cmwnet_jax.data.builders import images
 from cmwnet_jax.data.builders.base import TEST_SPLITS
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.files import replace_file
+from cmwnet_jax.files import check_regular, replace_file
 
 DATASETS = prepare.DATASETS
 _WEB_LABELS = ("animal10n", "webvision", "webvision_mini", "web_aircraft", "web_bird", "web_car")
@@ -31,6 +31,10 @@ class Records:
     `records[i]` is a dictionary: `image` [height, width, channels] uint8 (or the encoded bytes, where `decode`
     is false), `label` int, `id` str where the set has ids, and the set's other features as they are. It can be
     pickled, so that worker processes read and decode.
+
+    Attributes:
+        split: the split's name.
+        image_size: (height, width) of every image; None where they may differ.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, decode: bool = True):
@@ -43,6 +47,7 @@ class Records:
         """
         feature = builder.info.features["image"]
         self.split, self._decode, self._builder = split, decode, builder
+        self.image_size = None if None in feature.shape[:2] else tuple(feature.shape[:2])
         self._channels = feature.shape[-1] if isinstance(feature, tfds.features.Image) else None
         decoders = {} if self._channels is None else {"image": tfds.decode.SkipDecoding()}
         self._source = builder.as_data_source(split=split, decoders=decoders)
@@ -213,6 +218,7 @@ def read_labels(source: Source, split: str) -> np.ndarray:
     kept = Path(source.folder) / f"labels-{split}.npy"
     records = source.splits[split].encoded()
     with contextlib.suppress(OSError, ValueError, EOFError, UsageError):  # missing, or not ours: read again
+        check_regular(kept)
         labels = np.load(kept, allow_pickle=False)
         check_labels(labels, source.num_classes)
         if len(labels) == len(records):

@@ -9,7 +9,8 @@ from cmwnet_jax.data import bias, meta_set, sources
 from cmwnet_jax.data.augment import Augmentation, pixel_moments
 from cmwnet_jax.data.batches import Raw, TrainOrder
 from cmwnet_jax.data.human_labels import human_labels
-from cmwnet_jax.data.probabilities import load_probabilities
+from cmwnet_jax.data.image_sizes import check_one_size
+from cmwnet_jax.data.probabilities import check_class_order, load_probabilities
 from cmwnet_jax.data.record import Record, load_record
 from cmwnet_jax.data.stream import Fit, Stream
 from cmwnet_jax.data.streams import Purpose, stream
@@ -174,10 +175,12 @@ def _record(
         held_out, labels = meta_set.hold_out(
             labels, config.meta_set.per_class_examples, stream(config.seed, Purpose.HOLD_OUT)
         )
-    needed = _needed(config, dataset, (len(true_labels), source.num_classes))
+    needed = _needed(config, source, dataset, true_labels)
     known_as = config.data.known_as or source.name
     with about("data.bias"):
-        labels = bias.apply(config.data.bias, labels, known_as, config.seed, **needed)
+        labels = bias.apply(
+            config.data.bias, labels, known_as, config.seed, class_names=source.class_names, **needed
+        )
     classes = _meta_classes(config, labels)
     return Record(labels, config.data.bias, config.seed, source.name, classes, held_out=held_out)
 
@@ -187,8 +190,10 @@ def _meta_classes(config: ConfigDict, labels: bias.BiasedLabels) -> MetaClasses:
         return MetaClasses.fit(labels.class_counts, num_meta_classes(config))
 
 
-def _needed(config: ConfigDict, dataset: sources.Dataset | None, shape: tuple[int, int]) -> dict:
-    """What the bias needs besides labels, from the fields that name it; `shape` is (training split, C)."""
+def _needed(
+    config: ConfigDict, source: sources.Source, dataset: sources.Dataset | None, true_labels: np.ndarray
+) -> dict:
+    """What the bias needs besides labels, from the fields that name it."""
     needs = bias.needs(config.data.bias)
     needed = {}
     if needs - {"confidences"} and dataset is None:
@@ -198,16 +203,27 @@ def _needed(config: ConfigDict, dataset: sources.Dataset | None, shape: tuple[in
         )
     if "posterior" in needs:
         hint = "write one with python -m cmwnet_jax.data posterior"
-        needed["posterior"] = load_probabilities("data.posterior", config.data.posterior, shape, hint)
+        needed["posterior"] = _probabilities(config, "posterior", hint, source, true_labels)
     if "confidences" in needs:
         hint = "e.g. confidences.npy in the folder of a finished run with the method proden"
-        needed["confidences"] = load_probabilities("data.confidences", config.data.confidences, shape, hint)
+        needed["confidences"] = _probabilities(config, "confidences", hint, source, true_labels)
     if "human_labels" in needs:
         needed["human_labels"] = human_labels(config.data.human_labels, dataset)
     if "foreign" in needs:
         foreign = _foreign(config)
         needed["foreign"] = bias.ForeignSet(foreign.name, len(foreign.train))
     return needed
+
+
+def _probabilities(
+    config: ConfigDict, name: str, hint: str, source: sources.Source, true_labels: np.ndarray
+) -> np.ndarray:
+    """[training split, C], the class probabilities in the file that a field of `data` names."""
+    field, path, shape = f"data.{name}", config.data[name], (len(true_labels), source.num_classes)
+    names = source.class_names
+    values = load_probabilities(field, path, shape, hint, true_labels=true_labels, class_names=names)
+    check_class_order(field, path, values, true_labels)
+    return values
 
 
 def _foreign(config: ConfigDict) -> sources.Dataset:
@@ -257,8 +273,10 @@ def _streams(config, source, record, true_labels, test_labels) -> dict[str, Stre
             "data.record is of an open-set bias, which is for sets in memory: set data.path to 'device', and "
             "no resize_pixels or crop_pixels"
         )
+    fit = Fit(config.data.resize_pixels, config.data.crop_pixels)
+    check_one_size(source, fit)
     options = {
-        "fit": Fit(config.data.resize_pixels, config.data.crop_pixels),
+        "fit": fit,
         "workers": config.data.workers,
         "prefetch": config.data.prefetch_batches,
     }

@@ -44,7 +44,8 @@ def default_config() -> ConfigDict:
     config.data.dir = ""
     # Files that were fetched by hand: a folder or archive, for the sets that are made from such.
     config.data.raw_dir = ""
-    # For local files: the published set that they are (e.g. cifar10), whose map of similar classes applies.
+    # For local files: the published set that they are (e.g. cifar10), whose map of similar classes applies; by
+    # the names of the classes, or their numbers.
     config.data.known_as = ""
     # The bias, e.g. long_tail_100, symmetric_40, long_tail_10+asymmetric_40 (rates in per cent).
     config.data.bias = "none"

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax import losses, objectives
 from cmwnet_jax.class_sizes import ldam_margins
-from cmwnet_jax.data.probabilities import load_probabilities
+from cmwnet_jax.data.probabilities import check_class_order, load_probabilities
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.low_memory import objective_in_micro_batches
 from cmwnet_jax.memory import Table
@@ -138,5 +138,8 @@ def _transition(parts: Parts) -> np.ndarray:
         return biased.transition_matrix
     shape = (len(parts.data.true_labels), parts.num_classes)
     hint = "write one with python -m cmwnet_jax.data posterior --of_given_labels"
-    posterior = load_probabilities("loss.forward_posterior", path, shape, hint)
+    names, truth = parts.data.source.class_names, parts.data.true_labels
+    field = "loss.forward_posterior"
+    posterior = load_probabilities(field, path, shape, hint, true_labels=truth, class_names=names)
+    check_class_order(field, path, posterior[biased.ids], biased.given)
     return estimate_transition(posterior[biased.ids])

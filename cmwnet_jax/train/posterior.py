@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from cmwnet_jax.data.batches import Raw
+from cmwnet_jax.data.probabilities import save_probabilities
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.files import file_to_write, replace_file
+from cmwnet_jax.files import file_to_write
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.build_data import build_data, build_input
@@ -23,7 +23,8 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
 
     Args:
         workdir: the run's folder.
-        output: an .npy file, replaced as a whole or not at all.
+        output: an .npy file, replaced as a whole or not at all; its name and .json is what says of which data
+            set it is.
         of_given_labels: whether the run may have learned from biased labels: what Forward correction
             estimates its matrix from. Feature-dependent noise needs a run on clean ones.
 
@@ -63,7 +64,7 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
     inputs = build_input(config, dataclasses.replace(data, splits=splits), 0, recipe.one_step_a_call)
     state = parallel.replicate(state)
     (posterior,) = inputs.map_split("test", probabilities)(state.params, state.model_state)
-    replace_file(path, lambda file: np.save(file, posterior))
+    save_probabilities(path, posterior, data.true_labels, data.source.class_names)
     return path
 
 

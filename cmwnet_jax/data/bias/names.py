@@ -1,7 +1,7 @@
 """Biases by name, e.g. `long_tail_100`, `pmd1_35+uniform_30`."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from numpy.typing import ArrayLike
@@ -33,6 +33,7 @@ class _Inputs(NamedTuple):
     """What a bias may need besides labels, a rate and a seed; field names are `apply`'s arguments."""
 
     dataset: str
+    class_names: Sequence[str] | None = None
     posterior: ArrayLike | None = None
     human_labels: Mapping[str, ArrayLike] | None = None
     foreign: ForeignSet | None = None
@@ -47,19 +48,25 @@ class _Kind(NamedTuple):
     needs: str = ""
 
 
+def _flips(
+    kind: str, maps: Mapping[str, similar.Flips], labels: BiasedLabels, inputs: _Inputs
+) -> similar.Flips:
+    return similar.flips_of(kind, maps, inputs.dataset, labels.num_classes, inputs.class_names)
+
+
 def _asymmetric(labels: BiasedLabels, percent: float, seed: Seed, inputs: _Inputs) -> BiasedLabels:
-    flips = similar.flips_of("asymmetric", similar.ASYMMETRIC_FLIPS, inputs.dataset)
+    flips = _flips("asymmetric", similar.ASYMMETRIC_FLIPS, labels, inputs)
     return asymmetric_noise(labels, percent / 100, flips, seed)
 
 
 def _asymmetric_dividemix(labels: BiasedLabels, percent: float, seed: Seed, inputs: _Inputs) -> BiasedLabels:
-    flips = similar.flips_of("asymmetric_dividemix", similar.DIVIDEMIX_FLIPS, inputs.dataset)
+    flips = _flips("asymmetric_dividemix", similar.DIVIDEMIX_FLIPS, labels, inputs)
     return asymmetric_noise(labels, percent / 100, flips, seed)
 
 
 def _asymmetric_plc(labels: BiasedLabels, percent: float, seed: Seed, inputs: _Inputs) -> BiasedLabels:
     # Drawn example by example, as the code behind Table 4 does, not an exact count a class (Q24).
-    flips = similar.flips_of("asymmetric_plc", similar.PLC_FLIPS, inputs.dataset)
+    flips = _flips("asymmetric_plc", similar.PLC_FLIPS, labels, inputs)
     return transition_noise(labels, flip_matrix(percent / 100, flips, labels.num_classes), seed)
 
 
@@ -106,6 +113,7 @@ def apply(
     dataset: str,
     seed: int,
     *,
+    class_names: Sequence[str] | None = None,
     posterior: ArrayLike | None = None,
     human_labels: Mapping[str, ArrayLike] | None = None,
     foreign: ForeignSet | None = None,
@@ -130,6 +138,8 @@ def apply(
         labels: what to bias, usually `BiasedLabels.clean(...)`.
         dataset: the data set's name, which chooses the asymmetric map.
         seed: seed of the whole bias, not negative.
+        class_names: C names in the order of the labels, by which the asymmetric map finds its classes; None is
+            the order of the published set.
         posterior: [training split, C] float, rows by id; what `pmd` needs.
         human_labels: annotator -> [training split] int, rows by id; the entry `clean`, where there
             is one, is compared with the true labels.
@@ -140,7 +150,7 @@ def apply(
         UsageError: the name is not understood, a number in it is out of range, or what it needs is
             not given.
     """
-    inputs = _Inputs(dataset, posterior, human_labels, foreign, confidences)
+    inputs = _Inputs(dataset, class_names, posterior, human_labels, foreign, confidences)
     for position, part in enumerate(_parts(name)):
         kind, amount = _parse(part)
         if labels.candidates is not None:

@@ -1,6 +1,7 @@
 """Which class resembles which, data set by data set: the maps that asymmetric noise flips along."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -90,20 +91,88 @@ PLC_FLIPS: Mapping[str, Flips] = {
 }
 
 
-def flips_of(kind: str, maps: Mapping[str, Flips], dataset: str) -> Flips:
+_DIGITS = tuple(map(str, range(10)))
+
+CLASS_NAMES: Mapping[str, Sequence[str]] = {
+    "digits": _DIGITS,
+    "mnist": _DIGITS,
+    "fashion_mnist": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "cifar100": sorted(name for names in CIFAR100_SUPERCLASSES.values() for name in names),
+}
+"""The published class names of the sets that have maps, in the order of the labels that the maps go by."""
+
+
+# Of copies that go round: PyTorch's tutorials, and lists of CIFAR-100's classes with a letter lost.
+_OTHER_SPELLINGS = {"plane": "airplane", "car": "automobile", "cra": "crab", "tshirt": "tshirttop"}
+
+
+def flips_of(
+    kind: str,
+    maps: Mapping[str, Flips],
+    dataset: str,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
+) -> Flips:
     """A data set's map of similar classes.
 
     Args:
         kind: the bias's name, for the error.
         maps: data set name -> flips.
         dataset: the data set's name.
+        num_classes: C of the labels that will be flipped.
+        class_names: the C names of these labels, the published ones or numbers, in any order; None is the
+            published order.
+
+    Returns:
+        Flips by the labels of `class_names`.
 
     Raises:
-        UsageError: there is no map for this data set.
+        UsageError: there is no map for this data set, or the classes are not those that it is of.
     """
     if dataset not in maps:
         raise UsageError(
             f"bias is {kind}, but {dataset!r} has no map of similar classes for it: use one of "
             f"{', '.join(maps)}, or asymmetric_noise with flips of your own"
         )
-    return maps[dataset]
+    published = CLASS_NAMES[dataset]
+    if num_classes != len(published):
+        raise UsageError(
+            f"bias is {kind}, whose map of similar classes for {dataset!r} is of {len(published)} classes, but "
+            f"the data set has {num_classes}: use asymmetric_noise with flips of your own, or another bias"
+        )
+    if class_names is None:
+        return maps[dataset]
+    label_of = _labels_by_published(kind, dataset, class_names)
+    return {label_of[source]: label_of[target] for source, target in maps[dataset].items()}
+
+
+def _labels_by_published(kind: str, dataset: str, class_names: Sequence[str]) -> list[int]:
+    """[C] the label, in `class_names`, of each of the published classes."""
+    given = [_plain(name) for name in class_names]
+    for names in (CLASS_NAMES[dataset], range(len(class_names))):
+        plain = [_plain(str(name)) for name in names]
+        if sorted(plain) == sorted(given):
+            return [given.index(name) for name in plain]
+    known = {_plain(name) for name in CLASS_NAMES[dataset]}
+    strange = [name for name, plain in zip(class_names, given, strict=True) if plain not in known]
+    found = (
+        f"{len(strange)} of the {len(class_names)} class names are none of them"
+        if strange
+        else "some are twice"
+    )
+    raise UsageError(
+        f"bias is {kind}, whose map of similar classes goes by the class names of {dataset!r} "
+        f"({', '.join(CLASS_NAMES[dataset][:3])}, ...), but {found}, e.g. {(strange or class_names)[0]!r}: "
+        f"give the classes these names, or their numbers from 0, or use another bias"
+    )
+
+
+def _plain(name: str) -> str:
+    """A class name without what differs between folders and publications; of `class_07`, the number."""
+    plain = re.sub(r"[\W_]+", "", name.casefold())
+    numbered = re.fullmatch("(?:class|label)?0*([0-9]+)", plain)
+    return numbered[1] if numbered else _OTHER_SPELLINGS.get(plain, plain)

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from cmwnet_jax.data.builders.base import FilesBuilder, check_classes
+from cmwnet_jax.data.builders.base import FilesBuilder, check_classes, image_paths
 from cmwnet_jax.data.builders.contents import ImageFile, ImageFiles
 from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
 
@@ -34,7 +34,7 @@ class Animal10n(FilesBuilder):
 
 
 def _split(files: RawFiles, folder: str) -> list[ImageFile]:
-    paths = [path for path in files.sizes if path.startswith(f"{folder}/") and path.lower().endswith(".jpg")]
+    paths = image_paths(files, folder)
     labels = [re.fullmatch(r"[^/]+/(\d+)_[^/]*", path) for path in paths]
     wrong = [p for p, label in zip(paths, labels, strict=True) if not label or int(label[1]) >= len(_CLASSES)]
     if wrong:

@@ -5,6 +5,7 @@ contents' order, never shuffled, so that row i stays row i.
 """
 
 import abc
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,16 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from cmwnet_jax.data.builders import images
 from cmwnet_jax.data.builders.contents import Contents, ImageFiles
 from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
 
 # tfds holds the encoded examples of a shard in memory until it is written.
 _SHARD_EXAMPLES = 4096
+
+# Of files among images, those that are surely not meant to be examples; others are asked about.
+_TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".html", ".htm", ".yaml", ".yml", ".log", ".url")
+_LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "icon\r", "readme", "license")
 
 TEST_SPLITS = ("test", "val", "validation")
 """Names that a test split may have, the first found being the one that is tested on."""
@@ -36,13 +42,14 @@ def check_splits(split_names: Sequence[str], root: Path, wanted: str) -> None:
 
 
 def check_classes(labels: Mapping[str, np.ndarray], class_names: Sequence[str], root: Path) -> None:
-    """Raises a UsageError where a class has no example in a split.
+    """Raises a UsageError where a class has no example in a split, or a name that cannot be kept.
 
     Args:
         labels: per split, [N] int in [0, C).
         class_names: C names.
         root: where the examples come from.
     """
+    _check_names(class_names, root)
     for split, given in labels.items():
         empty = np.flatnonzero(np.bincount(given, minlength=len(class_names)) == 0)
         if len(empty):
@@ -52,6 +59,42 @@ def check_classes(labels: Mapping[str, np.ndarray], class_names: Sequence[str], 
                 f"image in the split {split}, the first {class_names[empty[0]]!r}: add images of it or take "
                 "the class out",
             )
+
+
+def image_paths(files: RawFiles, folder: str) -> list[str]:
+    """The paths of the images below a folder, ascending; texts are passed over.
+
+    Args:
+        files: where they are.
+        folder: a path in them.
+
+    Raises:
+        UsageError: there are files that are neither: left out, they would be missed by nobody.
+    """
+    paths = [path for path in files.sizes if path.startswith(f"{folder}/")]
+    found = [path for path in paths if path.lower().endswith(images.SUFFIXES)]
+    unknown = [path for path in sorted({*paths} - {*found}) if not _is_passed_over(path)]
+    if unknown:
+        raise raw_error(
+            files.root,
+            f"where {len(unknown)} of {len(paths)} files in {folder} are not images that can be read "
+            f"({', '.join(images.SUFFIXES)}): {', '.join(map(repr, unknown[:3]))}"
+            f"{' and so on' if len(unknown) > 3 else ''}; convert them or take them out",
+        )
+    return found
+
+
+def _is_passed_over(path: str) -> bool:
+    name = path.rpartition("/")[2].lower()
+    return name.endswith(_TEXTS) or name in _LEFT_BY_SYSTEMS
+
+
+def _check_names(class_names: Sequence[str], root: Path) -> None:
+    """Raises a UsageError for names that tfds would read otherwise: it keeps them as the lines of a text."""
+    odd = [name for name in class_names if name != name.strip() or len(name.splitlines()) != 1]
+    if odd or len(set(class_names)) != len(class_names):
+        what = f"{odd[0]!r}, which is empty, of two lines or ends in a space" if odd else "the same name twice"
+        raise raw_error(root, f"where the {len(class_names)} class names have {what}: rename it")
 
 
 class LocalBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -76,10 +119,15 @@ class LocalBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         Raises:
             UsageError: the files are not what the builder wants.
         """
-        self.contents = self.scan(Path(raw_dir).expanduser())
+        root = Path(os.path.expanduser(raw_dir))
+        try:
+            self.contents = self.scan(root)
+        except OSError as error:  # not to be taken for one of the folder that is written to
+            raise raw_error(root, f"which cannot be read ({error}): make that possible") from error
         config = None
         if self.contents.key:
-            config = tfds.core.BuilderConfig(name=self.contents.key, description=f"Prepared from {raw_dir}")
+            shown = raw_dir.encode(errors="replace").decode()
+            config = tfds.core.BuilderConfig(name=self.contents.key, description=f"Prepared from {shown}")
         super().__init__(data_dir=data_dir, config=config, file_format="array_record")
 
     @classmethod

@@ -1,25 +1,38 @@
 """A folder of images by split and class, or a tar archive of one."""
 
+import contextlib
+import re
+from collections.abc import Iterable
+
 import numpy as np
+import tensorflow_datasets as tfds
 
 from cmwnet_jax.data.builders import images
-from cmwnet_jax.data.builders.base import TEST_SPLITS, FilesBuilder, check_classes, check_splits
+from cmwnet_jax.data.builders.base import (
+    TEST_SPLITS,
+    FilesBuilder,
+    check_classes,
+    check_splits,
+    image_paths,
+)
 from cmwnet_jax.data.builders.contents import ImageFile, ImageFiles
 from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
-
 
 class ImageFolder(FilesBuilder):
-    """`SPLIT/CLASS/*.jpg|png`, all grey or all RGB, kept as the bytes they are.
+    """`SPLIT/CLASS/*.jpg|png|...`, all grey or all RGB, kept as the bytes they are.
 
-    Classes are numbered in the order of their folders' names, examples ordered by class and file name.
+    Classes are numbered in the order of their folders' names: that of the numbers where all are numbers, else
+    that of the alphabet. Examples are ordered by class and file name.
 
     Attributes:
         NUM_CLASSES: how many classes there must be; None for any number.
-        MIXED_CHANNELS: whether grey images may lie among colour ones, as they do on the web.
+        MIXED_CHANNELS: whether grey images may lie among colour ones, as they do on the web; images of other
+            kinds are made RGB then, too.
     """
 
+    # What 1.0.0 prepared has classes 0, 1, 10, 11, 2, where they are numbers.
+    VERSION = tfds.core.Version("2.0.0")
     WANTS = "a folder (or .tar, .tar.gz) of train/CLASS/*.jpg or *.png, and the same in test, val or validation"
     NUM_CLASSES: int | None = None
     MIXED_CHANNELS = False
@@ -28,7 +41,7 @@ class ImageFolder(FilesBuilder):
     def _contents(cls, files: RawFiles) -> ImageFiles:
         split_names = [split for split in ("train", *TEST_SPLITS) if split in files.folders]
         check_splits(split_names, files.root, cls.wanted())
-        class_names = sorted(_classes(files, "train"))
+        class_names = _in_order(_classes(files, "train"))
         if not class_names:
             raise raw_error(files.root, f"which has no class in train: {cls.wanted()}")
         if cls.NUM_CLASSES not in (None, len(class_names)):
@@ -50,10 +63,19 @@ class ImageFolder(FilesBuilder):
         return ImageFiles(files, splits, class_names, channels=channels)
 
 
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Class names by number where all are numbers, else alphabetically."""
+    names = sorted(names)
+    return sorted(names, key=int) if all(re.fullmatch("[0-9]+", name) for name in names) else names
+
+
 def _channels(files: RawFiles, items: list[ImageFile]) -> int:
     """Those of the first image that is grey or RGB; the others have to follow it."""
-    found = (images.channels_of(files.read(item.path)) for item in items)
-    return next((channels for channels in found if channels), 3)
+    for item in items:
+        with contextlib.suppress(OSError):  # counted when all are read
+            if channels := images.channels_of(files.read(item.path)):
+                return channels
+    return 3
 
 
 def _classes(files: RawFiles, split: str) -> set[str]:
@@ -63,7 +85,7 @@ def _classes(files: RawFiles, split: str) -> set[str]:
 
 def _split(files: RawFiles, split: str, class_names: list[str]) -> list[ImageFile]:
     labels = {name: label for label, name in enumerate(class_names)}
-    paths = [p for p in files.sizes if p.startswith(f"{split}/") and p.lower().endswith(SUFFIXES)]
+    paths = image_paths(files, split)
     elsewhere = [path for path in paths if path.count("/") != 2]
     if elsewhere:
         raise raw_error(

@@ -1,34 +1,65 @@
-"""Encoded images: checked when a data set is prepared, decoded when it is read, by Pillow."""
+"""Encoded images: checked when a data set is prepared, decoded when it is read, by Pillow.
 
+Pixels are what a viewer shows, in 8 bits: upright, where the camera's EXIF says how; where an image is
+transparent, on white, as on most pages of the web; of 16 bits the upper 8.
+"""
+
+import contextlib
 import io
+import struct
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""What the names of images that are read end with, in lower case."""
+
+# Not all that Pillow knows: its EPS reader, for one, runs another program.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_MOST_PIXELS = 89_478_485  # from here on, Pillow warns that a file may have been made to fill the memory
 
 # By the pixels that the network sees; a palette or an alpha channel is neither.
 _CHANNELS = {"L": 1, "RGB": 3}
 _MODES = {channels: mode for mode, channels in _CHANNELS.items()}
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap height and width
+_ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 258, 262  # tags of EXIF and TIFF
+
+
+class _NotRead(ValueError):
+    """An image that is whole, but of a kind that is not read."""
 
 
 def decode(data: bytes, channels: int) -> np.ndarray:
     """[height, width, channels] uint8: an encoded image, made grey or RGB where it is something else.
 
     Args:
-        data: a JPEG or PNG file's bytes.
+        data: a file's bytes.
         channels: 1 or 3.
     """
-    with Image.open(io.BytesIO(data)) as image:
-        pixels = np.asarray(image if image.mode == _MODES[channels] else image.convert(_MODES[channels]))
+    with _opened(data) as image:
+        pixels = np.asarray(_shown(image, _MODES[channels]))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def channels_of(data: bytes) -> int | None:
     """1 for a grey image, 3 for an RGB one, None for any other and for what is no image."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _opened(data) as image:
             return _CHANNELS.get(image.mode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # what decoders raise on damaged bytes is not listed anywhere
         return None
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """(height, width) that `decode` will give, from the header alone.
+
+    Args:
+        data: bytes of an image that can be decoded.
+    """
+    with _opened(data) as image:
+        # Pillow turns TIFFs by itself.
+        sideways = image.format != "TIFF" and _orientation(image) in _SIDEWAYS
+        return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 def problem_with(data: bytes, channels: int | None, shape: tuple[int, int] | None) -> str:
@@ -40,14 +71,67 @@ def problem_with(data: bytes, channels: int | None, shape: tuple[int, int] | Non
         shape: (height, width) that it must have; None allows any.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            image.load()
-            mode, size = image.mode, (image.height, image.width)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error) if "truncated" in str(error) else "not a readable JPEG or PNG"
+        with _opened(data) as image:
+            _check_extent(image)
+            mode = image.mode
+            shown = _shown(image, "RGB")
+            size = (shown.height, shown.width)
+    except _NotRead as error:
+        return str(error)
+    except Image.DecompressionBombError:
+        return f"it has far more than {_MOST_PIXELS} pixels"
+    except Exception as error:  # what decoders raise on damaged bytes is not listed anywhere
+        kinds = "a readable JPEG or PNG, nor WebP, BMP, GIF or TIFF"
+        reason = str(error) if "truncated" in str(error) else f"not {kinds}"
         return f"{reason} ({len(data)} bytes)"
     if channels is not None and _CHANNELS.get(mode) != channels:
         return f"its pixels are {mode}, expected {_MODES[channels]} as the others"
     if shape is not None and size != shape:
         return f"it is {size[0]}x{size[1]}, expected {shape[0]}x{shape[1]}"
     return ""
+
+
+def _opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=_FORMATS)
+
+
+def _check_extent(image: Image.Image) -> None:
+    if image.width * image.height > _MOST_PIXELS:
+        raise _NotRead(f"it is {image.height}x{image.width}, expected at most {_MOST_PIXELS} pixels")
+    # Photographs of some cameras have previews behind them, which Pillow calls MPO.
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if frames != 1:
+        raise _NotRead(f"it has {frames} frames or pages, expected one")
+
+
+def _shown(image: Image.Image, mode: str) -> Image.Image:
+    """The image as a viewer shows it, in the mode L or RGB; raises whatever decoders raise, or _NotRead."""
+    image.load()
+    with contextlib.suppress(OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        ImageOps.exif_transpose(image, in_place=True)  # an EXIF block that is damaged says nothing
+    if image.mode.startswith("I;16"):
+        image = _upper_bits(image)
+    if image.mode in ("I", "F"):
+        raise _NotRead(f"its pixels are {image.mode}, 32 bits without a known range: store them in 8 bits")
+    if image.has_transparency_data:
+        colours = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _upper_bits(image: Image.Image) -> Image.Image:
+    """8 bits of 16 bits of grey: Pillow's own conversion makes all white that is above 255."""
+    tags = getattr(image, "tag_v2", {})  # a TIFF's
+    if tags.get(_PHOTOMETRIC, 1) != 1 or tags.get(_BITS, (16,)) != (16,):
+        raise _NotRead("its pixels are grey in an order or in bits that are not read: store them in 8 bits")
+    values = np.asarray(image).astype(np.uint16)
+    grey = (values >> 8).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey)
+
+
+def _orientation(image: Image.Image) -> int:
+    with contextlib.suppress(OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return image.getexif().get(_ORIENTATION, 1)
+    return 1

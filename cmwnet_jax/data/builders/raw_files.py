@@ -1,16 +1,24 @@
 """The files a user points at, read alike from a folder and from a tar archive."""
 
+import errno
 import gzip
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.data.builders.archives import Member, list_tar
+from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.files import check_regular
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
+
+# What tarfile and gzip raise on damaged bytes; the last is of a chain of headers without end.
+_DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, zlib.error, RecursionError)
 
 
 def raw_error(root: Path, what: str) -> UsageError:
@@ -26,8 +34,9 @@ def raw_error(root: Path, what: str) -> UsageError:
 class RawFiles:
     """The files below a folder or in a tar, by their path with forward slashes.
 
-    Hidden files are passed over. An archive with one folder at its top, as most published ones have, reads as
-    that folder. Reading is safe from several threads.
+    Hidden files, and what macOS puts into `__MACOSX`, are passed over. Links in a folder are followed. An
+    archive with one folder at its top, as most published ones have, reads as that folder. Reading is safe from
+    several threads.
 
     Attributes:
         root: the folder or archive.
@@ -42,36 +51,84 @@ class RawFiles:
             root: a folder, or a `.tar`, `.tar.gz` or `.tgz` of one.
 
         Raises:
-            UsageError: it does not exist, is of another kind, or is a truncated or corrupt archive.
+            UsageError: it does not exist, cannot be read, is of another kind, or is a truncated or corrupt
+                archive; or there is something in it that is neither a file nor a folder, or has a name that is
+                not UTF-8.
         """
         self.root = root
         self.sizes: dict[str, int] = {}
         self.folders: set[str] = set()
         self._archive, self._offsets = None, {}
-        if root.is_dir():
-            self._list_folder()
-        elif root.is_file() and root.name.endswith(ARCHIVES):
-            try:
-                self._list_archive()
-            except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-                self.close()
-                raise raw_error(root, f"which is truncated or corrupt ({error}): fetch it again") from error
-        else:
-            found = "is of another kind" if root.exists() else "does not exist"
-            raise raw_error(root, f"which {found}, expected a folder or one of {', '.join(ARCHIVES)}")
+        try:
+            refused = self._list()
+            self._check(refused)
+        except BaseException:
+            self.close()
+            raise
         self.sizes = dict(sorted(self.sizes.items()))
 
-    def _list_folder(self) -> None:
-        for folder, subfolders, names in os.walk(self.root, followlinks=True):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            path = Path(folder).relative_to(self.root)
-            self.folders.add(path.as_posix())
-            for name in names:
-                if not name.startswith("."):
-                    self.sizes[(path / name).as_posix()] = os.stat(os.path.join(folder, name)).st_size
+    def _list(self) -> list[str]:
+        """Fills the attributes; returns what was refused, with the reason."""
+        if self.root.is_dir():
+            return self._list_folder()
+        if self.root.is_file() and self.root.name.lower().endswith(ARCHIVES):
+            try:
+                return self._list_archive()
+            except _DAMAGE as error:
+                damaged = not getattr(error, "errno", None)  # otherwise the system's, e.g. a full disk
+                found = "is truncated or corrupt" if damaged else "cannot be read"
+                remedy = "fetch it again" if damaged else "make that possible"
+                raise raw_error(self.root, f"which {found} ({first_line(error)}): {remedy}") from error
+        found = "is of another kind" if self.root.exists() else "does not exist"
+        if self.root.is_symlink() and not self.root.exists():
+            found = f"is a link to {os.readlink(self.root)!r}, which does not exist"
+        raise raw_error(self.root, f"which {found}, expected a folder or one of {', '.join(ARCHIVES)}")
 
-    def _list_archive(self) -> None:
-        if self.root.suffix == ".tar":
+    def _check(self, refused: list[str]) -> None:
+        """Raises a UsageError where not all can be used: what is left out would be missed by nobody."""
+        if refused:
+            raise raw_error(
+                self.root,
+                f"where {len(refused)} of {len(self.sizes) + len(refused)} files cannot be used, the first "
+                f"{refused[0]}: put the files themselves there, or take these out",
+            )
+        names = [*self.sizes, *self.folders]
+        odd = sorted(name for name in names if not is_utf8(name))
+        if odd:
+            raise raw_error(
+                self.root,
+                f"where {len(odd)} of {len(names)} names of files and folders are not UTF-8, the first "
+                f"{odd[0]!r}: rename them",
+            )
+
+    def _list_folder(self) -> list[str]:
+        refused = []
+        ways = [("", ())]  # each folder with those that it lies in
+        while ways:
+            folder, above = ways.pop()
+            path = self.root / folder
+            try:
+                status = path.stat()
+                if (here := (status.st_dev, status.st_ino)) in above:
+                    raise OSError(errno.ELOOP, "a link to a folder that it lies in")
+                entries = [entry for entry in os.scandir(path) if not _is_hidden(entry.name)]
+            except OSError as error:
+                refused.append(f"{folder!r}: {first_line(error)}")
+                continue
+            self.folders.add(folder or ".")
+            for entry in entries:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                try:
+                    if entry.is_dir():
+                        ways.append((name, (*above, here)))
+                    else:
+                        self.sizes[name] = _size(entry)
+                except OSError as error:
+                    refused.append(f"{name!r}: {first_line(error)}")
+        return sorted(refused)
+
+    def _list_archive(self) -> list[str]:
+        if self.root.suffix.lower() == ".tar":
             self._archive = self.root.open("rb")
         else:
             # Images are not read in the archive's order, and gzip can only be read in order: unpacked once, it
@@ -80,34 +137,75 @@ class RawFiles:
             with gzip.open(self.root) as packed:
                 shutil.copyfileobj(packed, self._archive, 1 << 20)
             self._archive.seek(0)
-        with tarfile.open(fileobj=self._archive, mode="r:") as archive:
-            for member in archive:
-                path = os.path.normpath(member.name)
-                if any(part.startswith(".") for part in path.split("/")):
-                    continue
-                if member.isdir():
-                    self.folders.add(path)
-                elif member.isfile():
-                    self.sizes[path], self._offsets[path] = member.size, member.offset_data
-                    self.folders.update(str(parent) for parent in Path(path).parents)
-        self._strip_common_folder()
+        listing = list_tar(self._archive)
+        members = {path: member for path, member in listing.files.items() if not _is_hidden(*path.split("/"))}
+        folders = {folder for folder in listing.folders if not _is_hidden(*folder.split("/"))}
+        folders.update(str(parent) for path in members for parent in Path(path).parents)
+        self._take(members, folders)
+        return listing.refused
 
-    def _strip_common_folder(self) -> None:
-        tops = {path.split("/")[0] for path in (*self.sizes, *self.folders) if path != "."}
-        if len(tops) != 1 or tops & set(self.sizes):
-            return
-        start = len(tops.pop()) + 1
-        self.sizes = {path[start:]: size for path, size in self.sizes.items()}
-        self._offsets = {path[start:]: offset for path, offset in self._offsets.items()}
-        self.folders = {path[start:] or "." for path in self.folders}
+    def _take(self, members: dict[str, Member], folders: set[str]) -> None:
+        """Fills the attributes from a listing, without its only folder at the top where it has one."""
+        tops = {path.split("/")[0] for path in (*members, *folders) if path != "."}
+        start = len(tops.pop()) + 1 if len(tops) == 1 and not tops & set(members) else 0
+        self.sizes = {path[start:]: member.size for path, member in members.items()}
+        self._offsets = {path[start:]: member.offset for path, member in members.items()}
+        self.folders = {path[start:] or "." for path in folders}
 
     def read(self, path: str) -> bytes:
-        """The bytes of one file."""
+        """The bytes of one file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         if self._archive is None:
             return (self.root / path).read_bytes()
         return os.pread(self._archive.fileno(), self.sizes[path], self._offsets[path])
+
+    def lines(self, path: str) -> Iterator[str]:
+        """The lines of a text file.
+
+        Raises:
+            UsageError: it cannot be read, or is not UTF-8.
+        """
+        try:
+            text = self.read(path).decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise raw_error(
+                self.root, f"where {path!r} cannot be read as UTF-8 text ({first_line(error)}): fetch it again"
+            ) from error
+        yield from text.splitlines()
 
     def close(self) -> None:
         """Closes the archive, where there is one."""
         if self._archive is not None:
             self._archive.close()
+
+
+def _is_hidden(*parts: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a path can be written down: Python keeps bytes that are not UTF-8 as lone surrogates.
+
+    Args:
+        name: a path, or a part of one.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _size(entry: os.DirEntry) -> int:
+    """Bytes of a file; raises an OSError where it is no regular one, nor a link to one."""
+    try:
+        status = entry.stat()
+        if stat.S_ISREG(status.st_mode):
+            return status.st_size
+    except OSError:
+        pass  # said better by the next line
+    check_regular(Path(entry.path))
+    return os.stat(entry.path).st_size

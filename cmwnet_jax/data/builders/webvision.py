@@ -1,5 +1,7 @@
 """WebVision 1.0: images that Google and Flickr found for ImageNet's 1,000 classes (Sec. 5, Tables 6, 9, 12)."""
 
+import re
+
 import numpy as np
 
 from cmwnet_jax.data.builders.base import FilesBuilder, check_classes
@@ -45,16 +47,16 @@ class Webvision(FilesBuilder):
     @classmethod
     def _class_names(cls, files: RawFiles) -> list[str]:
         """Lines of the synset list, which begin with an identifier: the names alone occur twice (crane)."""
-        lines = files.read(_SYNSETS).decode().splitlines() if _SYNSETS in files.sizes else []
+        lines = [line.strip() for line in files.lines(_SYNSETS)] if _SYNSETS in files.sizes else []
         numbers = [str(c) for c in range(cls.NUM_CLASSES)]
         return lines[: cls.NUM_CLASSES] if len(lines) >= cls.NUM_CLASSES else numbers
 
     @classmethod
     def _listed(cls, files: RawFiles, name: str, prefix: str) -> list[ImageFile]:
         items = []
-        for number, line in enumerate(files.read(name).decode().splitlines(), 1):
+        for number, line in enumerate(files.lines(name), 1):
             path, _, label = line.rpartition(" ")
-            if not path or not label.isdigit() or int(label) >= Webvision.NUM_CLASSES:
+            if not path or not re.fullmatch("[0-9]+", label) or int(label) >= Webvision.NUM_CLASSES:
                 raise raw_error(
                     files.root,
                     f"where {name} has {line!r} in line {number}, expected a path and a label 0 to "

@@ -1,0 +1,72 @@
+"""What a prepared data set may have tfds import: its own classes of features, and nothing else.
+
+tfds restores a set's features from JSON that names their Python classes, and imports the module of one that it
+does not know. A folder of somebody else's could so run any module in the current folder.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.files import check_regular
+
+_FILES = ("features.json", "dataset_info.json")
+_KEYS = ("type", "pythonClassName", "python_class_name")  # tfds's older form, and both of protobuf's
+
+_ALLOWED = frozenset(
+    f"{feature.__module__}.{feature.__name__}"
+    for feature in vars(tfds.features).values()
+    if isinstance(feature, type) and issubclass(feature, tfds.features.FeatureConnector)
+)
+
+
+def check_feature_classes(folder: Path) -> None:
+    """Looks through a prepared set's JSON before tfds does.
+
+    Args:
+        folder: of one version of the set, with `features.json` and `dataset_info.json`.
+
+    Raises:
+        UsageError: a file cannot be read, or names a class that is not one of `tfds.features`.
+    """
+    for path in (folder / name for name in _FILES):
+        if not path.exists() and not path.is_symlink():
+            continue  # said by who needs it
+        try:
+            check_regular(path)
+            content = json.loads(path.read_text(encoding="utf-8"))
+            foreign = next((name for name in _class_names(content) if name not in _ALLOWED), None)
+        except (OSError, ValueError, RecursionError) as error:
+            raise UsageError(
+                f"data.dir has the file {str(path)!r}, which cannot be read ({first_line(error)}): remove its "
+                f"folder, and prepare the data set again"
+            ) from error
+        if foreign is not None:
+            raise UsageError(
+                f"data.dir has the file {str(path)!r}, which names the class {foreign!r}, expected those of "
+                f"tfds.features alone, since any other would be imported and so run: remove its folder, and "
+                f"prepare the data set again"
+            )
+
+
+def _class_names(content: Any) -> Iterator[str]:
+    """All that tfds may take for the name of a class; it packs JSON into strings of JSON."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            # Without a dot it is something else, e.g. a column's type, or refused by tfds itself.
+            if key in _KEYS and isinstance(value, str) and "." in value:
+                yield value
+            yield from _class_names(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _class_names(value)
+    elif isinstance(content, str) and content.lstrip()[:1] in ("{", "["):
+        try:
+            inner = json.loads(content)
+        except ValueError:  # a text
+            return
+        yield from _class_names(inner)

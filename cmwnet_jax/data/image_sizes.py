@@ -1,0 +1,62 @@
+"""How large a data set's images are, from their headers."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+
+from cmwnet_jax.data.builders import images
+from cmwnet_jax.data.sources import Records, Source
+from cmwnet_jax.data.stream import Fit
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.files import check_regular, replace_file
+
+
+def check_one_size(source: Source, fit: Fit) -> None:
+    """Raises a UsageError where batches could not be made, long before the first one is.
+
+    Args:
+        source: an open data set, whose training and test split will be streamed.
+        fit: how its images become one size.
+    """
+    if fit.crop_pixels:
+        return
+    sizes = {size for split in ("train", source.test_split) for size in image_sizes(source, split)}
+    fitted = sorted({fit(np.zeros((*size, 1), np.uint8)).shape[:2] for size in sizes})
+    if len(fitted) > 1:
+        raise UsageError(
+            f"data.crop_pixels is 0, but the images of {source.name} differ in size, e.g. "
+            f"{' and '.join(f'{height}x{width}' for height, width in fitted[:2])}: set it to the size that the "
+            f"network should see"
+        )
+
+
+def image_sizes(source: Source, split: str) -> set[tuple[int, int]]:
+    """The (height, width) that images of a split have; kept beside the prepared files for the next time.
+
+    Args:
+        source: an open data set.
+        split: a split's name.
+    """
+    records = source.splits[split]
+    if not isinstance(records, Records):  # a user's own source, of which nothing else is known
+        return {example["image"].shape[:2] for example in records}
+    if records.image_size is not None:
+        return {records.image_size}
+    kept = Path(source.folder) / f"sizes-{split}.npy"
+    with contextlib.suppress(OSError, ValueError, EOFError):  # missing, or not ours: read again
+        check_regular(kept)
+        return _as_set(np.load(kept, allow_pickle=False))
+    encoded, sizes = records.encoded(), set()
+    for start in range(0, len(encoded), 1024):
+        rows = range(start, min(start + 1024, len(encoded)))
+        sizes.update(images.size_of(example["image"]) for example in encoded.__getitems__(list(rows)))
+    with contextlib.suppress(OSError):  # a folder that is shared and cannot be written costs time, no more
+        replace_file(kept, lambda file: np.save(file, np.array(sorted(sizes), np.int32)))
+    return sizes
+
+
+def _as_set(sizes: np.ndarray) -> set[tuple[int, int]]:
+    if sizes.ndim != 2 or sizes.shape[1] != 2 or not len(sizes) or sizes.dtype.kind != "i" or sizes.min() < 1:
+        raise ValueError("no list of sizes")
+    return {(int(height), int(width)) for height, width in sizes}
