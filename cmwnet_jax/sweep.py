@@ -10,6 +10,11 @@ A file whose cells build on another cell's run, e.g. on its labels, says on whic
 its folder is appended to their arguments as stage1=FOLDER. Where it fails, so do they.
 """
 
+from cmwnet_jax.train import preemption
+
+if __name__ == "__main__":
+    preemption.stop_at_once()  # before the imports, which take seconds
+
 import dataclasses
 import fnmatch
 import json
@@ -168,6 +173,7 @@ def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
         return 0.0
     started = time.perf_counter()
     train(config, run.folder)
+    preemption.stop_if_asked()
     return time.perf_counter() - started
 
 
@@ -183,6 +189,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
     path = command.required(_CONFIG.value, "config", "a config file, e.g. --config=experiments/compare.py")
+    command.check_config_file(path)
     workdir = Path(command.required(_WORKDIR.value, "workdir", "the folder for all runs")).expanduser()
     try:
         names = runpy.run_path(path)

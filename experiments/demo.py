@@ -7,6 +7,11 @@ standard deviation over the seeds, and draws what the weight nets learned. Finis
 called again, it goes on with those that are missing.
 """
 
+from cmwnet_jax.train import preemption
+
+if __name__ == "__main__":
+    preemption.stop_at_once()  # before the imports, which take seconds
+
 import time
 from pathlib import Path
 
@@ -38,6 +43,7 @@ def run_all(workdir: Path, seeds: int, data_dir: str = "") -> dict[str, list[Fou
             config.watch.pictures_every_epochs = 0  # runs of seconds
             if not (folder / "result.json").exists():
                 train(config, folder)
+                preemption.stop_if_asked()
             else:
                 RunFolder(folder).check_finished(config)
             runs[method].append(Found(folder, (), method, seed))

@@ -117,7 +117,9 @@ def check_config(config: ConfigDict) -> None:
             )
     for field in PERCENTS:
         if not 0 <= _get(config, field) <= 100:
-            raise UsageError(f"{field} is {_get(config, field)}, expected a per cent of the steps, 0 to 100")
+            raise UsageError(
+                f"{field} is {shown(_get(config, field))}, expected a per cent of the steps, 0 to 100"
+            )
     for field, interval, holds in RANGES:
         if not holds(_get(config, field)):
             raise UsageError(f"{field} is {shown(_get(config, field))}, expected a number in {interval}")
