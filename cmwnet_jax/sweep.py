@@ -10,10 +10,10 @@ A file whose cells build on another cell's run, e.g. on its labels, says on whic
 its folder is appended to their arguments as stage1=FOLDER. Where it fails, so do they.
 """
 
-from cmwnet_jax.train import preemption
+from cmwnet_jax.train import signals
 
 if __name__ == "__main__":
-    preemption.stop_at_once()  # before the imports, which take seconds
+    signals.stop_at_once()  # before the imports, which take seconds
 
 import dataclasses
 import fnmatch
@@ -31,6 +31,7 @@ from cmwnet_jax import command
 from cmwnet_jax.errors import TrainingDiverged, UsageError, first_line
 from cmwnet_jax.files import replace_file
 from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.preemption import stop_if_asked
 from cmwnet_jax.train.run_folder import RunFolder
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE.py with get_config and get_cells")
@@ -173,7 +174,7 @@ def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
         return 0.0
     started = time.perf_counter()
     train(config, run.folder)
-    preemption.stop_if_asked()
+    stop_if_asked()
     return time.perf_counter() - started
 
 

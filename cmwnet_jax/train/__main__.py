@@ -6,10 +6,10 @@ it at once, as a first one does where no steps are running; then, as after SIGKI
 checkpoint.
 """
 
-from cmwnet_jax.train import preemption
+from cmwnet_jax.train import signals
 
 if __name__ == "__main__":
-    preemption.stop_at_once()  # before the imports, which take seconds
+    signals.stop_at_once()  # before the imports, which take seconds
 
 from absl import flags
 from ml_collections import config_flags
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         raise UsageError("--coordinator, --num_processes and --process_id go with --distributed: add it")
     if _DISTRIBUTED.value:
         parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        preemption.stop_at_once()  # JAX's coordination takes SIGTERM for itself
+        signals.stop_at_once()  # JAX's coordination takes SIGTERM for itself
     result = train(config, workdir)
     if parallel.is_first():
         print_result(result)

@@ -1,60 +1,14 @@
-"""SIGTERM and SIGINT as a request to stop: at once, or at the end of the running chunk of steps.
-
-A command calls `stop_at_once` before it imports what takes seconds; while steps run, `StopRequests` hears
-signals instead.
-"""
+"""SIGTERM and SIGINT as a request to stop at the end of the running chunk of steps."""
 
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 from cmwnet_jax.errors import Preempted
+from cmwnet_jax.train.signals import SIGNALS, note_handlers_given_back
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-def stop_at_once() -> None:
-    """From now on, SIGTERM and SIGINT end this process with status 75 and one line, whatever it is doing.
-
-    Nothing is raised, which an `except` of somebody's on the way might swallow, and nothing is cleaned up: what
-    is written is written so that a SIGKILL spoils nothing. A thread acts where the main one does not come to
-    it, e.g. while XLA compiles. To be called in the main thread, by a command; again where a library has taken
-    the signals.
-    """
-    for number in _SIGNALS:
-        signal.signal(number, _exit)
-    if not _told:
-        heard, told = os.pipe()
-        os.set_blocking(told, False)
-        _told.append(told)
-        threading.Thread(target=_exit_when_told, args=(heard,), daemon=True).start()
-    signal.set_wakeup_fd(_told[0], warn_on_full_buffer=False)
-
-
-_told: list[int] = []  # the pipe that the interpreter writes each signal's number to as soon as it comes
-_given_back = [0.0]  # when `StopRequests` last gave the handlers back
-_exiting = threading.Lock()
 _heard = [""]  # the signal that the last run was asked to stop by
-
-
-def _exit_when_told(heard: int) -> None:
-    while True:
-        for number in os.read(heard, 1):
-            # The signal that `StopRequests` has just heard may be read only now: that one was not for us.
-            is_ours = time.monotonic() - _given_back[0] > 0.5
-            if number in _SIGNALS and is_ours and signal.getsignal(number) is _exit:
-                _exit(number)
-
-
-def _exit(number: int, frame=None) -> None:
-    del frame
-    text = f"stopped: {signal.Signals(number).name} came; the same command goes on from what is saved\n"
-    # One line, though the main thread and the other may both come here.
-    if _exiting.acquire(blocking=False):
-        os.write(2, text.encode())
-        os._exit(os.EX_TEMPFAIL)
 
 
 def stop_if_asked() -> None:
@@ -90,7 +44,7 @@ class StopRequests:
     def __enter__(self) -> "StopRequests":
         _heard[0] = ""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
         return self
 
     def __exit__(self, *error) -> None:
@@ -122,7 +76,7 @@ class StopRequests:
         os.write(2, text.encode())
 
     def _restore(self) -> None:
-        _given_back[0] = time.monotonic()
+        note_handlers_given_back()
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
