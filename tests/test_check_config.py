@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from cmwnet_jax.data.record import save_record
 from cmwnet_jax.data.truth import TRUTHS, is_truth_known
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.models import MODELS, SMALLEST_SIDES, check_image
-from cmwnet_jax.train import loop, parallel
+from cmwnet_jax.train import build, loop, parallel
 from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.check_combined import check_length
 from cmwnet_jax.train.check_config import BOUNDS, PERCENTS, RANGES, check_config
@@ -177,10 +178,12 @@ def test_any_config_is_taken_or_refused_in_one_sentence():
 
 
 def test_what_is_refused_leaves_nothing_behind(tmp_path, monkeypatch):
-    """Up to the first step, which is not taken."""
+    """Up to the first step, which is not taken; nothing is compiled for it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "_train", lambda launch: {})
     monkeypatch.setattr(parallel, "loops_are_slow", lambda *arguments: False)
+    state = SimpleNamespace(params={}, model_state={})
+    monkeypatch.setattr(build, "_initial_state", lambda *arguments: state)
     seen = []
     for number, (changes, config) in enumerate(odd_configs(2000, seed=1)):
         if number > 20 and outcome(check_config, config) == "refused":
@@ -274,7 +277,6 @@ def test_a_rate_that_is_a_share_is_refused_for_every_bias_in_per_cent():
         (("host:1234", 0, 0), "--num_processes is 0, expected at least 1"),
         (("host:1234", 2, 7), "--process_id is 7, expected a number from 0 to below --num_processes, 2"),
         (("host:1234", 2, -1), "--process_id is -1"),
-        (("host:1234", None, 0), "expected all three"),
     ],
 )
 def test_processes_that_cannot_be_are_refused(arguments, message):

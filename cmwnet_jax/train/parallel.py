@@ -77,11 +77,6 @@ def _check_processes(coordinator: str | None, num_processes: int | None, process
             f"--process_id is {process_id}, expected a number from 0 to below --num_processes, "
             f"{num_processes}: number the processes from 0"
         )
-    if coordinator is not None and None in (num_processes, process_id):
-        raise UsageError(
-            "--coordinator is given without --num_processes or --process_id, expected all three: add what is "
-            "missing"
-        )
 
 
 def process_index() -> int:
