@@ -5,7 +5,6 @@ without JAX.
 """
 
 import importlib
-from typing import Any
 
 _MODULE_OF = {
     "MetaClasses": "meta_classes",
@@ -30,7 +29,7 @@ _MODULE_OF = {
 __all__ = list(_MODULE_OF)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

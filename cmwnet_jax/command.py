@@ -9,11 +9,13 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from cmwnet_jax.errors import Preempted, TrainingDiverged, UsageError
+from cmwnet_jax import files
+from cmwnet_jax.errors import Preempted, TrainingDiverged, UsageError, first_line
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -35,6 +37,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     except Preempted as stop:
         print(f"stopped: {stop}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)
+    except KeyboardInterrupt:  # in the commands that do not train, and so have nothing to save
+        print("stopped: SIGINT came; the same command does it again", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)
 
 
 def required(value, flag: str, hint: str):
@@ -53,8 +58,24 @@ def required(value, flag: str, hint: str):
     return value
 
 
+def check_config_file(path: str) -> None:
+    """Raises a UsageError where a config file is none; a pipe would be waited on for ever.
+
+    Args:
+        path: what was given; where nothing is, whoever opens it says so.
+    """
+    try:
+        if os.path.lexists(path):
+            files.check_regular(Path(path))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--config={path} cannot be used, it is {first_line(error)}: name a .py file"
+        ) from None
+
+
 def _parse(argv: list[str]) -> list[str]:
     """`flags.FLAGS`, with what config files and overrides raise turned into UsageErrors."""
+    check_config_file(_given(argv).partition(":")[0])
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:

@@ -44,6 +44,23 @@ def meta_class_names(centers: Sequence[float]) -> list[str]:
     ]
 
 
+def of_seen(runs: Sequence[Arrays], *names: str) -> list[np.ndarray]:
+    """Arrays of several runs' weights.npz, pooled, of the examples that the last epoch has seen.
+
+    Args:
+        runs: arrays by name.
+        *names: of arrays [n].
+    """
+    seen = [run["seen"] if "seen" in run else slice(None) for run in runs]  # older runs have no others
+    return [np.concatenate([run[name][rows] for run, rows in zip(runs, seen, strict=True)]) for name in names]
+
+
+def _right_name(runs: Sequence[Arrays], wrong: np.ndarray) -> str:
+    """What the examples are that are not wrong: where nobody knows the truth, they are not called right."""
+    known = all(run.get("truth_known", True) for run in runs)
+    return "right" if known and wrong.any() else "not known to be wrong"
+
+
 def draw_weighting_functions(axes: Axes, runs: Sequence[Arrays]) -> None:
     """The K weighting functions over the loss: the runs' mean, each run faintly (Fig. 2c, above).
 
@@ -71,10 +88,10 @@ def draw_weight_histogram(axes: Axes, runs: Sequence[Arrays]) -> None:
         axes: where to draw.
         runs: `weights`, `given` and `true`, [n] each, of runs of one method; they are pooled.
     """
-    weights = np.concatenate([run["weights"] for run in runs])
-    wrong = np.concatenate([run["given"] != run["true"] for run in runs])
+    weights, given, true = of_seen(runs, "weights", "given", "true")
+    wrong = given != true
     bins = np.linspace(0, 1, 41)
-    right = "right" if wrong.any() else "not known to be wrong"
+    right = _right_name(runs, wrong)
     for chosen, color, hatch, name in ((~wrong, _RIGHT, None, right), (wrong, _WRONG, "///", "wrong")):
         if chosen.any():
             share = np.full(chosen.sum(), 100 / chosen.sum())
@@ -101,7 +118,7 @@ def draw_observed_losses(axes: Axes, runs: Sequence[Arrays]) -> None:
         runs: `losses` [n], `meta_class` [n], `grid` [g] and `centers` [K] of runs of one method.
     """
     top = min(float(run["grid"][-1]) for run in runs)
-    losses, meta_class = (np.concatenate([run[name] for run in runs]) for name in ("losses", "meta_class"))
+    losses, meta_class = of_seen(runs, "losses", "meta_class")
     bins = np.linspace(0, top, 61)
     for k in range(len(runs[0]["centers"])):
         chosen = losses[meta_class == k]
@@ -150,14 +167,13 @@ def draw_loss_densities(axes: Axes, runs: Sequence[Arrays]) -> None:
         axes: where to draw.
         runs: `losses`, `given`, `true` and `meta_class`, [n] each, and `centers` [K] of runs of one method.
     """
-    names = ("losses", "given", "true", "meta_class")
-    losses, given, true, meta_class = (np.concatenate([run[name] for run in runs]) for name in names)
+    losses, given, true, meta_class = of_seen(runs, "losses", "given", "true", "meta_class")
     by_class = given.max() < _NAMED
     group = given if by_class else meta_class
     labels = [str(c) for c in range(given.max() + 1)] if by_class else meta_class_names(runs[0]["centers"])
     bins = np.linspace(0, max(float(np.quantile(losses, 0.999)), 1e-6), 61)
     parts = (
-        ("right" if np.any(given != true) else "not known to be wrong", given == true, _RIGHT),
+        (_right_name(runs, given != true), given == true, _RIGHT),
         ("wrong", given != true, _WRONG),
     )
     for place, _ in enumerate(labels):

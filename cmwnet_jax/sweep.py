@@ -10,6 +10,11 @@ A file whose cells build on another cell's run, e.g. on its labels, says on whic
 its folder is appended to their arguments as stage1=FOLDER. Where it fails, so do they.
 """
 
+from cmwnet_jax.train import signals
+
+if __name__ == "__main__":
+    signals.stop_at_once()  # before the imports, which take seconds
+
 import dataclasses
 import fnmatch
 import json
@@ -26,6 +31,7 @@ from cmwnet_jax import command
 from cmwnet_jax.errors import TrainingDiverged, UsageError, first_line
 from cmwnet_jax.files import folder_to_write, local_folder, replace_file
 from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.preemption import stop_if_asked
 from cmwnet_jax.train.run_folder import RunFolder
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE.py with get_config and get_cells")
@@ -168,6 +174,7 @@ def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
         return 0.0
     started = time.perf_counter()
     train(config, run.folder)
+    stop_if_asked()
     return time.perf_counter() - started
 
 
@@ -183,6 +190,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
     path = command.required(_CONFIG.value, "config", "a config file, e.g. --config=experiments/compare.py")
+    command.check_config_file(path)
     workdir = local_folder("--workdir", command.required(_WORKDIR.value, "workdir", "the folder for all runs"))
     try:
         names = runpy.run_path(path)

@@ -7,6 +7,11 @@ standard deviation over the seeds, and draws what the weight nets learned. Finis
 called again, it goes on with those that are missing.
 """
 
+from cmwnet_jax.train import signals
+
+if __name__ == "__main__":
+    signals.stop_at_once()  # before the imports, which take seconds
+
 import time
 from pathlib import Path
 
@@ -21,6 +26,7 @@ from cmwnet_jax.report.figures import save_weighting_figure
 from cmwnet_jax.report.find import Found
 from cmwnet_jax.report.runs import mean_and_sd
 from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.preemption import stop_if_asked
 from cmwnet_jax.train.run_folder import RunFolder
 from experiments.digits import get_config
 
@@ -39,6 +45,7 @@ def run_all(workdir: Path, seeds: int, data_dir: str = "") -> dict[str, list[Fou
             config.watch.pictures_every_epochs = 0  # runs of seconds
             if not (folder / "result.json").exists():
                 train(config, folder)
+                stop_if_asked()
             else:
                 RunFolder(folder).check_finished(config)
             runs[method].append(Found(folder, (), method, seed))

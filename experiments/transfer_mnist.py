@@ -51,7 +51,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.warmup_epochs = config.num_epochs // 3
     config.watch.pictures_every_epochs = 0
     if learns and args.method == "untrained":
-        config.num_epochs, config.warmup_epochs, config.weight_net.learning_rate = 1, 0, 0.0
+        config.num_epochs, config.warmup_epochs = 1, 0
+        config.weight_net.frozen, config.weight_net.learning_rate = True, 0.0
     if not learns and args.method != "erm":
         config.weight_net.init = _weight_net(args)
         config.weight_net.frozen = True

@@ -15,6 +15,7 @@ from test_train import launch_each, small_config
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train import build_data as build_data_module
+from cmwnet_jax.train import loop as loop_module
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.check_config import FILES, check_config
@@ -56,7 +57,8 @@ def test_every_field_is_read_by_something(tmp_path, monkeypatch):
 
     A field that only some runs look at needs one of those runs here.
     """
-    monkeypatch.setattr(build_data_module, "check_config", lambda config: None)
+    for module in (loop_module, build_data_module):
+        monkeypatch.setattr(module, "check_config", lambda config: None)
     read = set()
     true = build_data(small_config(data__bias="none")).true_labels
     np.savez(tmp_path / "human.npz", clean_label=true, worse_label=(true + 1) % 10)

@@ -136,12 +136,12 @@ def test_an_open_set_record_is_not_trained_on_without_its_images(tmp_path, monke
         build_data(small_config(data__path="device", **record))
 
 
-def test_web_labels_are_not_taken_for_the_truth(monkeypatch):
-    monkeypatch.setattr(sources, "_WEB_LABELS", ("digits",))
-    data = build_data(small_config(data__bias="none"))
+def test_labels_of_unknown_truth_are_not_taken_for_it():
+    unknown = {"data__bias": "none", "data__truth": "unknown"}
+    data = build_data(small_config(**unknown))
     assert np.isnan(data.biased.wrong_rate)
     with pytest.raises(UsageError, match="held_out.*not known to be right"):
-        build_data(small_config(data__bias="none", meta_set__kind="held_out"))
+        build_data(small_config(**unknown, meta_set__kind="held_out"))
 
 
 def test_kept_labels_that_are_damaged_are_read_again(tmp_path):

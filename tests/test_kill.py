@@ -4,6 +4,7 @@ Their checkpoints are written every few steps, inside epochs as well as between 
 here; ten, on both input paths, with `pytest -m slow tests/test_kill.py`.
 """
 
+import itertools
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from cmwnet_jax.errors import Preempted
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.loop import train
-from cmwnet_jax.train.preemption import StopRequests
+from cmwnet_jax.train.preemption import StopRequests, stop_if_asked
 from cmwnet_jax.transfer import load_weight_net
 
 _CONFIG = """
@@ -139,6 +140,80 @@ def test_a_run_under_fire_ends_as_one_in_peace(path, signals, tmp_path):
 @pytest.mark.parametrize("path", ["device", "stream"])
 def test_ten_kills(path, tmp_path):
     run_under_fire(tmp_path, path, (_KILL,) * 10 + (_TERM,))
+
+
+_EARLY = (0.3, 1.0, 2.0, 4.0)  # seconds after the start: imports, more of them, data, compiling
+
+
+def test_a_signal_at_any_moment_of_the_start_ends_it_with_status_75_and_one_line(tmp_path):
+    """And the next start is not spoilt; what trains, and how, is `test_a_run_under_fire`'s."""
+    (tmp_path / "config.py").write_text(_CONFIG)
+    for delay, number in zip(_EARLY, itertools.cycle((signal.SIGINT, _TERM))):
+        process = start(tmp_path, "device", tmp_path / "run")
+        time.sleep(delay)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == os.EX_TEMPFAIL, (delay, output)
+        assert f"stopped: {number.name} came" in output and "Traceback" not in output, (delay, output)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+_ASLEEP = """
+import sys, threading, time
+from cmwnet_jax.train import preemption, signals
+signals.stop_at_once()
+how = sys.argv[1]
+print("ready", flush=True)
+while how == "swallowing":
+    try:
+        time.sleep(10)
+    except BaseException:
+        pass
+if how == "in C":
+    import numpy as np
+    x = np.ones((3000, 3000))
+    while True:
+        x @ x
+with preemption.StopRequests() as stop:
+    print("steps", flush=True)
+    while not stop.requested:
+        time.sleep(0.01)
+    time.sleep(1)
+    print("deaf", flush=True)
+    time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("how", ["swallowing", "in C", "twice"])
+def test_nothing_swallows_a_signal(how):
+    process = subprocess.Popen(
+        [sys.executable, "-c", _ASLEEP, how],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    if how == "twice":
+        assert process.stdout.readline() == "steps\n"
+        process.send_signal(signal.SIGTERM)
+        assert "once more to stop without" in process.stdout.readline()
+        assert process.stdout.readline() == "deaf\n"
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == os.EX_TEMPFAIL, output
+    assert output == "stopped: SIGTERM came; the same command goes on from what is saved\n"
+
+
+def test_a_sweep_stops_behind_a_run_that_was_finished_when_the_signal_came():
+    stop_if_asked()
+    with StopRequests() as stop:
+        stop._hear(signal.SIGTERM, None)
+    with pytest.raises(Preempted, match="SIGTERM came, and the run that was going on is finished"):
+        stop_if_asked()
+    with StopRequests():
+        pass
+    stop_if_asked()
 
 
 @pytest.fixture

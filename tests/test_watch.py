@@ -43,6 +43,15 @@ def test_epochs_that_are_run_again_are_shown_once(tmp_path):
     assert read_events(tmp_path)["train/loss"] == {0: [1], 1: [1], 2: [1], 3: [3], 4: [3], 5: [3]}
 
 
+def test_what_the_last_epoch_has_not_seen_is_not_drawn():
+    """Of a run of today, beside one of a version that left these rows out."""
+    old = {"weights": np.array([0.1, 0.9]), "given": np.array([0, 1])}
+    new = {"weights": np.array([np.nan, 0.5]), "given": np.array([2, 3]), "seen": np.array([False, True])}
+    weights, given = drawing.of_seen([old, new], "weights", "given")
+    np.testing.assert_array_equal(weights, [0.1, 0.9, 0.5])
+    np.testing.assert_array_equal(given, [0, 1, 3])
+
+
 def weights_of(wrong_count, num_meta_classes=2):
     rng = np.random.default_rng(0)
     given = rng.integers(0, 4, 200)

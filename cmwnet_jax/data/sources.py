@@ -20,7 +20,6 @@ from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import check_regular, replace_file
 
 DATASETS = prepare.DATASETS
-_WEB_LABELS = ("animal10n", "webvision", "webvision_mini", "web_aircraft", "web_bird", "web_car")
 _MEMORY_LIMIT = 8 << 30  # bytes of pixels; ImageNet at 224x224 would be 190 GB
 _ID_FEATURES = ("id", "file_name")  # what tfds's own builders call it
 
@@ -100,11 +99,6 @@ class Source:
     def num_classes(self) -> int:
         """C."""
         return len(self.class_names)
-
-    @property
-    def truth_known(self) -> bool:
-        """Whether its own training labels are taken to be right; web sets' are not."""
-        return self.name not in _WEB_LABELS
 
     @property
     def train(self) -> Records:

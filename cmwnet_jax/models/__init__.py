@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from cmwnet_jax.errors import unknown_name
+from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.models.bilinear_cnn import BilinearCNN
 from cmwnet_jax.models.inception_resnet_v2 import InceptionResNetV2
 from cmwnet_jax.models.mlp import MLP as MLP
@@ -51,6 +51,35 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wide_resnet28_10": functools.partial(WideResNet, depth=28, widen=10),
 }
 """Constructors of classifiers by the name that a config has for them; all take `Classifier`'s fields."""
+
+SMALLEST_SIDES = {
+    "bilinear_cnn": 32,
+    "inception_resnet_v2": 75,
+    "resnet34_cifar_unpadded": 3,
+    "vgg16": 32,
+    "vgg16_bn": 32,
+    "vgg19_bn": 32,
+}
+"""Pixels a side below which a map inside a model has no place left: it learns nothing. The others take 1."""
+
+
+def check_image(name: str, shape: tuple[int, int, int]) -> None:
+    """Checks that a model has something to see in images of a size.
+
+    Args:
+        name: the model's.
+        shape: (height, width, channels).
+
+    Raises:
+        UsageError: they are too small.
+    """
+    height, width, _ = shape
+    least = SMALLEST_SIDES.get(name, 1)
+    if min(height, width) < least:
+        raise UsageError(
+            f"model.name is {name!r}, which takes images of at least {least} pixels a side, but these are "
+            f"{height} x {width}: take another model, or larger images (data.resize_pixels, data.crop_pixels)"
+        )
 
 
 def model_fields(name: str) -> frozenset[str]:

@@ -2,8 +2,14 @@
 
 Exits with 0 when the run is finished, 2 after a mistake of the user's, and 75 when SIGTERM or SIGINT
 asked it to stop: it has saved where it was, and the same command goes on. A second signal stops
-it at once; then, as after SIGKILL, it goes on from the newest checkpoint.
+it at once, as a first one does where no steps are running; then, as after SIGKILL, it goes on from the newest
+checkpoint.
 """
+
+from cmwnet_jax.train import signals
+
+if __name__ == "__main__":
+    signals.stop_at_once()  # before the imports, which take seconds
 
 from absl import flags
 from ml_collections import config_flags
@@ -34,8 +40,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
     config = command.required(_CONFIG.value, "config", "a config file, e.g. --config=experiments/digits.py")
+    check_config(config)
     if _PRINT_CONFIG.value:
-        check_config(config)
         print(as_json(config), end="")
         return
     workdir = command.required(_WORKDIR.value, "workdir", "the folder that the run should be written to")
@@ -43,6 +49,7 @@ def main(argv: list[str]) -> None:
         raise UsageError("--coordinator, --num_processes and --process_id go with --distributed: add it")
     if _DISTRIBUTED.value:
         parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        signals.stop_at_once()  # JAX's coordination takes SIGTERM for itself
     result = train(config, workdir)
     if parallel.is_first():
         print_result(result)

@@ -1,7 +1,9 @@
 """Turns a config's names into the model, the steps and the state; `build_data` does it for data."""
 
 import dataclasses
+import math
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +13,23 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from cmwnet_jax.data.batches import TrainOrder
-from cmwnet_jax.models import MODELS, model_fields
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.models import MODELS, check_image, model_fields
 from cmwnet_jax.models.pretrained import load_pretrained
 from cmwnet_jax.schedules import step_decay, warm_restarts
 from cmwnet_jax.soft_labels import Teacher
 from cmwnet_jax.train import parallel
-from cmwnet_jax.train.build_data import Data, train_order
+from cmwnet_jax.train.build_data import Data, check_augmentation, train_order
 from cmwnet_jax.train.build_method import MAKERS
+from cmwnet_jax.train.check_combined import check_length
 from cmwnet_jax.train.method_parts import Method, Parts
 from cmwnet_jax.train.methods import METHODS, Kind, kind_of
 from cmwnet_jax.train.programs import InPasses
 from cmwnet_jax.transfer import SavedWeightNet
 from cmwnet_jax.types import MetaState, PyTree, StepFn
 from cmwnet_jax.weight_net import WeightNet, weighting_functions
+
+_MOST_PARAMETERS = 2**30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,8 +90,12 @@ class Recipe:
 
 def build_recipe(config: ConfigDict, data: Data) -> Recipe:
     """The model, both steps and the state before the first of them."""
-    model = build_model(config, data.source.num_classes)
     order = train_order(config, data)
+    check_length(config, order.steps)
+    check_augmentation(config, data.image_shape)
+    check_image(config.model.name, data.image_shape)
+    model = build_model(config, data.source.num_classes)
+    _check_size(config, model, data.image_shape)
     steps = config.num_epochs * order.steps
     fields = config.optimizer
     learning_rate = _learning_rate(config, order.steps)
@@ -144,6 +154,20 @@ def build_model(config: ConfigDict, num_classes: int) -> nn.Module:
         cosine_scale=config.loss.ldam_scale if uses_ldam else 0.0,
         **{field: value for field, value in own.items() if field in model_fields(name)},
     )
+
+
+def _check_size(config: ConfigDict, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Checks that a classifier whose layers the config sizes is one that memory could hold."""
+    if "hidden" not in model_fields(config.model.name):
+        return
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
+    if count > _MOST_PARAMETERS:
+        raise UsageError(
+            f"model.hidden is {config.model.hidden}, which on images of {' x '.join(map(str, image_shape))} "
+            f"comes to {count} parameters, expected at most {_MOST_PARAMETERS}: choose fewer units"
+        )
 
 
 def _initial_state(

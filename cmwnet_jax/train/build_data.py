@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from cmwnet_jax.data import bias, meta_set, sources
-from cmwnet_jax.data.augment import Augmentation, pixel_moments
+from cmwnet_jax.data.augment import Augmentation, augment, pixel_moments
 from cmwnet_jax.data.batches import Raw, TrainOrder
 from cmwnet_jax.data.human_labels import human_labels
 from cmwnet_jax.data.image_sizes import check_one_size
@@ -14,6 +15,7 @@ from cmwnet_jax.data.probabilities import check_class_order, load_probabilities
 from cmwnet_jax.data.record import Record, load_record
 from cmwnet_jax.data.stream import Fit, Stream
 from cmwnet_jax.data.streams import Purpose, stream
+from cmwnet_jax.data.truth import check_known_as, is_truth_known
 from cmwnet_jax.errors import UsageError, about
 from cmwnet_jax.meta_classes import MetaClasses
 from cmwnet_jax.train import parallel
@@ -63,9 +65,13 @@ def build_data(config: ConfigDict) -> Data:
         UsageError: a field of the config is wrong, by itself or for this data set.
     """
     check_config(config)
-    with about("data.bias"):
-        bias.needs(config.data.bias)
     source = sources.open(config.data.name, config.data.dir, config.data.raw_dir)
+    if source.num_classes < 2:
+        raise UsageError(
+            f"data.name is {source.name!r}, whose training set has {source.num_classes} class, expected at "
+            f"least 2: there is nothing to tell apart"
+        )
+    check_known_as(config.data.known_as, source.num_classes)
     dataset = None
     if _on_device(config, source):
         dataset = sources.load(config.data.name, config.data.dir, config.data.raw_dir)
@@ -74,7 +80,7 @@ def build_data(config: ConfigDict) -> Data:
         true_labels, test_labels = (sources.read_labels(source, s) for s in ("train", source.test_split))
     record = _record(config, source, dataset, true_labels)
     _check_candidates(config, record)
-    _check_batch_size(config, record.labels)
+    _check_batch_size(config, record)
     if dataset is None:
         splits = _streams(config, source, record, true_labels, test_labels)
         shape = splits["train"].read(np.arange(1)).image.shape[1:]
@@ -82,6 +88,26 @@ def build_data(config: ConfigDict) -> Data:
         splits = _raws(config, dataset, record)
         shape = splits["train"].image.shape[1:]
     return Data(source, record, true_labels, splits, test_labels, shape)
+
+
+def check_augmentation(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
+    """Checks that training images can be changed as the config says.
+
+    Args:
+        config: the run's.
+        image_shape: (height, width, channels).
+
+    Raises:
+        UsageError: they are too small for the border, or not of the channels that RandAugment knows.
+    """
+    change, side = Augmentation(**config.augment), min(image_shape[:2])
+    if change.pad_pixels >= side:
+        raise UsageError(
+            f"augment.pad_pixels is {change.pad_pixels}, expected fewer than the images' shorter side, {side}, "
+            f"of which a crop could show nothing: lower it"
+        )
+    images, row = np.zeros((1, *image_shape), np.uint8), np.zeros(1, np.int32)
+    jax.eval_shape(lambda key: augment(images, row, key, change), jax.random.key(0))
 
 
 def build_input(config: ConfigDict, data: Data, first_step: int, one_step_a_call: bool) -> Input:
@@ -156,6 +182,11 @@ def _record(
     config: ConfigDict, source: sources.Source, dataset: sources.Dataset | None, true_labels: np.ndarray
 ) -> Record:
     """The saved record that the config names, or the bias that it asks for, applied now."""
+    if config.meta_set.kind == "held_out" and not _truth_known(config, source):
+        raise UsageError(
+            f"meta_set.kind is 'held_out', but {source.name}'s labels are not known to be right: use "
+            f"lowest_loss or balanced, or set data.truth to 'known' if they are right"
+        )
     if config.data.record:
         record = load_record(config.data.record, dataset=source.name, true_labels=true_labels)
         if config.meta_set.kind == "held_out" and record.held_out is None:
@@ -163,15 +194,12 @@ def _record(
                 f"meta_set.kind is 'held_out', but the record in {config.data.record} has set nothing apart: "
                 f"use a record of a run that has"
             )
-        return dataclasses.replace(record, meta_classes=_meta_classes(config, record.labels))
+        known = _truth_known(config, source) and (record.labels.truth_known or config.data.truth == "known")
+        labels = dataclasses.replace(record.labels, truth_known=known)
+        return dataclasses.replace(record, labels=labels, meta_classes=_meta_classes(config, labels))
     labels, held_out = bias.BiasedLabels.clean(true_labels, source.num_classes), None
-    labels = dataclasses.replace(labels, truth_known=source.truth_known)
+    labels = dataclasses.replace(labels, truth_known=_truth_known(config, source))
     if config.meta_set.kind == "held_out":
-        if not source.truth_known:
-            raise UsageError(
-                f"meta_set.kind is 'held_out', but {source.name}'s labels are from the web and not known to be "
-                f"right: use lowest_loss or balanced"
-            )
         held_out, labels = meta_set.hold_out(
             labels, config.meta_set.per_class_examples, stream(config.seed, Purpose.HOLD_OUT)
         )
@@ -183,6 +211,10 @@ def _record(
         )
     classes = _meta_classes(config, labels)
     return Record(labels, config.data.bias, config.seed, source.name, classes, held_out=held_out)
+
+
+def _truth_known(config: ConfigDict, source: sources.Source) -> bool:
+    return is_truth_known(source.name, config.data.truth, config.data.known_as)
 
 
 def _meta_classes(config: ConfigDict, labels: bias.BiasedLabels) -> MetaClasses:
@@ -296,7 +328,8 @@ def _sample(train: Raw | Stream) -> np.ndarray:
     return train.read(np.unique(np.linspace(0, len(train) - 1, 1000).astype(np.int32))).image
 
 
-def _check_batch_size(config: ConfigDict, biased: bias.BiasedLabels) -> None:
+def _check_batch_size(config: ConfigDict, record: Record) -> None:
+    biased = record.labels
     if config.batch_size > len(biased.ids):
         raise UsageError(
             f"batch_size is {config.batch_size}, expected at most the {len(biased.ids)} training examples "
@@ -311,5 +344,7 @@ def _check_batch_size(config: ConfigDict, biased: bias.BiasedLabels) -> None:
     else:
         fewest = config.meta_set.per_class_examples
     size = np.sum(np.minimum(biased.class_counts, min(fewest, config.meta_set.per_class_examples)))
+    if config.meta_set.kind == "held_out":
+        size = len(record.held_out)
     with about(f"meta_set.per_class_examples is {config.meta_set.per_class_examples}"):
         parallel.round_down("the meta set", int(size), config.micro_batches)

@@ -2,13 +2,17 @@
 
 from ml_collections import ConfigDict
 
+from cmwnet_jax.data import bias
 from cmwnet_jax.data.augment import PAD_MODES
 from cmwnet_jax.data.sources import DATASETS
-from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.data.truth import PUBLISHED_CLASSES, TRUTHS
+from cmwnet_jax.errors import UsageError, about, unknown_name
 from cmwnet_jax.files import local_path
 from cmwnet_jax.models import MODELS
 from cmwnet_jax.soft_labels import SECOND_LOSSES
 from cmwnet_jax.step_parts import NORMALIZATIONS
+from cmwnet_jax.train.check_combined import check_combined
+from cmwnet_jax.train.check_types import check_types, shown
 from cmwnet_jax.train.config import default_config
 from cmwnet_jax.train.methods import METHODS
 
@@ -31,58 +35,67 @@ FILES = (
     "loss.forward_posterior",
 )
 
-_LEAST = (
-    ("num_epochs", 1),
-    ("warmup_epochs", 0),
-    ("batch_size", 1),
-    ("meta_every_steps", 1),
-    ("chunk_steps", 1),
-    ("micro_batches", 1),
-    ("meta_set.per_class_examples", 1),
-    ("meta_set.batch_size", 1),
-    ("weight_net.num_meta_classes", 1),
-    ("weight_net.hidden", 1),
-    ("checkpoint.every_epochs", 1),
-    ("checkpoint.every_minutes", 0),
-    ("checkpoint.keep", 1),
-    ("watch.pictures_every_epochs", 0),
-    ("seed", 0),
-    ("data.resize_pixels", 0),
-    ("data.crop_pixels", 0),
-    ("data.workers", 0),
-    ("data.prefetch_batches", 1),
-    ("augment.pad_pixels", 0),
-    ("augment.rand_ops", 0),
-    ("optimizer.learning_rate", 0),
-    ("optimizer.momentum", 0),
-    ("optimizer.first_cycle_epochs", 1),
-    ("optimizer.least_learning_rate", 0),
-    ("optimizer.weight_decay", 0),
-    ("optimizer.decay_factor", 0),
-    ("weight_net.learning_rate", 0),
-    ("weight_net.weight_decay", 0),
-    ("mixup_alpha", 0),
-    ("loss.focal_gamma", 0),
-    ("loss.mcw_learning_rate", 0),
-    ("elr.strength", 0),
-)
+_MANY = 10**6  # more than anybody means
+_INT32 = 2**31 - 1  # what steps and rows are counted in on the devices
+_LONGEST = 100  # entries of a tuple
+_LARGE = 1e30  # finite in float32, too
 
-_PERCENTS = ("loss.reweight_at_percent", "soft_labels.freeze_teacher_at_percent")
+BOUNDS = {
+    "num_epochs": (1, _MANY),
+    "warmup_epochs": (0, _MANY),
+    "batch_size": (1, _INT32),
+    "meta_every_steps": (1, _INT32),
+    "chunk_steps": (1, _INT32),
+    "micro_batches": (1, _MANY),
+    "meta_set.per_class_examples": (1, _INT32),
+    "meta_set.batch_size": (1, _INT32),
+    "weight_net.num_meta_classes": (1, _MANY),
+    "weight_net.hidden": (1, 2**16),
+    "checkpoint.every_epochs": (1, _MANY),
+    "checkpoint.every_minutes": (0, _MANY),
+    "checkpoint.keep": (1, _MANY),
+    "watch.pictures_every_epochs": (0, _MANY),
+    "seed": (0, 2**32 - 1),  # JAX's keys have as many: a larger seed would give a smaller one's parameters
+    "data.resize_pixels": (0, 2**13),
+    "data.crop_pixels": (0, 2**13),
+    "data.workers": (0, 2**10),
+    "data.prefetch_batches": (1, 2**10),
+    "augment.pad_pixels": (0, 2**13),
+    "augment.rand_ops": (0, 100),
+    "optimizer.learning_rate": (0, _LARGE),
+    "optimizer.first_cycle_epochs": (1, _MANY),
+    "optimizer.least_learning_rate": (0, _LARGE),
+    "optimizer.weight_decay": (0, _LARGE),
+    "optimizer.decay_factor": (0, _LARGE),
+    "weight_net.learning_rate": (0, _LARGE),
+    "weight_net.weight_decay": (0, _LARGE),
+    "mixup_alpha": (0, _MANY),
+    "loss.focal_gamma": (0, _MANY),
+    "loss.mcw_learning_rate": (0, _LARGE),
+    "elr.strength": (0, _LARGE),
+}
+"""The least and the most that a number may be; the fields that are not here are in `PERCENTS` or `RANGES`."""
 
-_RANGES = (
+PERCENTS = ("loss.reweight_at_percent", "soft_labels.freeze_teacher_at_percent")
+
+RANGES = (
+    ("optimizer.momentum", "[0, 1)", lambda value: 0 <= value < 1),
     ("soft_labels.momentum", "[0, 1)", lambda value: 0 <= value < 1),
     ("soft_labels.teacher_momentum", "[0, 1]", lambda value: 0 <= value <= 1),
     ("elr.momentum", "[0, 1)", lambda value: 0 <= value < 1),
     ("loss.gce_q", "(0, 1]", lambda value: 0 < value <= 1),
     ("loss.class_balanced_beta", "[0, 1)", lambda value: 0 <= value < 1),
-    ("loss.ldam_margin", "(0, inf)", lambda value: 0 < value < float("inf")),
-    ("loss.ldam_scale", "(0, inf)", lambda value: 0 < value < float("inf")),
+    ("loss.ldam_margin", "(0, inf)", lambda value: 0 < value <= _LARGE),
+    ("loss.ldam_scale", "(0, inf)", lambda value: 0 < value <= _LARGE),
 )
 
 _NAMES = (
     ("method", METHODS),
     ("data.name", DATASETS),
     ("data.path", PATHS),
+    ("data.truth", TRUTHS),
+    ("data.known_as", ("", *PUBLISHED_CLASSES)),
+    ("data.open_set_from", DATASETS),
     ("augment.pad_mode", PAD_MODES),
     ("meta_set.kind", META_SETS),
     ("model.name", MODELS),
@@ -103,118 +116,50 @@ def check_config(config: ConfigDict) -> None:
     """Checks every field that can be checked without the data.
 
     Raises:
-        UsageError: the first field that is missing, unknown or wrong.
+        UsageError: the first field that is missing, unknown or wrong, in one sentence.
     """
-    _check_fields(config, default_config())
+    check_types(config, default_config())
     for field, known in _NAMES:
         if _get(config, field) not in known:
             raise unknown_name(field, _get(config, field), known)
     for field in FILES:
         if _get(config, field):
             local_path(field, _get(config, field))
-    for field, least in _LEAST:
+    for field, (least, most) in BOUNDS.items():
         value = _get(config, field)
-        if not least <= value < (float("inf") if isinstance(value, float) else 2**63):
-            raise UsageError(f"{field} is {value}, expected a number that is finite and at least {least}")
-    if config.data.path == "device" and (config.data.resize_pixels or config.data.crop_pixels):
-        raise UsageError(
-            "data.path is 'device', where data.resize_pixels and data.crop_pixels do nothing: set it to "
-            "'stream'"
-        )
-    least, first = config.optimizer.least_learning_rate, config.optimizer.learning_rate
-    if config.optimizer.schedule == "warm_restarts" and not least <= first > 0:
-        raise UsageError(
-            f"optimizer.learning_rate is {first}, expected more than 0 and at least "
-            f"optimizer.least_learning_rate, {least}, with warm_restarts"
-        )
-    if config.optimizer.momentum >= 1:
-        raise UsageError(f"optimizer.momentum is {config.optimizer.momentum}, expected less than 1")
-    percents = config.optimizer.decay_at_percent
-    if not all(type(percent) in (int, float) and 0 <= percent <= 100 for percent in percents):
-        raise UsageError(f"optimizer.decay_at_percent is {percents}, expected per cents of the steps, 0 to 100")
-    if not all(type(width) is int and width >= 1 for width in config.model.hidden):
-        raise UsageError(
-            f"model.hidden is {config.model.hidden}, expected whole numbers of units, each at least 1"
-        )
-    for field in _PERCENTS:
+        if not least <= value <= most:
+            raise UsageError(
+                f"{field} is {shown(value)}, expected a number that is finite and at least {least}, and at "
+                f"most {most}"
+            )
+    for field in PERCENTS:
         if not 0 <= _get(config, field) <= 100:
-            raise UsageError(f"{field} is {_get(config, field)}, expected a per cent of the steps, 0 to 100")
-    for field, interval, holds in _RANGES:
+            raise UsageError(
+                f"{field} is {shown(_get(config, field))}, expected a per cent of the steps, 0 to 100"
+            )
+    for field, interval, holds in RANGES:
         if not holds(_get(config, field)):
-            raise UsageError(f"{field} is {_get(config, field)}, expected a number in {interval}")
-    _check_method(config)
+            raise UsageError(f"{field} is {shown(_get(config, field))}, expected a number in {interval}")
+    _check_tuples(config)
+    with about("data.bias"):
+        bias.needs(config.data.bias)
+    check_combined(config)
 
 
-def _check_method(config: ConfigDict) -> None:
-    """What one field says only with another."""
-    if config.method == "mixup" and not config.mixup_alpha:
-        raise UsageError("mixup_alpha is 0, expected a positive number with the method mixup")
-    if config.weight_net.init and not METHODS[config.method].has_weight_net:
+def _check_tuples(config: ConfigDict) -> None:
+    percents, widths = config.optimizer.decay_at_percent, config.model.hidden
+    if not all(type(percent) in (int, float) and 0 <= percent <= 100 for percent in percents):
         raise UsageError(
-            f"weight_net.init is {config.weight_net.init!r}, but {config.method} has no weight net: leave it "
-            f"empty, or take the method mwnet, cmwnet or cmwnet_sl"
+            f"optimizer.decay_at_percent is {shown(percents)}, expected per cents of the steps, 0 to 100"
         )
-    if config.weight_net.frozen and not config.weight_net.init:
+    if not all(type(width) is int and 1 <= width <= 2**16 for width in widths):
         raise UsageError(
-            "weight_net.frozen is True, but weight_net.init is empty, and a random weight net would never "
-            "learn: name a learned one there"
+            f"model.hidden is {shown(widths)}, expected whole numbers of units, each at least 1 and at most "
+            f"{2**16}"
         )
-    if config.loss.name != "cross_entropy" and config.method not in ("erm", "mwnet", "cmwnet"):
-        raise UsageError(
-            f"loss.name is {config.loss.name!r}, but {config.method} has a loss of its own: leave it "
-            f"cross_entropy, or take the method erm, mwnet or cmwnet"
-        )
-    if config.weight_net.class_feature != "size" and config.method != "cmwnet":
-        raise UsageError(
-            f"weight_net.class_feature is {config.weight_net.class_feature!r}, which {config.method} does not "
-            f"read: leave it size, or take the method cmwnet"
-        )
-    if config.meta_set.kind == "held_out" and config.meta_set.pseudo_labels:
-        raise UsageError(
-            "meta_set.pseudo_labels is True, but held_out meta data have true labels: set it to False"
-        )
-    if METHODS[config.method].every_step and config.meta_every_steps != 1:
-        raise UsageError(
-            f"meta_every_steps is {config.meta_every_steps}, expected 1: {config.method} weighs each batch anew"
-        )
-    if config.low_memory and config.method not in ("mwnet", "cmwnet"):
-        raise UsageError(
-            f"low_memory is True, but {config.method} has no such step: set it to False, or take the method "
-            f"mwnet or cmwnet"
-        )
-    if config.low_memory and config.weight_net.frozen:
-        raise UsageError(
-            "low_memory is True, but with weight_net.frozen there is no meta step, and plain training's memory "
-            "is all that a run takes: set it to False"
-        )
-    if config.micro_batches != 1 and not config.low_memory:
-        raise UsageError(
-            f"micro_batches is {config.micro_batches}, which the default step does not read: set low_memory to "
-            f"True, or leave it 1"
-        )
-    if config.method != "erm" and config.warmup_epochs >= config.num_epochs:
-        raise UsageError(
-            f"warmup_epochs is {config.warmup_epochs}, expected less than num_epochs, {config.num_epochs}: "
-            f"{config.method} would be plain training"
-        )
-
-
-def _check_fields(config: ConfigDict, default: ConfigDict, section: str = "") -> None:
-    """Every default field is there, of the default's type, and no other."""
-    for name in sorted({*config, *default}):
-        field = f"{section}{name}"
-        if name not in default:
-            raise unknown_name("a field of the config", field, [f"{section}{known}" for known in default])
-        if name not in config:
-            raise UsageError(f"the config has no field {field!r}: start from default_config(), which has all")
-        value, expected = config[name], default[name]
-        if isinstance(expected, ConfigDict):
-            _check_fields(value, expected, f"{field}.")
-        elif isinstance(expected, tuple):
-            if not isinstance(value, tuple | list):
-                raise UsageError(f"{field} is {value!r}, expected a list of numbers, e.g. {expected}")
-        elif not isinstance(value, (int, float) if isinstance(expected, float) else type(expected)):
-            raise UsageError(f"{field} is {value!r}, expected {type(expected).__name__}")
+    for field, values in (("optimizer.decay_at_percent", percents), ("model.hidden", widths)):
+        if len(values) > _LONGEST:
+            raise UsageError(f"{field} has {len(values)} entries, expected at most {_LONGEST}")
 
 
 def _get(config: ConfigDict, field: str):

@@ -47,6 +47,10 @@ def default_config() -> ConfigDict:
     # For local files: the published set that they are (e.g. cifar10), whose map of similar classes applies; by
     # the names of the classes, or their numbers.
     config.data.known_as = ""
+    # Whether the set's own labels are right, so that it can be said which are wrong after the bias: known,
+    # unknown, or auto (known for published benchmarks, by name or known_as; not for sets from the web and
+    # files of your own). Where it is unknown, metrics that need it are null.
+    config.data.truth = "auto"
     # The bias, e.g. long_tail_100, symmetric_40, long_tail_10+asymmetric_40 (rates in per cent).
     config.data.bias = "none"
     # A folder with bias.json and bias.npz, e.g. another run's: its bias is used instead of `bias`.

@@ -10,6 +10,7 @@ from cmwnet_jax.data.record import save_record
 from cmwnet_jax.train import health, parallel
 from cmwnet_jax.train.build import Recipe, build_recipe
 from cmwnet_jax.train.build_data import Data, build_data
+from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.checkpoint import Checkpoints, Restored
 from cmwnet_jax.train.clock import Clock
 from cmwnet_jax.train.corrections import correction_arrays
@@ -48,6 +49,7 @@ def train(config: ConfigDict, workdir: str) -> dict:
             between the signal and a SIGKILL should be longer than that (`chunk_steps`); where it is not,
             the run goes on from the checkpoint before.
     """
+    check_config(config)
     clock = Clock()
     parallel.use_compilation_cache()
     with parallel.scratch_unless_first(workdir) as own_workdir:
@@ -200,7 +202,8 @@ def _weight_metrics(launch: _Launch, epoch: Epoch) -> dict:
 def _meta_set_metrics(launch: _Launch, epoch: Epoch) -> dict:
     """The meta set's size, and how much of it is truly rightly labelled."""
     held_out = launch.config.meta_set.kind == "held_out"
-    percent = 100.0 if held_out else rightness(launch.data.biased, epoch.meta_set).percent
+    known = launch.data.biased.truth_known
+    percent = 100.0 if held_out and known else rightness(launch.data.biased, epoch.meta_set).percent
     return {"meta_set_size": len(epoch.meta_set.rows), "meta_set_right_percent": percent}
 
 

@@ -56,8 +56,9 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
         process_id: this one's, from 0.
 
     Raises:
-        UsageError: the environment does not say, or the other processes do not answer.
+        UsageError: the environment does not say, the other processes do not answer, or an argument is wrong.
     """
+    _check_processes(coordinator, num_processes, process_id)
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
@@ -65,6 +66,21 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
             f"--distributed found no run to join ({first_line(error)}): launch under SLURM, Open "
             f"MPI, GKE or on a TPU pod, or give --coordinator=HOST:PORT, --num_processes and --process_id"
         ) from error
+
+
+def _check_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    host, _, port = (coordinator or "").rpartition(":")
+    if coordinator is not None and not (host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+        raise UsageError(
+            f"--coordinator is {coordinator!r}, expected HOST:PORT of process 0, e.g. 10.0.0.1:1234"
+        )
+    if num_processes is not None and num_processes < 1:
+        raise UsageError(f"--num_processes is {num_processes}, expected at least 1: give how many the run has")
+    if process_id is not None and not 0 <= process_id < (num_processes or 2**31):
+        raise UsageError(
+            f"--process_id is {process_id}, expected a number from 0 to below --num_processes, "
+            f"{num_processes}: number the processes from 0"
+        )
 
 
 def process_index() -> int:

@@ -6,12 +6,25 @@ import threading
 from pathlib import Path
 
 from cmwnet_jax.errors import Preempted
+from cmwnet_jax.train.signals import SIGNALS, note_handlers_given_back
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_heard = [""]  # the signal that the last run was asked to stop by
+
+
+def stop_if_asked() -> None:
+    """To be called between runs: the last one may have been asked to stop when it had nothing left to do.
+
+    Raises:
+        Preempted: it was.
+    """
+    if _heard[0]:
+        raise Preempted(
+            f"{_heard[0]} came, and the run that was going on is finished: the same command goes on"
+        )
 
 
 class StopRequests:
-    """Hears the first SIGTERM or SIGINT while it is entered; a second one acts as it did before.
+    """Hears the first SIGTERM or SIGINT while it is entered; a second one acts as it did before, at once.
 
     Only the main thread can hear signals; in others this never hears of any.
 
@@ -29,8 +42,9 @@ class StopRequests:
         return bool(self.signal_name)
 
     def __enter__(self) -> "StopRequests":
+        _heard[0] = ""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
         return self
 
     def __exit__(self, *error) -> None:
@@ -55,13 +69,14 @@ class StopRequests:
 
     def _hear(self, number: int, frame) -> None:
         del frame
-        self.signal_name = signal.Signals(number).name
+        self.signal_name = _heard[0] = signal.Signals(number).name
         self._restore()
         # Not `print`: the signal may have come in the middle of one, whose buffer cannot be entered twice.
         text = f"{self.signal_name}: stopping once the running steps are saved; once more to stop without\n"
         os.write(2, text.encode())
 
     def _restore(self) -> None:
+        note_handlers_given_back()
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}

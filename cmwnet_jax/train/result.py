@@ -21,24 +21,35 @@ from cmwnet_jax.types import PyTree
 def weight_arrays(
     data: Data, rows: np.ndarray, losses: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The last epoch's weight of each example that it visited, for weights.npz.
+    """The last epoch's weight of each training example, for weights.npz.
+
+    An epoch leaves out its last partial batch: of these examples `seen` is False, and `losses` and `weights`
+    are NaN. Runs of older versions have rows of the others alone, and no `seen`.
 
     Args:
-        data: the run's.
-        rows: [n] int, the visited training examples.
+        data: the run's, of N examples.
+        rows: [n] int, the training examples that the epoch visited, each once.
         losses: [n] float, what the weight net saw of them.
         weights: [n] float, what it gave them.
+
+    Returns:
+        [N] each but for `centers` [K] and `truth_known`, a bool.
     """
-    given = data.biased.given[rows]
-    return {
-        "ids": data.biased.ids[rows],
+    given = data.biased.given
+    arrays = {
+        "ids": data.biased.ids,
         "given": given,
-        "true": data.biased.true[rows],
+        "true": data.biased.true,
+        "truth_known": np.array(data.biased.truth_known),
         "meta_class": data.meta_classes.of_class[given],
         "centers": data.meta_classes.centers,
-        "losses": losses,
-        "weights": weights,
+        "seen": np.zeros(len(given), bool),
     }
+    arrays["seen"][rows] = True
+    for name, values in (("losses", losses), ("weights", weights)):
+        arrays[name] = np.full(len(given), np.nan, values.dtype)
+        arrays[name][rows] = values
+    return arrays
 
 
 def confidence_rows(data: Data, confidences: np.ndarray) -> np.ndarray:

@@ -46,6 +46,7 @@ _Bias = Callable[[BiasedLabels, float, Seed, _Inputs], BiasedLabels]
 class _Kind(NamedTuple):
     apply: _Bias
     needs: str = ""
+    is_percent: bool = True
 
 
 def _flips(
@@ -81,8 +82,8 @@ def _partial(draw: Callable) -> _Kind:
 
 
 _KINDS: Mapping[str, _Kind] = {
-    "long_tail": _Kind(lambda b, factor, seed, _: long_tail(b, factor, seed)),
-    "subset": _Kind(lambda b, count, seed, _: subset(b, count, seed)),
+    "long_tail": _Kind(lambda b, factor, seed, _: long_tail(b, factor, seed), is_percent=False),
+    "subset": _Kind(lambda b, count, seed, _: subset(b, count, seed), is_percent=False),
     "symmetric": _Kind(lambda b, percent, seed, _: symmetric_noise(b, percent / 100, seed)),
     "uniform": _Kind(lambda b, percent, seed, _: uniform_noise(b, percent / 100, seed)),
     "asymmetric": _Kind(_asymmetric),
@@ -164,6 +165,8 @@ def apply(
 def needs(name: str) -> frozenset[str]:
     """Which of `apply`'s optional arguments a name needs; checks the name without any data.
 
+    Rates between 0 and 1 are refused: they are shares that were meant to be in per cent.
+
     Args:
         name: the bias.
 
@@ -200,7 +203,13 @@ def _parse(part: str) -> tuple[_Kind, float]:
             f"bias is {part!r}, expected a number at its end, e.g. {part}_40 (a rate in per cent, a factor, or "
             f"a count)"
         )
-    return _KINDS[kind], float(matched[2])
+    amount = float(matched[2])
+    if _KINDS[kind].is_percent and 0 < amount < 1:
+        raise UsageError(
+            f"bias is {part!r}, which is {amount:g} per cent, expected a rate in per cent, 0 or from 1 to 100: "
+            f"write {kind}_{100 * amount:g} for a share of {amount:g}"
+        )
+    return _KINDS[kind], amount
 
 
 def _human(annotator: str) -> _Kind:

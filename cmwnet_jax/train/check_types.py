@@ -1,0 +1,78 @@
+"""The check that a config has the default's fields, each with a value of the default's type."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cmwnet_jax.errors import UsageError, unknown_name
+
+_WORDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text without control characters",
+    tuple: "a list of numbers",
+}
+
+
+def check_types(config: ConfigDict, default: ConfigDict, section: str = "") -> None:
+    """Every default field is there, of the default's type, and no other.
+
+    A whole number does for a float; True and False are no numbers. What is in a tuple is not looked at.
+
+    Args:
+        config: anything that was given for one.
+        default: has every field.
+        section: its name with a dot behind, empty for the whole.
+
+    Raises:
+        UsageError: the first field, by name, that is missing, unknown or of another type.
+    """
+    if not isinstance(config, ConfigDict):
+        what = section.removesuffix(".") or "the config"
+        raise UsageError(
+            f"{what} is {shown(config)}, expected a ConfigDict with the fields {', '.join(default)}: change "
+            f"fields of default_config() one by one"
+        )
+    for name in sorted({*config, *default}, key=str):
+        field = f"{section}{name}"
+        if name not in default:
+            raise unknown_name("a field of the config", field, [f"{section}{known}" for known in default])
+        if name not in config:
+            raise UsageError(f"the config has no field {field!r}: start from default_config(), which has all")
+        expected, value = default[name], _value(config, name, field)
+        if isinstance(expected, ConfigDict):
+            check_types(value, expected, f"{field}.")
+        elif not _is_like(value, expected):
+            example = f", e.g. {shown(expected)}" if expected not in ("", False) else ""
+            raise UsageError(f"{field} is {shown(value)}, expected {_WORDS[type(expected)]}{example}")
+
+
+def shown(value: Any) -> str:
+    """A value for a message: on one line, and not too long.
+
+    Args:
+        value: anything.
+    """
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whatever somebody put into a config, e.g. a number of more than 4,300 digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _value(config: ConfigDict, name: str, field: str) -> Any:
+    try:
+        return config[name]
+    except Exception as error:  # ml_collections' placeholder that nobody has filled
+        raise UsageError(f"{field} cannot be read ({shown(str(error))}): give it a value") from None
+
+
+def _is_like(value: Any, expected: Any) -> bool:
+    if isinstance(expected, tuple):
+        return isinstance(value, tuple | list)
+    if isinstance(expected, float):
+        return type(value) in (int, float)
+    if isinstance(expected, str):
+        return type(value) is str and not any(ord(letter) < 32 or ord(letter) == 127 for letter in value)
+    return type(value) is type(expected)
