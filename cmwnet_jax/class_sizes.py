@@ -18,7 +18,7 @@ def checked_counts(class_counts: ArrayLike) -> np.ndarray:
         [C] float64.
 
     Raises:
-        UsageError: they are not that.
+        UsageError: they are not that, or look like the examples' labels.
     """
     try:
         counts = np.asarray(class_counts, np.float64)
@@ -27,10 +27,28 @@ def checked_counts(class_counts: ArrayLike) -> np.ndarray:
     whole = np.isfinite(counts) & (counts >= 0) & (counts == np.floor(counts))
     if counts.ndim != 1 or not len(counts) or not whole.all():
         raise UsageError(
-            f"class_counts is {class_counts!r}, expected one non-negative whole number a class: "
-            f"pass np.bincount(labels, minlength=num_classes)"
+            f"class_counts is {' '.join(repr(class_counts).split())[:100]}, expected one non-negative whole "
+            f"number a class: pass np.bincount(labels, minlength=num_classes)"
+        )
+    if _look_like_labels(counts):
+        raise UsageError(
+            f"class_counts has {len(counts)} numbers from 0 to {counts.max():.0f}, which look like labels, "
+            f"expected one count a class: pass np.bincount(labels, minlength=num_classes)"
         )
     return counts
+
+
+def _look_like_labels(counts: np.ndarray) -> bool:
+    """Whether these would be the sizes of classes that no one has.
+
+    Labels use most of the numbers from 0 to their largest, each of them many times, 0 about as often as the
+    others. As counts these are many more classes than the largest one has examples, a good part of them
+    empty; and they do not descend, as the counts of a long tail do.
+    """
+    numbers = counts.max() + 1
+    many = len(counts) >= 20 * numbers
+    used = len(np.unique(counts)) >= numbers / 2 and np.mean(counts == 0) >= 0.6 / numbers
+    return bool(many and used and np.any(counts[1:] > counts[:-1]))
 
 
 def class_balanced_weights(class_counts: ArrayLike, *, beta: float = 0.9999) -> np.ndarray:

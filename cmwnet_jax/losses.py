@@ -26,10 +26,15 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
         labels: [n] int class indices, or [n, C] float distributions.
 
     Returns:
-        [n] float, in nats.
+        [n] float, in nats; NaN for a label that is no class.
+
+    Raises:
+        UsageError: labels are of another shape.
     """
-    if _are_hard(labels):
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if _are_hard(logits, labels):
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits, _loud_if_negative(labels, logits.shape[-1])
+        )
     return optax.softmax_cross_entropy(logits, labels)
 
 
@@ -96,7 +101,7 @@ def ldam(logits: jax.Array, labels: jax.Array, *, margins: ArrayLike) -> jax.Arr
             f"ldam: margins have shape {np.shape(margins)}, expected one a class, ({num_classes},): "
             f"take ldam_margins(class_counts)"
         )
-    share = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype) if _are_hard(labels) else labels
+    share = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype) if _are_hard(logits, labels) else labels
     return cross_entropy(logits - share * jnp.asarray(margins, logits.dtype)[None], labels)
 
 
@@ -123,8 +128,8 @@ def forward_corrected(logits: jax.Array, labels: jax.Array, *, transition: Array
         return -logsumexp(log_p, axis=-1, b=into_label)
 
     columns = jnp.asarray(matrix, logits.dtype).T
-    if _are_hard(labels):
-        return loss(columns[labels])
+    if _are_hard(logits, labels):
+        return loss(columns.at[_loud_if_negative(labels, len(columns))].get(mode="fill", fill_value=jnp.nan))
     return _mean_under(labels, jax.vmap(loss, out_axes=1)(columns[:, None]))
 
 
@@ -168,14 +173,31 @@ def elr_targets(targets: jax.Array, logits: jax.Array, *, momentum: float) -> ja
     return jax.lax.stop_gradient(momentum * targets + (1 - momentum) * p)
 
 
-def _are_hard(labels: jax.Array) -> bool:
-    return jnp.issubdtype(labels.dtype, jnp.integer)
+def _are_hard(logits: jax.Array, labels: jax.Array) -> bool:
+    """Whether labels are indices instead of distributions, or a UsageError where they fit no logits."""
+    are_hard = jnp.issubdtype(labels.dtype, jnp.integer)
+    shape = jnp.shape(logits)
+    if not shape or shape[-1] < 2:
+        raise UsageError(f"logits have shape {shape}, expected [n, C] with one for each of at least 2 classes")
+    if jnp.shape(labels) != (shape[:-1] if are_hard else shape):
+        raise UsageError(
+            f"labels have shape {jnp.shape(labels)} and dtype {labels.dtype}, expected {shape[:-1]} integers "
+            f"(class indices) or {shape} floats (distributions) beside such logits: squeeze or convert them"
+        )
+    return are_hard
+
+
+def _loud_if_negative(labels: jax.Array, num_classes: int) -> jax.Array:
+    """Class indices with those out of range that a gather would count from the last class."""
+    labels = jnp.asarray(labels, jnp.int32)
+    return jnp.where(labels < 0, num_classes, labels)
 
 
 def _mean_under(labels: jax.Array, by_class: jax.Array) -> jax.Array:
     """The loss of the label's class, or the mean under a soft label, of losses [n, C]."""
-    if _are_hard(labels):
-        return jnp.take_along_axis(by_class, labels[:, None], axis=-1)[:, 0]
+    if _are_hard(by_class, labels):
+        inside = _loud_if_negative(labels, by_class.shape[-1])
+        return jnp.take_along_axis(by_class, inside[:, None], axis=-1)[:, 0]
     return jnp.sum(jnp.where(labels > 0, labels * by_class, 0), axis=-1)  # 0 times infinity is 0 here
 
 

@@ -18,13 +18,16 @@ import optax
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.meta_step import make_weighted_step
 from cmwnet_jax.step_parts import (
+    apply_optimizer,
     check_objective,
     checked_meta_loss,
     checked_weights,
     normalization,
     pmean,
     psum,
+    schedule_of,
     step_rngs,
+    varying,
     virtual_part,
     with_virtual_part,
 )
@@ -73,7 +76,6 @@ def make_low_memory_step(
 
     Raises:
         UsageError: as `make_meta_step`; `micro_batches` is below 1 or does not divide a batch.
-        ValueError: as `make_meta_step`.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -96,7 +98,7 @@ def make_low_memory_step(
     if micro_batches != 1:
         objective = objective_in_micro_batches(objective, micro_batches)
         meta_loss = meta_loss_in_micro_batches(meta_loss, micro_batches)
-    learning_rate = virtual_lr if callable(virtual_lr) else lambda step: virtual_lr
+    learning_rate = schedule_of(virtual_lr)
     shared = {"objective": objective, "weight_fn": weight_fn, "normalize": normalize, "axis_name": axis_name}
     virtual_step = compile(_virtual_pass(shared, learning_rate, virtual_filter))
     meta_gradient = compile(_meta_pass(meta_loss, axis_name))
@@ -106,7 +108,7 @@ def make_low_memory_step(
 
     def step(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
         meta_loss_value, direction = meta_gradient(state, virtual_step(state, batch), meta_batch)
-        changes, meta_grad_norm = update_weight_net(state, batch, direction)
+        changes, meta_grad_norm = update_weight_net(state, batch, direction, meta_loss_value)
         del direction  # as large as the parameters, and read by nothing that follows
         new_state, metrics = update_classifier(state.replace(**changes), batch)
         return new_state, {**metrics, "meta_loss": meta_loss_value, "meta_grad_norm": meta_grad_norm}
@@ -137,19 +139,20 @@ def _meta_pass(meta_loss: MetaLossFn, axis_name: str | None):
 
         def loss_at(part):
             virtual_params = with_virtual_part(state.params, part)
-            return checked_meta_loss(meta_loss(virtual_params, state.model_state, meta_batch, meta_rng))
+            value = meta_loss(virtual_params, state.model_state, meta_batch, meta_rng)
+            return checked_meta_loss(value, axis_name)
 
-        return pmean(jax.value_and_grad(loss_at)(part), axis_name)
+        return pmean(jax.value_and_grad(loss_at)(varying(part, axis_name)), axis_name)
 
     return meta_pass
 
 
 def _weight_pass(shared, weight_optimizer, learning_rate: optax.Schedule, virtual_filter: VirtualFilter | None):
-    """(state, batch, v) -> the weight net's fields after Eq. 8, and the meta-gradient's norm."""
+    """(state, batch, v, meta loss) -> the weight net's fields after Eq. 8, and the meta-gradient's norm."""
     axis_name, weight_fn = shared["axis_name"], shared["weight_fn"]
     normalized = normalization(shared["normalize"], axis_name)
 
-    def weight_pass(state, batch, direction):
+    def weight_pass(state, batch, direction, meta_loss_value):
         batch_rng, _ = step_rngs(state, axis_name)
 
         def terms_at(part):
@@ -166,11 +169,16 @@ def _weight_pass(shared, weight_optimizer, learning_rate: optax.Schedule, virtua
             return -learning_rate(state.step) * jnp.sum(normalized(weights) * slopes)
 
         # A sum over devices, of examples; v is the mean over devices already.
-        meta_grads = psum(jax.grad(meta_loss_to_first_order)(state.weight_params), axis_name)
-        updates, weight_opt_state = weight_optimizer.update(
-            meta_grads, state.weight_opt_state, state.weight_params
+        own_weight_params = varying(state.weight_params, axis_name)
+        meta_grads = psum(jax.grad(meta_loss_to_first_order)(own_weight_params), axis_name)
+        weight_params, weight_opt_state = apply_optimizer(
+            "weight_optimizer",
+            weight_optimizer,
+            meta_grads,
+            state.weight_opt_state,
+            state.weight_params,
+            meta_loss_value,
         )
-        weight_params = optax.apply_updates(state.weight_params, updates)
         changes = {"weight_params": weight_params, "weight_opt_state": weight_opt_state}
         return changes, optax.tree.norm(meta_grads)
 
@@ -208,6 +216,7 @@ def objective_in_micro_batches(objective: ObjectiveFn, micro_batches: int) -> Ob
         joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out._replace(base=()))
         return joined._replace(base=jnp.mean(out.base)), jax.tree.map(_mean_over_parts, model_states)
 
+    whole.num_meta_classes = getattr(objective, "num_meta_classes", None)
     return whole
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax import struct
 
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.types import StepFn
+from cmwnet_jax.types import StepFn, entry
 
 
 @struct.dataclass
@@ -106,10 +106,16 @@ def remembering(step: StepFn, axis_name: str | None = None) -> StepFn:
     def run(state, batch, *meta_batch):
         if not isinstance(state.memory, Table):
             raise UsageError("state.memory is no Table: pass MetaState.create(..., memory=Table.full(values))")
-        seen = state.memory.read(batch["row"], axis_name)
+        seen = state.memory.read(entry(batch, "row"), axis_name)
         new_state, metrics = step(state, {**batch, "memory": seen}, *meta_batch)
         metrics = dict(metrics)
-        memory = state.memory.write(batch["row"], metrics.pop("aux"), axis_name)
+        new = metrics.pop("aux", ())
+        if np.shape(new) != seen.shape:
+            raise UsageError(
+                f"Objective.aux has shape {np.shape(new)}, expected the new rows of state.memory, "
+                f"{seen.shape}: return Objective(..., aux=rows)"
+            )
+        memory = state.memory.write(batch["row"], new, axis_name)
         return new_state.replace(memory=memory), metrics
 
     return run

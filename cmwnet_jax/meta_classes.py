@@ -34,7 +34,8 @@ class MetaClasses:
 
         Where only D < K sizes are distinct (a balanced set has D = 1) there is nothing to tell K
         groups apart: a warning says so, the classes share meta-classes 0 to D - 1, and the other
-        centres repeat the largest, with no class of their own (Q8).
+        centres repeat the largest, with no class of their own (Q8). A class without examples has no size
+        to group by: it takes no part in K-means, and is of meta-class 0, the smallest classes'.
 
         Args:
             class_counts: [C] non-negative integers, examples of each class by *given* label.
@@ -42,7 +43,7 @@ class MetaClasses:
             seed: of K-means' ten starts.
 
         Raises:
-            UsageError: K or the counts are out of range.
+            UsageError: K or the counts are out of range, all of them 0, or labels instead of counts.
 
         Example:
             >>> MetaClasses.fit([5000, 4800, 40, 900, 50], num_meta_classes=3).of_class
@@ -55,7 +56,10 @@ class MetaClasses:
                 f"num_meta_classes is {num_meta_classes!r}, expected a whole number from 1 to the "
                 f"number of classes, {num_classes}: set it in that range (the paper uses 3)"
             )
-        distinct = len(np.unique(counts))
+        present = counts > 0
+        if not present.any():
+            raise UsageError("class_counts are all 0, expected examples in at least one class")
+        distinct = len(np.unique(counts[present]))
         if distinct < num_meta_classes:
             warnings.warn(
                 f"the class sizes take only {distinct} distinct value(s), fewer than "
@@ -64,9 +68,11 @@ class MetaClasses:
                 stacklevel=2,
             )
         clusters = min(num_meta_classes, distinct)
-        fitted = KMeans(clusters, n_init=10, random_state=seed).fit(counts[:, None])
+        fitted = KMeans(clusters, n_init=10, random_state=seed).fit(counts[present, None])
         order = np.argsort(fitted.cluster_centers_[:, 0])
         rank = np.empty(clusters, np.int32)
         rank[order] = np.arange(clusters, dtype=np.int32)
         centers = np.pad(fitted.cluster_centers_[order, 0], (0, num_meta_classes - clusters), "edge")
-        return cls(centers=centers, of_class=rank[fitted.labels_])
+        of_class = np.zeros(num_classes, np.int32)
+        of_class[present] = rank[fitted.labels_]
+        return cls(centers=centers, of_class=of_class)

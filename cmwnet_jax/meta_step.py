@@ -17,15 +17,19 @@ import jax.numpy as jnp
 import optax
 
 from cmwnet_jax.step_parts import (
+    apply_optimizer,
     axis_size,
+    check_meta_classes,
     check_objective,
     checked_meta_loss,
     checked_weights,
     normalization,
     pmean,
     psum,
+    schedule_of,
     sgd,
     step_rngs,
+    varying,
     virtual_part,
     with_virtual_part,
 )
@@ -59,13 +63,15 @@ def make_meta_step(
         objective: (params, model_state, batch, rng) -> (Objective, new model_state).
         meta_loss: (params, model_state, meta_batch, rng) -> scalar.
         weight_fn: (weight_params, losses [n], meta_class [n]) -> weights [n].
-        optimizer: the classifier's optax optimiser.
-        weight_optimizer: the weight net's optax optimiser.
+        optimizer: the classifier's optax optimiser; where it takes a `value`, that is the weighted loss over
+            all devices. No line search.
+        weight_optimizer: the weight net's optax optimiser; its `value` is the meta loss.
         virtual_lr: alpha of Eq. 7, of a plain SGD step (Q17); a float or a schedule of the step.
         normalize: what the weights are divided by before they multiply the terms: "sum", their
             own sum without gradient (Q1; all-zero weights stay zero); "mean", n; "none", 1.
-        axis_name: the pmap axis, where there is one. The batch is then the whole of the devices'
-            batches, and N devices compute what one device would with all of it.
+        axis_name: the axis of `pmap` or `shard_map`, where there is one. The batch is then the whole of the
+            devices' batches, and N devices compute what one device would with all of it; the state that comes
+            out is alike on all. None under `jit`, where sharded arrays are one array.
         virtual_filter: params -> bools, of the structure of params or of its upper levels: the parameters
             that the virtual step moves; None moves all, which is the paper. With the last layers alone, e.g.
             `lambda params: {name: name == "Dense_2" for name in params}`, the meta-gradient is cheaper
@@ -75,8 +81,9 @@ def make_meta_step(
         A pure function, not jitted: (state, batch, meta_batch) -> (new state, metrics).
 
     Raises:
-        UsageError: `normalize` is not one of the three; on the first call, a filter that selects nothing.
-        ValueError: on the first call, an objective, weight or meta loss of the wrong shape.
+        UsageError: `normalize` is not one of the three, or virtual_lr not positive; on the first call, a filter
+            that selects nothing, an objective, weight or meta loss of the wrong shape, a weight net with
+            other meta-classes than the objective's, a line search.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -97,11 +104,12 @@ def make_meta_step(
         (1, (2,))
     """
     normalized = normalization(normalize, axis_name)
-    learning_rate = virtual_lr if callable(virtual_lr) else lambda step: virtual_lr
+    learning_rate = schedule_of(virtual_lr)
 
     def step(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
+        check_meta_classes(objective, weight_fn)
         batch_rng, meta_rng = step_rngs(state, axis_name)
-        linear = _linearize(objective, state, batch, batch_rng)
+        linear = _linearize(objective, state, batch, batch_rng, axis_name)
 
         def weights_of(weight_params):
             return checked_weights(weight_fn(weight_params, linear.losses, linear.meta_class), linear.losses)
@@ -112,16 +120,22 @@ def make_meta_step(
                 virtual_part(tree, state.params, virtual_filter) for tree in (state.params, virtual_grads)
             )
             virtual_params = with_virtual_part(state.params, sgd(params, grads, learning_rate(state.step)))
-            return checked_meta_loss(meta_loss(virtual_params, state.model_state, meta_batch, meta_rng))
+            value = meta_loss(virtual_params, state.model_state, meta_batch, meta_rng)
+            return checked_meta_loss(value, axis_name)
 
-        meta_loss_value, meta_grads = jax.value_and_grad(virtual_meta_loss)(state.weight_params)
+        own_weight_params = varying(state.weight_params, axis_name)
+        meta_loss_value, meta_grads = jax.value_and_grad(virtual_meta_loss)(own_weight_params)
         # The *gradient* is averaged: the virtual gradient is summed over devices inside, so that
         # averaging the meta loss before `jax.grad` would count the devices twice.
         meta_loss_value, meta_grads = pmean((meta_loss_value, meta_grads), axis_name)
-        updates, weight_opt_state = weight_optimizer.update(
-            meta_grads, state.weight_opt_state, state.weight_params
+        weight_params, weight_opt_state = apply_optimizer(
+            "weight_optimizer",
+            weight_optimizer,
+            meta_grads,
+            state.weight_opt_state,
+            state.weight_params,
+            meta_loss_value,
         )
-        weight_params = optax.apply_updates(state.weight_params, updates)
 
         new_state, metrics = _update_classifier(
             state, linear, weights_of(weight_params), normalized, optimizer, axis_name
@@ -153,10 +167,11 @@ def make_weighted_step(
     normalized = normalization(normalize, axis_name)
 
     def step(state: MetaState, batch: PyTree) -> tuple[MetaState, Metrics]:
-        linear = _linearize(objective, state, batch, step_rngs(state, axis_name)[0])
+        linear = _linearize(objective, state, batch, step_rngs(state, axis_name)[0], axis_name)
         if weight_fn is None:
             weights = jnp.ones_like(linear.losses)
         else:
+            check_meta_classes(objective, weight_fn)
             weights = weight_fn(state.weight_params, linear.losses, linear.meta_class)
         weights = checked_weights(weights, linear.losses)
         return _update_classifier(state, linear, weights, normalized, optimizer, axis_name)
@@ -176,23 +191,26 @@ class _Linear(NamedTuple):
     aux: PyTree
 
 
-def _linearize(objective: ObjectiveFn, state: MetaState, batch: PyTree, rng: jax.Array) -> _Linear:
+def _linearize(
+    objective: ObjectiveFn, state: MetaState, batch: PyTree, rng: jax.Array, axis_name: str | None
+) -> _Linear:
     """`jax.vjp` of (base, terms) at the current parameters; everything else rides along."""
 
     def affine(params):
         out, model_state = objective(params, state.model_state, batch, rng)
         check_objective(out)
         beside = (jax.lax.stop_gradient(out.losses), out.meta_class, model_state, out.aux)
-        return (jnp.asarray(out.base, out.terms.dtype), out.terms), beside
+        return varying((jnp.asarray(out.base, out.terms.dtype), out.terms), axis_name), beside
 
-    (base, terms), pullback, beside = jax.vjp(affine, state.params, has_aux=True)
+    (base, terms), pullback, beside = jax.vjp(affine, varying(state.params, axis_name), has_aux=True)
     return _Linear(base, terms, pullback, *beside)
 
 
 def _gradient(linear: _Linear, normalized_weights: jax.Array, axis_name: str | None) -> PyTree:
     """Gradient of `base + sum_i weights_i * terms_i` over all devices' examples."""
     base_weight = jnp.full_like(linear.base, 1 / axis_size(axis_name))
-    (grads,) = linear.pullback((base_weight, normalized_weights.astype(linear.terms.dtype)))
+    cotangents = varying((base_weight, normalized_weights.astype(linear.terms.dtype)), axis_name)
+    (grads,) = linear.pullback(cotangents)
     return psum(grads, axis_name)
 
 
@@ -207,11 +225,12 @@ def _update_classifier(
     """Eq. 9, by the caller's optimiser; running statistics are averaged over the devices."""
     normalized_weights = normalized(weights)
     grads = _gradient(linear, normalized_weights, axis_name)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     weighted = psum(jnp.sum(normalized_weights * linear.terms), axis_name)
+    total = pmean(linear.base, axis_name) + weighted
+    params, opt_state = apply_optimizer("optimizer", optimizer, grads, state.opt_state, state.params, total)
     metrics = Metrics(
         loss=pmean(jnp.mean(linear.losses), axis_name),
-        objective=pmean(linear.base, axis_name) + weighted,
+        objective=total,
         grad_norm=optax.tree.norm(grads),
         losses=linear.losses,
         weights=weights,
@@ -219,7 +238,7 @@ def _update_classifier(
     )
     new_state = state.replace(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         opt_state=opt_state,
         model_state=pmean(linear.model_state, axis_name),
     )

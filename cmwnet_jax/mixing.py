@@ -1,5 +1,7 @@
 """Mixup: convex combinations of pairs of examples and of their labels (Sec. 4.2, Algorithm 3)."""
 
+import functools
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.types import entry
 
 
 @struct.dataclass
@@ -26,7 +29,15 @@ class Mixture:
 
         Args:
             values: [n, ...] float.
+
+        Raises:
+            UsageError: they are no floats, which a share of them would be cut to 0 in.
         """
+        if not jnp.issubdtype(values.dtype, jnp.floating):
+            raise UsageError(
+                f"mixup: an array of shape {jnp.shape(values)} has dtype {values.dtype}, expected a float: "
+                f"convert it before it is mixed, e.g. image.astype(float) / 255"
+            )
         share = self.share.astype(values.dtype)
         return share * values + (1 - share) * values[self.partner]
 
@@ -44,7 +55,7 @@ def draw_mixture(rng: jax.Array, n: int, *, alpha: float = 1.0, keep_larger: boo
     Raises:
         UsageError: alpha is not positive.
     """
-    if not alpha > 0:
+    if not 0 < alpha < math.inf:
         raise UsageError(f"mixup: alpha is {alpha!r}, expected a positive number (leave mixup out for none)")
     share_rng, partner_rng = jax.random.split(rng)
     share = jax.random.beta(share_rng, alpha, alpha)
@@ -72,10 +83,11 @@ def mix(
         alpha, keep_larger: as in `draw_mixture`.
 
     Returns:
-        The batch with mixed `image` and soft `label` [n, C] float.
+        The batch with mixed `image` and soft `label` [n, C] float, NaN where a label was no class.
 
     Raises:
-        UsageError: class indices without `num_classes`, or alpha is not positive.
+        UsageError: class indices without `num_classes` or not of shape [n], images that are no floats, or
+            alpha is not positive.
 
     Example:
         >>> batch = {"image": jnp.eye(2), "label": jnp.array([0, 1])}
@@ -83,13 +95,20 @@ def mix(
         >>> bool(jnp.allclose(mixed["image"], mixed["label"]))
         True
     """
-    image, label = batch["image"], batch["label"]
+    image, label = entry(batch, "image"), entry(batch, "label")
+    mixture = draw_mixture(rng, len(image), alpha=alpha, keep_larger=keep_larger)
+    mixed_image = mixture.blend(image)
     if jnp.issubdtype(label.dtype, jnp.integer):
         if num_classes is None:
             raise UsageError("mix: labels are class indices, expected num_classes as well, to make them soft")
-        label = jax.nn.one_hot(label, num_classes, dtype=image.dtype)
-    mixture = draw_mixture(rng, len(image), alpha=alpha, keep_larger=keep_larger)
-    return {**batch, "image": mixture.blend(image), "label": mixture.blend(label)}
+        if jnp.ndim(label) != 1:
+            raise UsageError(
+                f"mix: integer labels have shape {jnp.shape(label)}, expected [n] class indices: squeeze them, "
+                f"or convert one-hot labels to float"
+            )
+        is_class = ((label >= 0) & (label < num_classes))[:, None]
+        label = jnp.where(is_class, jax.nn.one_hot(label, num_classes, dtype=image.dtype), jnp.nan)
+    return {**batch, "image": mixed_image, "label": mixture.blend(label)}
 
 
 def mixed(function: Callable, **options) -> Callable:
@@ -102,6 +121,7 @@ def mixed(function: Callable, **options) -> Callable:
         **options: of `mix`.
     """
 
+    @functools.wraps(function)
     def of_mixed(params, model_state, batch, rng):
         mix_rng, rng = jax.random.split(rng)
         return function(params, model_state, mix(batch, mix_rng, **options), rng)

@@ -20,7 +20,7 @@ from cmwnet_jax.losses import cross_entropy
 from cmwnet_jax.meta_classes import MetaClasses
 from cmwnet_jax.mixing import Mixture, draw_mixture
 from cmwnet_jax.objectives import meta_class_of, train_mode
-from cmwnet_jax.types import MetaState, Metrics, Objective, ObjectiveFn, PyTree, StepFn
+from cmwnet_jax.types import MetaState, Metrics, Objective, ObjectiveFn, PyTree, StepFn, entry
 
 SECOND_LOSSES = ("own", "partner")
 
@@ -53,9 +53,15 @@ def averaging(step: StepFn, momentum: float | optax.Schedule) -> StepFn:
     Returns:
         The same of a state whose `teacher` is a `Teacher`, which starts as the classifier (Q12).
     """
+    if not callable(momentum) and not 0 <= momentum <= 1:
+        raise UsageError(f"averaging: momentum is {momentum!r}, expected a number in [0, 1], or a schedule")
     momentum_at = momentum if callable(momentum) else lambda step: momentum
 
     def run(state: MetaState, batch: PyTree, *meta_batch: PyTree) -> tuple[MetaState, Metrics]:
+        if not isinstance(state.teacher, Teacher):
+            raise UsageError(
+                "state.teacher is no Teacher: pass MetaState.create(..., teacher=Teacher(params, model_state))"
+            )
         keep = momentum_at(state.step)
         classifier = Teacher(state.params, state.model_state)
         teacher = jax.tree.map(lambda old, new: _moved(old, new, keep), state.teacher, classifier)
@@ -147,21 +153,22 @@ def soft_label_objective(
 
     def objective(params, model_state, batch, rng):
         mix_rng, rng = jax.random.split(rng)
-        image, label = batch["image"], batch["label"]
-        pseudo = ensembled(batch["memory"], batch["teacher"], momentum)
+        image, label, memory, teacher = (entry(batch, name) for name in ("image", "label", "memory", "teacher"))
+        pseudo = ensembled(memory, teacher, momentum)
         mixture = None
         if mixup_alpha:
             mixture = draw_mixture(mix_rng, len(image), alpha=mixup_alpha, keep_larger=True)
             image = mixture.blend(image)
         logits, model_state = forward(params, model_state, image, rng)
         given, soft = loss(logits, label), loss(logits, pseudo)
-        meta_class = meta_class_of(meta_classes, label)
+        meta_class = meta_class_of(meta_classes, label, logits.shape[-1])
         out = Objective(given - soft, given, meta_class, jnp.mean(soft), pseudo)
         if mixture is not None:
             partners = (loss(logits, label[mixture.partner]), loss(logits, pseudo[mixture.partner]))
             out = _with_partners(out, soft, partners, mixture, second_loss)
         return out, model_state
 
+    objective.num_meta_classes = meta_classes.num_meta_classes
     return objective
 
 

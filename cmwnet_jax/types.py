@@ -15,13 +15,15 @@
 | `weight_params` | pytree | the weight net's parameters, the paper's Theta |
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+
+from cmwnet_jax.errors import UsageError
 
 PyTree = Any
 
@@ -113,6 +115,10 @@ class MetaState:
     ) -> "MetaState":
         """The state before the first step, with both optimisers initialised.
 
+        Its arrays are copies, each of its own, so that a step may be compiled with `donate_argnums=0` whatever
+        they were made of: a teacher starts as the classifier, and optimisers keep parameters. NumPy arrays
+        stay on the host.
+
         Args:
             params: the classifier's parameters, a pytree of float arrays.
             optimizer: the classifier's optax optimiser, the one that the step was made with.
@@ -123,7 +129,7 @@ class MetaState:
             teacher: `soft_labels.Teacher(params, model_state)`, for steps that are `averaging`.
             memory: a `memory.Table`, for steps that are `remembering`.
         """
-        return cls(
+        state = cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             model_state={} if model_state is None else model_state,
@@ -134,6 +140,22 @@ class MetaState:
             teacher=teacher,
             memory=memory,
         )
+        return jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, state)
+
+
+def entry(batch: Mapping[str, jax.Array], name: str, of: str = "batch") -> jax.Array:
+    """An entry of a batch, or a UsageError that says which ones there are.
+
+    Args:
+        batch: by name.
+        name: the entry's.
+        of: what the batch is called.
+    """
+    if not isinstance(batch, Mapping):
+        raise UsageError(f"{of} is a {type(batch).__name__}, expected a dictionary with the entry {name!r}")
+    if name not in batch:
+        raise UsageError(f"{of} has the entries {', '.join(map(str, batch)) or 'none'}, expected {name!r}, too")
+    return batch[name]
 
 
 ObjectiveFn = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[Objective, PyTree]]

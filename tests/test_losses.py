@@ -72,6 +72,29 @@ def test_hard_labels_by_the_formula(name):
     np.testing.assert_allclose(got, by_hand(name, LOGITS)[np.arange(6), LABELS], rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64])
+@pytest.mark.parametrize("label", [-1, C, C + 1])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_label_that_is_no_class_is_nan(name, label, dtype):
+    """Counted from the last class, or held at it, it would be another class's loss."""
+    labels = LABELS.copy().astype(dtype)
+    labels[1] = label
+    np.testing.assert_array_equal(np.isnan(LOSSES[name](LOGITS, labels)), np.arange(len(labels)) == 1)
+
+
+@pytest.mark.parametrize(
+    "labels", [LABELS[:, None], LABELS.astype(float), LABELS[1:], np.eye(C, dtype=int)[LABELS], SOFT[:, 1:]]
+)
+@pytest.mark.parametrize("name", LOSSES)
+def test_labels_of_another_shape_are_refused(name, labels):
+    with pytest.raises(
+        UsageError, match=r"labels have shape .*, expected \(6,\) integers .*squeeze or convert"
+    ):
+        LOSSES[name](LOGITS, labels)
+    with pytest.raises(UsageError):
+        LOSSES[name](LOGITS[:, :1], LABELS)  # the softmax of one logit says nothing
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_one_hot_labels_are_hard_labels(name):
     np.testing.assert_allclose(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import cmwnet_jax as cmw
+from cmwnet_jax.class_sizes import class_balanced_weights, ldam_margins
 
 
 @pytest.fixture
@@ -112,3 +113,50 @@ def test_k_out_of_range_is_a_usage_error(k):
 def test_counts_that_are_no_counts_are_a_usage_error(counts):
     with pytest.raises(cmw.UsageError, match="class_counts is"):
         cmw.MetaClasses.fit(counts, num_meta_classes=1)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.arange(100) % 2,
+        np.repeat(np.arange(10), 20),
+        np.random.default_rng(0).integers(0, 10, 600).astype(np.uint8),
+        np.random.default_rng(0).integers(0, 100, 50_000),
+        np.minimum(np.random.default_rng(0).geometric(0.3, 600) - 1, 9),
+    ],
+    ids=["two classes", "sorted", "ten classes", "a hundred classes", "a long tail"],
+)
+def test_labels_instead_of_counts_are_a_usage_error(labels):
+    message = (
+        rf"class_counts has {len(labels)} numbers from 0 to {labels.max()}, which look like labels.*bincount"
+    )
+    for function in (cmw.MetaClasses.fit, class_balanced_weights, ldam_margins):
+        with pytest.raises(cmw.UsageError, match=message):
+            function(labels)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        np.floor(50 * 100 ** (-np.arange(1000) / 999)),
+        np.floor(10 * 100 ** (-np.arange(1000) / 999)),
+        np.random.default_rng(0).poisson(10, 1000),
+        np.random.default_rng(0).zipf(1.5, 5000) % 5000,
+        [0, 5, 5, 5] * 30,
+        range(100),
+    ],
+    ids=["a long tail", "a short one", "few-shot", "a wild one", "equal or empty", "all different"],
+)
+@pytest.mark.filterwarnings("ignore:the class sizes")
+def test_counts_that_could_be_are_taken(counts):
+    assert cmw.MetaClasses.fit(counts, 3).of_class.shape == (len(counts),)
+
+
+def test_classes_without_examples_are_of_the_smallest_and_have_no_centre():
+    fitted = cmw.MetaClasses.fit([0, 900, 40, 0, 5000, 50, 0], num_meta_classes=3)
+    np.testing.assert_array_equal(fitted.of_class, [0, 1, 0, 0, 2, 0, 0])
+    np.testing.assert_allclose(fitted.centers, [45, 900, 5000])
+    with pytest.warns(UserWarning, match="only 1 distinct"):
+        np.testing.assert_array_equal(cmw.MetaClasses.fit([0, 7, 7], num_meta_classes=2).centers, [7, 7])
+    with pytest.raises(cmw.UsageError, match="class_counts are all 0"):
+        cmw.MetaClasses.fit([0, 0], num_meta_classes=1)

@@ -15,7 +15,7 @@ from cmwnet_jax.errors import UsageError
 from cmwnet_jax.losses import cross_entropy
 from cmwnet_jax.meta_classes import MetaClasses
 from cmwnet_jax.objectives import meta_class_of, train_mode
-from cmwnet_jax.types import Objective, ObjectiveFn
+from cmwnet_jax.types import Objective, ObjectiveFn, entry
 
 
 def uniform_confidences(candidates: np.ndarray) -> np.ndarray:
@@ -76,11 +76,12 @@ def proden_objective(
     forward = train_mode(apply_fn, train_kwargs)
 
     def objective(params, model_state, batch, rng):
-        logits, model_state = forward(params, model_state, batch["image"], rng)
-        confidences = batch["memory"]
+        confidences, label = entry(batch, "memory"), entry(batch, "label")
+        logits, model_state = forward(params, model_state, entry(batch, "image"), rng)
         losses = cross_entropy(logits, confidences.astype(logits.dtype))
-        meta_class = meta_class_of(meta_classes, batch["label"])
+        meta_class = meta_class_of(meta_classes, label, logits.shape[-1])
         new = updated_confidences(confidences, logits)
         return Objective(losses, losses, meta_class, aux=new), model_state
 
+    objective.num_meta_classes = meta_classes.num_meta_classes
     return objective

@@ -1,0 +1,156 @@
+"""Four ways to use four devices, each against one device, in float64: pmap, shard_map twice, sharded arrays."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import test_free_weights
+import test_soft_labels
+from jax.sharding import NamedSharding, PartitionSpec
+from problems import ALPHA, apply, batch, flat, meta_classes, weight_net
+from test_meta_step import make
+
+import cmwnet_jax as cmw
+from cmwnet_jax.memory import Table, blocks
+
+pytestmark = pytest.mark.usefixtures("x64")
+AXIS, WHOLE, SPLIT = "devices", PartitionSpec(), PartitionSpec("devices")
+# Both read the loss: one scales by it, the other has it in its state.
+OPTIMIZERS = {
+    "optimizer": optax.chain(optax.sgd(0.1, momentum=0.9), optax.polyak_sgd(max_learning_rate=0.5)),
+    "weight_optimizer": optax.chain(optax.sgd(1.0), optax.contrib.reduce_on_plateau(patience=1)),
+}
+
+
+def objective_with_base(axis_name):
+    """A base that devices have reduced together already, and a term of the base that they have not."""
+    inner = cmw.classification_objective(functools.partial(apply, axis_name=axis_name), meta_classes())
+
+    def objective(*arguments):
+        out, model_state = inner(*arguments)
+        mean = jnp.mean(out.terms)
+        mean = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+        return out._replace(base=mean**2 + jnp.mean(out.terms**3)), model_state
+
+    return objective
+
+
+def arguments_of(axis_name):
+    model = functools.partial(apply, axis_name=axis_name)
+    return {
+        "objective": objective_with_base(axis_name),
+        "meta_loss": cmw.classification_meta_loss(model),
+        "weight_fn": weight_net()[0].apply,
+        "virtual_lr": ALPHA,
+        "axis_name": axis_name,
+        **OPTIMIZERS,
+    }
+
+
+def meta(axis_name):
+    """The meta loss, too, has been reduced over the devices by its owner."""
+
+    def meta_loss(*arguments):
+        value = arguments_of(axis_name)["meta_loss"](*arguments)
+        return value if axis_name is None else jax.lax.pmean(value, axis_name)
+
+    return cmw.make_meta_step(**arguments_of(axis_name) | {"meta_loss": meta_loss}), make(**OPTIMIZERS)[1]
+
+
+def weighted(axis_name):
+    names = ("objective", "weight_fn", "optimizer", "axis_name")
+    step = cmw.make_weighted_step(**{name: arguments_of(axis_name)[name] for name in names})
+    return lambda state, batch, meta_batch: step(state, batch), make(**OPTIMIZERS)[1]
+
+
+def plain(axis_name):
+    """Weights of one, a base of zero: what depends on no device."""
+    objective = cmw.classification_objective(functools.partial(apply, axis_name=axis_name), meta_classes())
+    optimizer = OPTIMIZERS["optimizer"]
+    step = cmw.make_weighted_step(objective=objective, optimizer=optimizer, axis_name=axis_name)
+    return lambda state, batch, meta_batch: step(state, batch), make(**OPTIMIZERS)[1]
+
+
+def low_memory(axis_name):
+    """Its four functions in the one program that is mapped."""
+    step = cmw.make_low_memory_step(**arguments_of(axis_name), compile=lambda f, **options: f)
+    return step, make(**OPTIMIZERS)[1]
+
+
+STEPS = {
+    "meta": meta,
+    "weighted": weighted,
+    "plain": plain,
+    "low_memory": low_memory,
+    "l2rw": lambda axis_name: test_free_weights.make("l2rw", size=24, axis_name=axis_name),
+    "soft_labels": test_soft_labels.whole_step,
+}
+
+
+def by_pmap(step, state, batches):
+    table = blocks(state.memory, 4) if isinstance(state.memory, Table) else state.memory
+    states = jax.tree.map(lambda x: jnp.stack([x] * 4), state).replace(memory=table)
+    mapped = jax.pmap(step, axis_name=AXIS)
+    for pair in batches:
+        states, metrics = mapped(states, *jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), pair))
+    # Any device's: the third.
+    state = jax.tree.map(lambda x: x[2], states).replace(memory=jax.tree.map(jnp.concatenate, states.memory))
+    return state, {name: np.ravel(x) if x.ndim > 1 else x[2] for name, x in metrics.items()}
+
+
+def by_shard_map(step, state, batches, **options):
+    mesh = jax.make_mesh((4,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = jax.tree.map(lambda x: WHOLE, state)
+    specs = specs.replace(memory=jax.tree.map(lambda x: SPLIT, state.memory))
+
+    def parted(state, *pair):
+        state, metrics = step(state, *pair)
+        scalars = {name: x for name, x in metrics.items() if not jnp.ndim(x)}
+        return state, scalars, {name: x for name, x in metrics.items() if jnp.ndim(x)}
+
+    mapped = jax.shard_map(
+        parted, mesh=mesh, in_specs=(specs, SPLIT, SPLIT), out_specs=(specs, WHOLE, SPLIT), **options
+    )
+    for pair in batches:
+        state, scalars, by_example = jax.jit(mapped)(state, *pair)
+    return state, scalars | by_example
+
+
+def by_sharding(step, state, batches):
+    mesh = jax.make_mesh((4,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    state = jax.device_put(state, NamedSharding(mesh, WHOLE))
+    for pair in batches:
+        state, metrics = jax.jit(step)(state, *jax.device_put(pair, NamedSharding(mesh, SPLIT)))
+    return state, metrics
+
+
+def on_one(step, state, batches):
+    for pair in batches:
+        state, metrics = jax.jit(step)(state, *pair)
+    return state, metrics
+
+
+WAYS = {
+    "pmap": (by_pmap, AXIS),
+    "shard_map": (by_shard_map, AXIS),
+    "unchecked shard_map": (functools.partial(by_shard_map, check_vma=False), AXIS),
+    "sharded arrays": (by_sharding, None),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_each_way_is_one_device(name):
+    """Two steps, on examples that batch normalisation couples: all of the state, and the metrics."""
+    of_size = test_soft_labels.numbered if name == "soft_labels" else batch
+    batches = [(of_size(seed, 24), batch(seed + 10, 8)) for seed in range(2)]
+    expected, expected_metrics = on_one(*STEPS[name](None), batches)
+    for way, (run, axis_name) in WAYS.items():
+        state, metrics = run(*STEPS[name](axis_name), batches)
+        numbers = [s.replace(rng=()) for s in (state, expected)]
+        np.testing.assert_allclose(*map(flat, numbers), rtol=0, atol=1e-12, err_msg=way)
+        assert metrics.keys() == expected_metrics.keys()
+        for field, value in expected_metrics.items():
+            np.testing.assert_allclose(metrics[field], value, rtol=0, atol=1e-11, err_msg=f"{way}, {field}")
