@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from cmwnet_jax import command
@@ -19,6 +18,7 @@ from cmwnet_jax.errors import UsageError
 from cmwnet_jax.report.figures import save_weighting_figure
 from cmwnet_jax.report.find import Found
 from cmwnet_jax.report.runs import mean_and_sd
+from cmwnet_jax.screen import console
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.run_folder import RunFolder
 from experiments.digits import get_config
@@ -66,7 +66,7 @@ def print_table(runs: dict[str, list[Found]]) -> None:
         auc = "-" if method == "erm" else "{:.2f} ± {:.2f}".format(*numbers["weight_auc_last10"])
         accuracy = "{:.1f} ± {:.1f}".format(*numbers["test_accuracy_percent_last10"])
         table.add_row(name, accuracy, auc, f"{numbers['seconds'][0]:.1f}")
-    Console().print(table)
+    console().print(table)
 
 
 def main(argv: list[str]) -> None:

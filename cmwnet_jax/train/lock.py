@@ -9,8 +9,10 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.files import read_json
 
 _PATIENCE_SECONDS = 1.0  # another process that only looks holds the lock for an instant
 
@@ -38,14 +40,24 @@ def hold(file: Path) -> Iterator[None]:
         file: the lock's, made where it is missing; it names the process that had it last.
 
     Raises:
-        UsageError: another process holds it.
+        UsageError: another process holds it, or it cannot be written.
     """
-    with file.open("a+") as opened:
+    with _opened(file) as opened:
         _acquire(opened.fileno(), fcntl.LOCK_EX, file)
         opened.truncate(0)
         opened.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
         opened.flush()
         yield
+
+
+def _opened(file: Path) -> TextIO:
+    try:
+        return file.open("a+")
+    except OSError as error:
+        raise UsageError(
+            f"workdir is {str(file.parent)!r}, whose {file.name} cannot be written ({first_line(error)}): "
+            f"remove the file, or choose another folder"
+        ) from error
 
 
 def _acquire(descriptor: int, kind: int, file: Path) -> None:
@@ -69,7 +81,7 @@ def _acquire(descriptor: int, kind: int, file: Path) -> None:
 
 def _holder(file: Path) -> str:
     try:
-        holder = json.loads(file.read_text())
+        holder = read_json(file)
         return f"pid {holder['pid']}, host {holder['host']}"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError):
         return "of unknown pid"
