@@ -96,13 +96,12 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _check_config(argv: list[str]) -> None:
     """Raises what went wrong with a config flag, which says so only when its value is used."""
-    if "config" not in flags.FLAGS:
+    if "config" not in flags.FLAGS or flags.FLAGS["config"].flag_type() == "string" or not _given(argv):
         return
-    config = flags.FLAGS["config"]
-    getattr(config.value, "keys", None)
-    is_path = config.flag_type() == "string"
-    if not (config.value is None or is_path) and not isinstance(config.value, ConfigDict):
-        raise UsageError(f"--config={_given(argv)} cannot be used: {no_config(config.value)}")
+    config = flags.FLAGS["config"].value
+    getattr(config, "keys", None)
+    if not isinstance(config, ConfigDict) or not config:
+        raise UsageError(f"--config={_given(argv)} cannot be used: {no_config(config)}")
 
 
 def no_config(value: Any) -> str:
@@ -111,8 +110,9 @@ def no_config(value: Any) -> str:
     Args:
         value: that.
     """
+    got = "an empty ConfigDict" if isinstance(value, ConfigDict) else type(value).__name__
     return (
-        f"its get_config returned {type(value).__name__}, expected a ConfigDict: start from "
+        f"its get_config returned {got}, expected a ConfigDict with a run's fields: start from "
         f"cmwnet_jax.train.config.default_config()"
     )
 
@@ -157,11 +157,16 @@ def what_came(error: BaseException) -> str:
         error: with its traceback.
     """
     said = " ".join(str(error).split())[:_SAID]
-    where = traceback.extract_tb(error.__traceback__)
-    place = f" ({where[-1].filename}, line {where[-1].lineno})" if where else ""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_someones(frame.filename)]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     if isinstance(error, SyntaxError):  # which says itself where
         place = ""
     return f"{type(error).__name__}: {said}{place}"
+
+
+def _is_someones(file: str) -> bool:
+    """Whether a file is the user's or ours, and not one through which all errors come."""
+    return "site-packages" not in file and not file.startswith("<") and file != __file__
 
 
 def _check_file(path: str) -> None:

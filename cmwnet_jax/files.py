@@ -111,7 +111,7 @@ def parse_json(content: bytes, kind: type = dict, *, finite: bool = False) -> An
         raise ValueError("it is not UTF-8") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"it is no JSON: {error}") from None
     if not isinstance(value, kind):
         raise ValueError(f"it holds {_JSON_KINDS[type(value)]}, expected {_JSON_KINDS[kind]}")

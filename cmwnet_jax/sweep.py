@@ -182,7 +182,7 @@ def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
     if run.problem:
         raise UsageError(run.problem)
     config = get_config(run.arg)
-    if not isinstance(config, ConfigDict):
+    if not isinstance(config, ConfigDict) or not config:
         raise UsageError(command.no_config(config))
     if run.is_done:
         RunFolder(run.folder).check_finished(config)  # which must not pass for this cell's, if it is not

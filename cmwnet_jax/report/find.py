@@ -68,11 +68,14 @@ class Found:
         """
         for name in ("weights", "evaluation", "bias", *(["corrected"] if self.has("corrected") else [])):
             self.arrays(name)
-        for name, array in (("weights", "centers"), ("evaluation", "confusion")):
+        for name, array, what in (
+            ("weights", "centers", "meta-classes"),
+            ("evaluation", "confusion", "classes"),
+        ):
             own, other = (len(run.arrays(name)[array]) for run in (self, like))
             if own != other:
                 raise UsageError(
-                    f"{self.path / name}.npz has {own} {array}, expected {other} as {like.path} has: report "
+                    f"{self.path / name}.npz is of {own} {what}, expected {other} as {like.path} has: report "
                     f"them apart"
                 )
 

@@ -138,7 +138,7 @@ def few_epochs(result: Mapping) -> str:
     """
     count = result.get(AVERAGED) or LAST_EPOCHS
     if result.get(IN_WARMUP):
-        return f"{count} warm-up epoch{'s' * (count > 1)} alone"
+        return f"{count} warm-up epoch{'s' * (count > 1)}"
     return f"last {count} epoch{'s' * (count > 1)}" if count < LAST_EPOCHS else ""
 
 
@@ -163,14 +163,24 @@ def read_metrics(
     with _explained(path, "bring back a copy of the file, or choose another folder"):
         check_regular(path)
         *lines, last = path.read_bytes().split(b"\n")
+        if not _is_cut(last):
+            lines.append(last)
         for number, line in enumerate(lines, 1):
             try:
                 epochs.append(_metrics(line, fields, epochs, first_epoch))
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
-        with contextlib.suppress(ValueError):  # a line that was cut
-            epochs.append(_metrics(last, fields, epochs, first_epoch))
         return epochs
+
+
+def _is_cut(tail: bytes) -> bool:
+    """Whether this, behind the last end of a line, is nothing or what a killed run has begun to write."""
+    if not tail.strip(b"\0 "):  # a disk may keep a file's length, and not what was written last
+        return True
+    with contextlib.suppress(ValueError):
+        parse_json(tail)
+        return False
+    return tail.startswith(b"{")
 
 
 def _metrics(line: bytes, fields: Collection[str], before: list[dict], first_epoch: int | None) -> dict:

@@ -93,7 +93,7 @@ def print_result(result: dict) -> None:
     """A finished run's numbers as a table."""
     title = f"{result['method']} on {result['dataset']}, bias {result['bias']}, seed {result['seed']}"
     few = few_epochs(result)
-    last = f"mean of the last {LAST_EPOCHS} epochs{few and f' ({few})'}"
+    last = f"mean of the last {LAST_EPOCHS} epochs{few and f' (here: {few})'}"
     table = Table(title=title, min_width=len(title))
     table.add_column("number")
     table.add_column("value", justify="right")
