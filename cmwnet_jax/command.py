@@ -1,21 +1,27 @@
 """What every command shares: flags in, one sentence and a status out.
 
 Status 0: done. 2: the user erred. 3: training broke down. 75 (EX_TEMPFAIL): asked to stop by SIGTERM or
-SIGINT, and saved; the same command goes on. Anything else is a bug or a signal.
+SIGINT; the same command goes on, or does it again. Anything else is a bug or a signal.
 """
 
 import difflib
+import io
+import itertools
 import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from cmwnet_jax import files
 from cmwnet_jax.errors import Preempted, TrainingDiverged, UsageError, first_line
+from cmwnet_jax.files import check_regular
+
+_SAID = 300  # characters of what somebody else's error says
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -26,20 +32,25 @@ def run(main: Callable[[list[str]], None]) -> None:
     """
     # Orbax and tfds narrate; Orbax logs an error from each of its threads before it raises it once.
     logging.set_verbosity(logging.FATAL)
+    for stream in (sys.stdout, sys.stderr):  # names of files may be what no encoding knows
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app.run(main, flags_parser=_parse)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _exit(f"error: {error}", 2)
     except TrainingDiverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(3)
+        _exit(f"error: {error}", 3)
     except Preempted as stop:
-        print(f"stopped: {stop}", file=sys.stderr)
-        sys.exit(os.EX_TEMPFAIL)
-    except KeyboardInterrupt:  # in the commands that do not train, and so have nothing to save
-        print("stopped: SIGINT came; the same command does it again", file=sys.stderr)
-        sys.exit(os.EX_TEMPFAIL)
+        _exit(f"stopped: {stop}", os.EX_TEMPFAIL)
+    except KeyboardInterrupt:  # where nobody listens for it, or for the second time
+        _exit("stopped: SIGINT came; what is written stays, and the same command goes on", os.EX_TEMPFAIL)
+
+
+def _exit(message: str, status: int) -> NoReturn:
+    """Ends the process with one line, whatever the names in it hold."""
+    print("\\n".join(message.splitlines()), file=sys.stderr, flush=True)
+    sys.exit(status)
 
 
 def required(value, flag: str, hint: str):
@@ -58,30 +69,21 @@ def required(value, flag: str, hint: str):
     return value
 
 
-def check_config_file(path: str) -> None:
-    """Raises a UsageError where a config file is none; a pipe would be waited on for ever.
-
-    Args:
-        path: what was given; where nothing is, whoever opens it says so.
-    """
-    try:
-        if os.path.lexists(path):
-            files.check_regular(Path(path))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--config={path} cannot be used, it is {first_line(error)}: name a .py file"
-        ) from None
-
-
 def _parse(argv: list[str]) -> list[str]:
-    """`flags.FLAGS`, with what config files and overrides raise turned into UsageErrors."""
+    """`flags.FLAGS`, with what config files and overrides raise turned into UsageErrors; or the help."""
+    asked = [
+        arg.lstrip("-") for arg in itertools.takewhile(lambda arg: arg != "--", argv[1:]) if arg[:1] == "-"
+    ]
+    if helps := _HELPS.intersection(asked):
+        _show_help(helps)
     check_config_file(_given(argv).partition(":")[0])
     try:
         rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS:
-            getattr(flags.FLAGS["config"].value, "keys", None)  # a config that failed to load says so only now
+        _check_config(argv)
         return rest
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the latter, too, is the config file's: help has been given
+        if "only_check_flags" in asked:
+            raise
         causes = list(_causes(error))
         own = [cause for cause in causes if isinstance(cause, UsageError)]
         if own:  # raised by the config file, and wrapped in a traceback's text on the way
@@ -89,6 +91,96 @@ def _parse(argv: list[str]) -> list[str]:
         if isinstance(error, flags.Error) and "\n" not in str(error):
             raise UsageError(str(error)) from None
         raise _unknown_field(argv) or _broken_file(argv, causes[-1]) from error
+
+
+def _check_config(argv: list[str]) -> None:
+    """Raises what went wrong with a config flag, which says so only when its value is used."""
+    if "config" not in flags.FLAGS or flags.FLAGS["config"].flag_type() == "string" or not _given(argv):
+        return
+    config = flags.FLAGS["config"].value
+    getattr(config, "keys", None)
+    if not isinstance(config, ConfigDict) or not config:
+        raise UsageError(f"--config={_given(argv)} cannot be used: {no_config(config)}")
+
+
+def no_config(value: Any) -> str:
+    """What to say of a get_config that returned something else.
+
+    Args:
+        value: that.
+    """
+    got = "an empty ConfigDict" if isinstance(value, ConfigDict) else type(value).__name__
+    return (
+        f"its get_config returned {got}, expected a ConfigDict with a run's fields: start from "
+        f"cmwnet_jax.train.config.default_config()"
+    )
+
+
+_HELPS = {"help", "helpshort", "helpfull", "helpxml", "h", "?"}
+
+
+def _show_help(asked: Collection[str]) -> NoReturn:
+    """Prints a command's flags and exits, whatever the other flags are; absl would exit with status 1."""
+    if "helpxml" in asked:
+        flags.FLAGS.write_help_in_xml_format(sys.stdout)
+    elif "helpfull" in asked:
+        app.usage(writeto_stdout=True)
+    else:
+        app.usage(shorthelp=True, writeto_stdout=True)
+        print("\nTry --helpfull to get a list of all flags.")
+    sys.exit(0)
+
+
+def load_file(path: str) -> dict[str, Any]:
+    """The names that a config file defines.
+
+    Args:
+        path: a Python file.
+
+    Raises:
+        UsageError: there is no such file, or it raises something itself.
+    """
+    check_config_file(path)
+    try:
+        return runpy.run_path(path)
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--config={path} cannot be used, it raised {what_came(error)}") from error
+
+
+def what_came(error: BaseException) -> str:
+    """An error of somebody else's code in one line: its type, what it says, and where it was raised.
+
+    Args:
+        error: with its traceback.
+    """
+    said = " ".join(str(error).split())[:_SAID]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_someones(frame.filename)]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    if isinstance(error, SyntaxError):  # which says itself where
+        place = ""
+    return f"{type(error).__name__}: {said}{place}"
+
+
+def _is_someones(file: str) -> bool:
+    """Whether a file is the user's or ours, and not one through which all errors come."""
+    return "site-packages" not in file and not file.startswith("<") and file != __file__
+
+
+def check_config_file(path: str) -> None:
+    """Raises a UsageError for what is no file; one of the user's pipes would be waited on.
+
+    Args:
+        path: of a config file; empty where none was given, which others say.
+    """
+    try:
+        if path:
+            check_regular(Path(path))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--config={path} cannot be used, it raised OSError: {first_line(error)}: check the path"
+        ) from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -101,7 +193,7 @@ def _unknown_field(argv: list[str]) -> UsageError | None:
     """The error for the first override of a field that the config has not, if there is one."""
     try:
         config = _load(argv)
-    except Exception:  # the file itself is what is broken
+    except (Exception, SystemExit):  # the file itself is what is broken
         return None
     for arg in argv:
         if arg.startswith("--config."):
@@ -119,7 +211,7 @@ def _unknown_field(argv: list[str]) -> UsageError | None:
 def _load(argv: list[str]) -> ConfigDict:
     """The config without overrides; ml_collections reads those from `sys.argv` whatever it is given."""
     path, _, arg = _given(argv).partition(":")
-    return runpy.run_path(path)["get_config"](*([arg] if arg else []))
+    return load_file(path)["get_config"](*([arg] if arg else []))
 
 
 def _no_field(name: str, known: list[str]) -> UsageError:
@@ -137,6 +229,4 @@ def _given(argv: list[str]) -> str:
 
 
 def _broken_file(argv: list[str], cause: BaseException) -> UsageError:
-    given = f"--config={_given(argv)}"
-    said = " ".join(str(cause).split())
-    return UsageError(f"{given} cannot be used, it raised {type(cause).__name__}: {said}")
+    return UsageError(f"--config={_given(argv)} cannot be used, it raised {what_came(cause)}")

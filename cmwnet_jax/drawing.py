@@ -34,6 +34,11 @@ STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
 Arrays = Mapping[str, np.ndarray]
 
 
+def literal(name: str) -> str:
+    """A name as Matplotlib draws it literally: dollars are no formulas, nor does `_` keep it from a legend."""
+    return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
 def meta_class_names(centers: Sequence[float]) -> list[str]:
     """A name with its centre, where it is known, for each meta-class, e.g. `small (about 14 examples)`."""
     count = len(centers)
@@ -226,7 +231,7 @@ def _draw_shares(axes: Axes, percent: np.ndarray, class_names: Sequence[str], co
     axes.set(xlabel=columns, ylabel="true class")
     axes.spines[:].set_visible(False)
     if len(percent) <= _NAMED:
-        names = [name if len(name) <= 20 else f"{name[:19]}…" for name in class_names]
+        names = [literal(name if len(name) <= 20 else f"{name[:19]}…") for name in class_names]
         upright, size = max(map(len, names)) > 2, 10 if len(names) <= _NUMBERED else 8
         axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)

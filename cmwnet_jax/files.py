@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import json
+import math
 import os
 import re
 import secrets
@@ -9,7 +11,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cmwnet_jax.errors import UsageError, first_line
 
@@ -210,6 +212,60 @@ def check_regular(path: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise OSError(errno.EINVAL, f"{kind}, expected a regular file", str(path))
+
+
+def read_json(path: Path, kind: type = dict, *, finite: bool = False) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: from anywhere.
+        kind: what it must be, `dict` or `list`.
+        finite: whether NaN and infinities, which JSON has not, are refused.
+
+    Raises:
+        OSError: it is missing, cannot be read, or is no regular file.
+        ValueError: it holds no such thing; says what it does in a few words.
+    """
+    check_regular(path)
+    return parse_json(path.read_bytes(), kind, finite=finite)
+
+
+def parse_json(content: bytes, kind: type = dict, *, finite: bool = False) -> Any:
+    """What some JSON says; arguments and errors as those of `read_json`."""
+    if not content.strip():
+        raise ValueError("it is empty")
+    hooks = {"parse_constant": _refuse_constant, "parse_float": _finite} if finite else {}
+    try:
+        value = json.loads(content.decode(), **hooks)
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"it is no JSON: {error}") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"it holds {_JSON_KINDS[type(value)]}, expected {_JSON_KINDS[kind]}")
+    return value
+
+
+_JSON_KINDS = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a truth value",
+    type(None): "null",
+}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which JSON has not")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_constant(text)
 
 
 def remove_partial_files(folder: Path) -> None:

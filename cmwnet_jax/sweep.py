@@ -18,18 +18,19 @@ if __name__ == "__main__":
 import dataclasses
 import fnmatch
 import json
-import runpy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from cmwnet_jax import command
-from cmwnet_jax.errors import TrainingDiverged, UsageError, first_line
+from cmwnet_jax.errors import Preempted, TrainingDiverged, UsageError, first_line
 from cmwnet_jax.files import folder_to_write, local_folder, replace_file
+from cmwnet_jax.runs import stored
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.preemption import stop_if_asked
 from cmwnet_jax.train.run_folder import RunFolder
@@ -51,16 +52,18 @@ class Run:
         arg: the config's argument string.
         folder: where it goes.
         first_stage: the run that it builds on, where there is one.
+        problem: why it cannot be run; as a rule it can.
     """
 
     arg: str
     folder: Path
     first_stage: "Run | None" = None
+    problem: str = ""
 
     @property
     def is_done(self) -> bool:
         """Whether it is finished."""
-        return (self.folder / "result.json").exists()
+        return stored.is_finished(self.folder)
 
 
 def plan(
@@ -93,17 +96,23 @@ def plan(
     if not chosen:
         raise UsageError(f"--only={only} matches none of the {len(cells)} cells, e.g. {cells[0]}: use * and ?")
     index, _, count = shard.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UsageError(f"--shard is {shard!r}, expected I/N with I from 1 to N, e.g. 2/8")
-    runs = []
-    for seed in range(seeds):
-        for cell in chosen:
-            first = get_first_stage(cell)
-            first_stage = _run(workdir, first, seed, args) if first else None
-            runs.append(_run(workdir, cell, seed, args, first_stage))
+    runs = [_cell_run(workdir, cell, seed, args, get_first_stage) for seed in range(seeds) for cell in chosen]
     jobs = list(dict.fromkeys(_job(run) for run in runs))
     mine = set(jobs[int(index) - 1 :: int(count)])
     return [run for run in runs if _job(run) in mine]
+
+
+def _cell_run(workdir: Path, cell: str, seed: int, args: str, get_first_stage: Callable[[str], str]) -> Run:
+    """A cell's run, which will fail where the file cannot say what it builds on."""
+    try:
+        first = get_first_stage(cell) or ""
+        if first and not _is_cell(first):
+            raise UsageError(f"get_first_stage returned {first!r}, expected a cell or an empty string")
+    except (Exception, SystemExit) as error:
+        return dataclasses.replace(_run(workdir, cell, seed, args), problem=_what_came(error))
+    return _run(workdir, cell, seed, args, _run(workdir, first, seed, args) if first else None)
 
 
 def _run(workdir: Path, cell: str, seed: int, args: str, first_stage: Run | None = None) -> Run:
@@ -160,15 +169,27 @@ def _train_once(get_config: Callable[[str], ConfigDict], run: Run, tried: dict[s
         if first is not None and tried[first.arg] is not None:
             raise UsageError(f"it builds on {first.arg}, which failed: {first_line(tried[first.arg])}")
         seconds = _train(get_config, run)
-    except (UsageError, TrainingDiverged) as error:
-        tried[run.arg] = error
-        print(f"failed: {run.arg}: {first_line(error)}", file=sys.stderr, flush=True)
+    except Preempted:
+        raise
+    except (Exception, SystemExit) as error:  # whatever it is, the other runs are none the worse
+        tried[run.arg] = UsageError(_what_came(error))
+        print(f"failed: {run.arg}: {tried[run.arg]}", file=sys.stderr, flush=True)
     return seconds
+
+
+def _what_came(error: BaseException) -> str:
+    """One line: what the user can mend, or somebody's bug with its place."""
+    known = isinstance(error, UsageError | TrainingDiverged)
+    return str(error) if known else f"it raised {command.what_came(error)}"
 
 
 def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
     """Seconds that it took; 0 where it was finished."""
+    if run.problem:
+        raise UsageError(run.problem)
     config = get_config(run.arg)
+    if not isinstance(config, ConfigDict) or not config:
+        raise UsageError(command.no_config(config))
     if run.is_done:
         RunFolder(run.folder).check_finished(config)  # which must not pass for this cell's, if it is not
         return 0.0
@@ -178,11 +199,58 @@ def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
     return time.perf_counter() - started
 
 
-def _list_cells(file: Path, cells: list[str]) -> None:
+def cells_of(names: Mapping[str, Any], path: str) -> tuple[list[str], dict[str, str]]:
+    """The cells of a config file, and what is wrong with those that can be none.
+
+    Args:
+        names: what the file defines.
+        path: the file's.
+
+    Returns:
+        (cells, without what is there twice; why an entry is no cell, by what it is).
+
+    Raises:
+        UsageError: it lists no cells.
+    """
+    if not all(callable(names.get(name)) for name in ("get_config", "get_cells")):
+        raise UsageError(f"--config={path} has no get_config and get_cells: sweep over a file that has both")
+    try:
+        listed = names["get_cells"]()
+        if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
+            raise UsageError(f"it returned {type(listed).__name__}, expected a list of argument strings")
+        listed = list(listed)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--config={path} has a get_cells that cannot be used: {_what_came(error)}") from error
+    if not listed:
+        raise UsageError(f"--config={path} has a get_cells that lists none, expected one or more: add cells")
+    cells, wrong = {}, {}
+    for cell in listed:
+        if not _is_cell(cell):
+            wrong[str(cell)] = (
+                f"the cell is {cell!r}, expected values that name folders, with commas between them"
+            )
+        elif cells.setdefault(cell.replace(",", "/"), cell) != cell:
+            wrong[cell] = f"the cell has the folder of {cells[cell.replace(',', '/')]}, expected one of its own"
+    return list(cells.values()), wrong
+
+
+def _is_cell(cell: Any) -> bool:
+    """Whether each part names a folder inside of the one before."""
+    names = [name for part in cell.split(",") for name in part.split("/")] if isinstance(cell, str) else [""]
+    return all(name.isprintable() and name.strip() == name and name not in ("", ".", "..") for name in names)
+
+
+def _list_cells(workdir: Path, cells: list[str]) -> None:
     """Which cells there are, for the report, which else would miss every row in every column."""
-    before = json.loads(file.read_text()) if file.exists() else []
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, json.dumps(list(dict.fromkeys([*before, *cells])), indent=0) + "\n")
+    before = stored.read_cells(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        listed = json.dumps(list(dict.fromkeys([*before, *cells])), indent=0) + "\n"
+        replace_file(workdir / stored.CELLS, listed)
+    except OSError as error:
+        raise UsageError(
+            f"--workdir is {str(workdir)!r}, which cannot be written ({first_line(error)}): choose another"
+        ) from error
 
 
 def main(argv: list[str]) -> None:
@@ -190,29 +258,28 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
     path = command.required(_CONFIG.value, "config", "a config file, e.g. --config=experiments/compare.py")
-    command.check_config_file(path)
     workdir = local_folder("--workdir", command.required(_WORKDIR.value, "workdir", "the folder for all runs"))
-    try:
-        names = runpy.run_path(path)
-    except OSError as error:
-        raise UsageError(f"--config={path} cannot be read ({error.strerror}): check the path") from None
-    if not {"get_config", "get_cells"} <= names.keys():
-        raise UsageError(f"--config={path} has no get_config and get_cells: sweep over a file that has both")
+    names = command.load_file(path)
+    cells, failures = cells_of(names, path)
+    for cell, said in failures.items():
+        print(f"failed: {cell}: {said}", file=sys.stderr, flush=True)
     options = {"only": _ONLY.value, "seeds": _SEEDS.value, "args": _ARGS.value, "shard": _SHARD.value}
     if "get_first_stage" in names:
         options["get_first_stage"] = names["get_first_stage"]
-    runs = plan(names["get_cells"](), workdir, **options)
+    runs = plan(cells, workdir, **options) if cells else []
+    count = len(runs) + len(failures)
     if _LIST.value:
         for run in runs:
             print(f"{'done' if run.is_done else 'to do'}  {run.arg}")
-        return
-    folder_to_write("--workdir", workdir)
-    _list_cells(workdir / "cells.json", names["get_cells"]())
-    failures = sweep(names["get_config"], runs)
-    print(f"{sum(run.is_done for run in runs)} of {len(runs)} runs are done, in {workdir}")
+    else:
+        folder_to_write("--workdir", workdir)
+        _list_cells(workdir, cells)
+        failures |= sweep(names["get_config"], runs)
+        done = sum(run.is_done and run.arg not in failures for run in runs)
+        print(f"{done} of {count} runs are done, in {workdir}")
     if failures:
         arg, said = next(iter(failures.items()))
-        raise UsageError(f"{len(failures)} of {len(runs)} runs failed, the first, {arg}: {said}")
+        raise UsageError(f"{len(failures)} of {count} runs failed, the first, {arg}: {said}")
 
 
 if __name__ == "__main__":

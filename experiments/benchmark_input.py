@@ -23,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
-from rich.console import Console
 from rich.table import Table
 
 from cmwnet_jax import command
 from cmwnet_jax.data.batches import meta_rows
 from cmwnet_jax.data.meta_set import MetaSet
 from cmwnet_jax.files import folder_to_write, local_path
+from cmwnet_jax.screen import console
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import Recipe, build_recipe
 from cmwnet_jax.train.build_data import Data, build_data, build_input
@@ -188,7 +188,7 @@ def print_table(seconds: dict[str, float], examples: int, steps: int) -> None:
         fixed = seconds.get(f"fixed batch, {kind}")
         ratio = f"{100 * (value / fixed - 1):+.1f}%" if fixed and path != "fixed batch" else ""
         table.add_row(name, f"{value:.3f}", f"{examples / value:,.0f}", f"{1e3 * value / steps:.3f}", ratio)
-    Console().print(table)
+    console().print(table)
     if "tf.data, alone" in seconds:
         for kind in ("alone", "plain step"):
             ratio = seconds[f"tf.data, {kind}"] / seconds[f"device, {kind}"]

@@ -31,12 +31,12 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs
 import jax
 import numpy as np
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.files import check_writable, local_path
+from cmwnet_jax.screen import console
 from experiments.step_tasks import DTYPES, TASKS
 from experiments.step_variants import (
     ERM,
@@ -245,7 +245,7 @@ def main(argv: list[str]) -> None:
         if _PROFILE.value:
             profile(variants, Path(_PROFILE.value).expanduser() / name)
         print(f"{name}: measured", file=sys.stderr, flush=True)
-    Console(width=None if sys.stdout.isatty() else 190).print(make_table(report))
+    console(width=None if sys.stdout.isatty() else 190).print(make_table(report))
     if _OUTPUT.value:
         Path(_OUTPUT.value).expanduser().write_text(json.dumps(report, indent=2) + "\n")
 

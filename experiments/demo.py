@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from cmwnet_jax import command
@@ -25,12 +24,16 @@ from cmwnet_jax.files import folder_to_write
 from cmwnet_jax.report.figures import save_weighting_figure
 from cmwnet_jax.report.find import Found
 from cmwnet_jax.report.runs import mean_and_sd
+from cmwnet_jax.runs import stored
+from cmwnet_jax.screen import console
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.preemption import stop_if_asked
 from cmwnet_jax.train.run_folder import RunFolder
 from experiments.digits import get_config
 
 _METHODS = {"erm": "ERM (plain training)", "mwnet": "MW-Net (K = 1)", "cmwnet": "CMW-Net (K = 3)"}
+
+_SHOWN = (stored.ACCURACY, "seconds", "num_examples", "wrong_rate")
 
 
 def run_all(workdir: Path, seeds: int, data_dir: str = "") -> dict[str, list[Found]]:
@@ -43,11 +46,12 @@ def run_all(workdir: Path, seeds: int, data_dir: str = "") -> dict[str, list[Fou
             config = get_config(f"method={method},seed={seed}")
             config.data.dir = data_dir
             config.watch.pictures_every_epochs = 0  # runs of seconds
-            if not (folder / "result.json").exists():
+            if not stored.is_finished(folder):
                 train(config, folder)
                 stop_if_asked()
             else:
                 RunFolder(folder).check_finished(config)
+                stored.read_result(folder, numbers=_SHOWN)
             runs[method].append(Found(folder, (), method, seed))
     return runs
 
@@ -69,12 +73,12 @@ def print_table(runs: dict[str, list[Found]]) -> None:
     for method, name in _METHODS.items():
         numbers = {
             field: mean_and_sd([run.result[field] for run in runs[method]])
-            for field in ("test_accuracy_percent_last10", "weight_auc_last10", "seconds")
+            for field in (stored.ACCURACY, stored.WEIGHT_AUC, "seconds")
         }
-        auc = "-" if method == "erm" else "{:.2f} ± {:.2f}".format(*numbers["weight_auc_last10"])
-        accuracy = "{:.1f} ± {:.1f}".format(*numbers["test_accuracy_percent_last10"])
+        auc = "-" if method == "erm" else "{:.2f} ± {:.2f}".format(*numbers[stored.WEIGHT_AUC])
+        accuracy = "{:.1f} ± {:.1f}".format(*numbers[stored.ACCURACY])
         table.add_row(name, accuracy, auc, f"{numbers['seconds'][0]:.1f}")
-    Console().print(table)
+    console().print(table)
 
 
 def main(argv: list[str]) -> None:

@@ -96,7 +96,7 @@ def test_the_command_trains_and_leaves_a_folder_that_it_will_not_overwrite(tmp_p
     assert "epoch 12/12" in done.stderr
     assert {path.name for path in workdir.iterdir()} == {
         ".lock", "bias.json", "bias.npz", "config.json", "metrics.jsonl", "weights.npz", "evaluation.npz",
-        "result.json",        "checkpoints", "figures", "tensorboard",
+        "result.json",        "checkpoints", "tensorboard",
     }  # fmt: skip
     assert json.loads((workdir / "config.json").read_text())["seed"] == 3
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
-from rich.console import Console
 from rich.table import Table
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.files import file_to_write
 from cmwnet_jax.report.contact_sheet import save_contact_sheet
+from cmwnet_jax.screen import console
 from cmwnet_jax.train.build_data import Data, build_data
 from cmwnet_jax.train.posterior import save_posterior
 
@@ -36,14 +36,14 @@ def describe() -> None:
     config = command.required(_CONFIG.value, "config", "e.g. --config=experiments/digits.py")
     picture = file_to_write("--picture", _PICTURE.value, ".png")
     data = build_data(config)
-    console = Console()
-    console.print(_classes(data))
+    screen = console()
+    screen.print(_classes(data))
     if data.biased.truth_known and data.biased.is_wrong.any():
-        console.print(_transitions(data))
+        screen.print(_transitions(data))
     for line in _summary(config, data):
-        console.print(line, soft_wrap=True)
+        screen.print(line, soft_wrap=True)
     _draw(data, picture)
-    console.print(f"examples: {picture}", soft_wrap=True)
+    screen.print(f"examples: {picture}", soft_wrap=True)
 
 
 def _summary(config, data: Data) -> list[str]:

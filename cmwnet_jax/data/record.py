@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from cmwnet_jax.data.bias import BiasedLabels
-from cmwnet_jax.errors import UsageError
-from cmwnet_jax.files import replace_file
+from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.files import check_regular, read_json, replace_file
 from cmwnet_jax.meta_classes import MetaClasses
 
 _FORMAT = 1
@@ -162,17 +162,17 @@ def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """Both files' contents; the arrays are parsed only once the checksum has vouched for them."""
     what = f"the record in {str(folder)!r}"
     try:
-        fields = json.loads((folder / _JSON).read_text(encoding="utf-8"))
+        fields = read_json(folder / _JSON)
+        check_regular(folder / _NPZ)
         contents = (folder / _NPZ).read_bytes()
     except FileNotFoundError as error:
         raise UsageError(
             f"{what} lacks {Path(error.filename).name}: expected {_JSON} and {_NPZ} in one folder"
         ) from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"{what} cannot be read ({error}): make the bias anew") from error
-    if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
-        got = fields.get("format") if isinstance(fields, dict) else fields
-        raise UsageError(f"{what} has format {got!r}, expected {_FORMAT}: make the bias anew")
+        raise UsageError(f"{what} cannot be read ({first_line(error)}): make the bias anew") from error
+    if fields.get("format") != _FORMAT:
+        raise UsageError(f"{what} has format {fields.get('format')!r}, expected {_FORMAT}: make the bias anew")
     if fields.pop("checksum", None) != _checksum(contents, fields):
         raise UsageError(
             f"{what} does not match its checksum: {_JSON} or {_NPZ} was damaged or edited, or they are of "

@@ -17,6 +17,7 @@ _ACROSS = 8
 _HEADING_INCHES = (6.8, 0.55)
 _PITCH, _TEXT = 1.15, 0.44  # inches from picture to picture, and above each
 _POINTS = 7
+_LITERAL = {"text.parse_math": False}  # a class may be called $
 _LETTERS = 24  # of which a line is never wide enough for more
 
 
@@ -29,7 +30,7 @@ def save_contact_sheet(rows: Sequence[tuple[np.ndarray, Sequence[str], Sequence[
     """
     columns = max(len(images) for images, _, _ in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"font.size": 7}):
+    with matplotlib.rc_context({"font.size": _POINTS, **_LITERAL}):
         figure = Figure(figsize=(1.05 * columns, 1.3 * len(rows)), layout="constrained")
         axes = figure.subplots(len(rows), columns, squeeze=False)
         for line, (images, given, true) in zip(axes, rows, strict=True):
@@ -60,7 +61,7 @@ def save_corrected_sheet(arrays: Mapping[str, np.ndarray], title: str, path: Pat
     """
     names = arrays["class_names"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"font.size": _POINTS}):
+    with matplotlib.rc_context({"font.size": _POINTS, **_LITERAL}):
         figure, axes = _grid(*arrays["images"].shape[:3])
         figure.suptitle(_heading(arrays, title), fontsize=8.5, y=1 - 0.06 / figure.get_figheight(), va="top")
         fields = (arrays[name] for name in ("images", "given", "new", "true"))

@@ -26,7 +26,7 @@ def save_weighting_figure(columns: Sequence[tuple[str, Sequence[Found]]], path: 
         for part, (title, runs) in zip(
             figure.subfigures(1, len(columns), squeeze=False)[0], columns, strict=True
         ):
-            part.suptitle(title, fontweight="bold")
+            part.suptitle(drawing.literal(title), fontweight="bold")
             functions, histogram = part.subplots(2, 1)
             arrays = [run.arrays("weights") for run in runs]
             drawing.draw_weighting_functions(functions, arrays)
@@ -109,7 +109,7 @@ def corrected_sheets(runs: ByRow, folder: Path) -> list[Path]:
 
 
 def _learning_curves(runs: ByRow, path: Path) -> Path:
-    histories = {row: [run.history for run in found] for row, found in runs.items()}
+    histories = {drawing.literal(row): [run.history for run in found] for row, found in runs.items()}
     shown = [("test_accuracy_percent", "test accuracy (%)")]
     if any(line.get("weight_auc") is not None for found in histories.values() for run in found for line in run):
         shown.append(("weight_auc", "weight AUC"))
@@ -131,7 +131,7 @@ def _panels(draw: Mapping[str, Callable], path: Path, height: float) -> Path:
         figure = Figure(figsize=(4.6 * across, height * down), layout="constrained")
         parts = figure.subfigures(down, across, squeeze=False).ravel()
         for part, (title, fill) in zip(parts, draw.items(), strict=False):
-            part.suptitle(title, fontweight="bold")
+            part.suptitle(drawing.literal(title), fontweight="bold")
             fill(part)
         figure.savefig(path, dpi=150)
     return path

@@ -2,14 +2,16 @@
 
 import dataclasses
 import functools
-import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.runs import stored
+from cmwnet_jax.runs.arrays import has_arrays, read_arrays
 
 _SEED = re.compile(r"seed(\d+)$")
 
@@ -32,21 +34,50 @@ class Found:
 
     @functools.cached_property
     def result(self) -> dict | None:
-        """What result.json holds; None for an unfinished run."""
-        file = self.path / "result.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        """What result.json holds, its test accuracy among it; None for an unfinished run."""
+        return stored.read_result(self.path, numbers=(stored.ACCURACY,))
 
     @functools.cached_property
     def history(self) -> list[dict]:
         """The metrics of the epochs so far."""
-        file = self.path / "metrics.jsonl"
-        lines = file.read_text().split("\n")[:-1] if file.exists() else []
-        return [json.loads(line) for line in lines]
+        return stored.read_metrics(self.path)
 
     @functools.cached_property
     def num_epochs(self) -> int:
         """Of the whole run."""
-        return json.loads((self.path / "config.json").read_text())["num_epochs"]
+        return stored.read_config(self.path)["num_epochs"]
+
+    def check(self) -> None:
+        """Reads what is written of the run.
+
+        Raises:
+            UsageError: it is not what a run writes; says which file, and what is wrong with it.
+        """
+        done, history = self.result is not None, self.history
+        if len(history) > self.num_epochs or (done and len(history) < self.num_epochs):
+            raise UsageError(
+                f"{self.path / stored.METRICS} has {len(history)} epochs, expected {'' if done else 'at most '}"
+                f"{self.num_epochs}, as config.json says: bring back a copy of the file"
+            )
+
+    def check_arrays(self, like: "Found") -> None:
+        """As `check` does, of the arrays that the report draws of a finished run.
+
+        Args:
+            like: a run that it is drawn with, as many of whose meta-classes and classes it must have.
+        """
+        for name in ("weights", "evaluation", "bias", *(["corrected"] if self.has("corrected") else [])):
+            self.arrays(name)
+        for name, array, what in (
+            ("weights", "centers", "meta-classes"),
+            ("evaluation", "confusion", "classes"),
+        ):
+            own, other = (len(run.arrays(name)[array]) for run in (self, like))
+            if own != other:
+                raise UsageError(
+                    f"{self.path / name}.npz is of {own} {what}, expected {other} as {like.path} has: report "
+                    f"them apart"
+                )
 
     def has(self, name: str) -> bool:
         """Whether there is an .npz for `arrays`; a run's method or age may not have it.
@@ -54,19 +85,29 @@ class Found:
         Args:
             name: as `arrays` takes it.
         """
-        return (self.path / f"{name}.npz").is_file()
+        return has_arrays(self.path, name)
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """What an .npz of the folder holds.
 
         Args:
             name: `weights`, `evaluation`, `bias` or, where the method makes labels, `corrected`.
+
+        Raises:
+            UsageError: it cannot be read; says why.
         """
-        with np.load(self.path / f"{name}.npz", allow_pickle=False) as file:
-            return dict(file)
+        return read_arrays(self.path, name)
 
 
-def find_runs(folders: Iterable[str | Path]) -> list[Found]:
+OnProblem = Callable[[UsageError], None]
+"""What is called with each reason why a run, or a file, is left out."""
+
+
+def _fail(error: UsageError) -> None:
+    raise error
+
+
+def find_runs(folders: Iterable[str | Path], on_problem: OnProblem = _fail) -> list[Found]:
     """All runs in these folders, however deep.
 
     A run in FOLDER/A/B/METHOD/seedN, which is where a sweep puts it, is of the column (A, B), the row METHOD
@@ -75,42 +116,73 @@ def find_runs(folders: Iterable[str | Path]) -> list[Found]:
 
     Args:
         folders: runs, or folders with runs in them.
+        on_problem: called with what is wrong with a run that cannot be read, or a folder that cannot be
+            searched, which is left out then; raises it as it is.
 
     Raises:
         UsageError: there is no run, or two are of the same cell and seed.
     """
-    found = {}
-    for folder in map(Path, folders):
-        for config in sorted(folder.expanduser().rglob("config.json")):
-            run = _found(folder.expanduser(), config)
+    found, problems = {}, []
+    for folder in (Path(folder).expanduser() for folder in folders):
+        for path in _run_folders(folder, problems):
+            try:
+                run = _found(folder, path)
+                run.check()
+            except UsageError as error:
+                problems.append(error)
+                continue
             before = found.setdefault((run.column, run.row, run.seed), run)
             if before.path.resolve() != run.path.resolve():
                 raise UsageError(
                     f"{before.path} and {run.path} are both {' '.join([*run.column, run.row])} with seed "
                     f"{run.seed}: report them apart"
                 )
-    if not found:
+    if not found and not problems:
         raise UsageError(
             f"{', '.join(map(str, folders))} holds no run: name folders that cmwnet_jax.train or "
             f"cmwnet_jax.sweep has written"
         )
+    for problem in problems:
+        on_problem(problem)
     return list(found.values())
 
 
-def find_cells(folders: Iterable[str | Path]) -> frozenset[str]:
+def _run_folders(folder: Path, problems: list[UsageError]) -> Iterator[Path]:
+    """The runs' folders in a folder, itself among them, by name; not inside of what a run has written."""
+
+    def skip(error: OSError) -> None:
+        problems.append(
+            UsageError(f"{error.filename} cannot be searched ({first_line(error)}): check the path")
+        )
+
+    for path, inside, files in os.walk(folder, onerror=skip):
+        inside.sort()
+        if stored.holds_run([*inside, *files]):
+            inside[:] = [name for name in inside if name not in stored.FOLDERS]
+            yield Path(path)
+
+
+def find_cells(folders: Iterable[str | Path], on_problem: OnProblem = _fail) -> frozenset[str]:
     """The cells that the sweeps into these folders know, e.g. `mnist,0.1,erm`; empty where none says so.
 
     Args:
         folders: of sweeps, or others.
+        on_problem: called with what is wrong with a folder's list, which is left out then; raises it as it is.
     """
-    files = [Path(folder).expanduser() / "cells.json" for folder in folders]
-    return frozenset(cell for file in files if file.exists() for cell in json.loads(file.read_text()))
+    cells = set()
+    for folder in (Path(folder).expanduser() for folder in folders):
+        try:
+            cells.update(stored.read_cells(folder))
+        except UsageError as error:
+            on_problem(error)
+    return frozenset(cells)
 
 
-def _found(folder: Path, config: Path) -> Found:
-    parts, seed = config.parent.relative_to(folder).parts, _SEED.match(config.parent.name)
+def _found(folder: Path, path: Path) -> Found:
+    """The run in a folder."""
+    parts, seed = path.relative_to(folder).parts, _SEED.match(path.name)
     if seed and len(parts) >= 2:
-        return Found(config.parent, parts[:-2], parts[-2], int(seed[1]))
-    fields = json.loads(config.read_text())
+        return Found(path, parts[:-2], parts[-2], int(seed[1]))
+    fields = stored.read_config(path)
     column = parts[:-1] if seed is None else parts
-    return Found(config.parent, tuple(column), fields["method"], fields["seed"])
+    return Found(path, tuple(column), fields["method"], fields["seed"])

@@ -3,20 +3,17 @@
 import csv
 import dataclasses
 import io
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table as RichTable
 
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.files import read_json
 from cmwnet_jax.report.find import Found
 from cmwnet_jax.report.runs import mean_and_sd
-
-ACCURACY = "test_accuracy_percent_last10"
-TEACHER_ACCURACY = "teacher_test_accuracy_percent_last10"
-WEIGHT_AUC = "weight_auc_last10"
+from cmwnet_jax.runs.stored import ACCURACY, TEACHER_ACCURACY, WEIGHT_AUC, few_epochs
 
 Paper = Mapping[str, tuple[float, float | None]]
 """The paper's (mean, sd or None) of `column,row`, e.g. `cifar10,symmetric_40,cmwnet`."""
@@ -29,13 +26,15 @@ class Cell:
     Attributes:
         values: by seed, of the finished runs.
         paper: the paper's (mean, sd or None), where it has such a cell.
+        note: what there is to say of them, e.g. of how few epochs they are.
     """
 
     values: Mapping[int, float]
     paper: tuple[float, float | None] | None = None
+    note: str = ""
 
     def text(self, decimals: int) -> str:
-        """`mean ± sd (n)`, and the paper's number behind it.
+        """`mean ± sd (n)`, a note on the runs if there is one, and the paper's number behind it.
 
         Args:
             decimals: after the point.
@@ -44,7 +43,7 @@ class Cell:
         if self.values:
             mean, sd = mean_and_sd(list(self.values.values()))
             spread = "" if math.isnan(sd) else f" ± {sd:.{decimals}f}"
-            ours = f"{mean:.{decimals}f}{spread} ({len(self.values)})"
+            ours = f"{mean:.{decimals}f}{spread} ({len(self.values)}{self.note and ', '}{self.note})"
         if self.paper is None:
             return ours
         mean, sd = self.paper
@@ -79,7 +78,7 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown, its title above."""
-        lines = ["| " + " | ".join(line) + " |" for line in self.texts()]
+        lines = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in self.texts()]
         lines.insert(1, "|---" + "|---:" * len(self.columns) + "|")
         return f"**{self.title}**\n\n" + "\n".join(lines) + "\n"
 
@@ -89,8 +88,8 @@ class Table:
         table = RichTable(title=self.title)
         for name in head:
             table.add_column(name, justify="right" if name else "left", no_wrap=not name)
-        for line in lines:
-            table.add_row(*(text.replace("; ", "\n") for text in line))
+        for row, *texts in lines:
+            table.add_row(row, *(text.replace("; ", "\n") for text in texts))
         return table
 
     def by_first_part(self) -> list["Table"]:
@@ -110,7 +109,7 @@ def csv_text(tables: Sequence[Table]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["table", "column", "row", "mean", "sd", "runs", "seeds", "paper_mean", "paper_sd"])
+    writer.writerow(["table", "column", "row", "mean", "sd", "runs", "seeds", "paper_mean", "paper_sd", "note"])
     for table in tables:
         for (row, column), cell in table.cells.items():
             if cell.values or cell.paper:
@@ -118,7 +117,8 @@ def csv_text(tables: Sequence[Table]) -> str:
                 ours = ["" if math.isnan(number) else repr(number) for number in (mean, sd)]
                 seeds = " ".join(map(str, sorted(cell.values)))
                 paper = ["" if number is None else number for number in cell.paper or ("", "")]
-                writer.writerow([table.title, ",".join(column), row, *ours, len(cell.values), seeds, *paper])
+                numbers = [*ours, len(cell.values), seeds, *paper, cell.note]
+                writer.writerow([table.title, ",".join(column), row, *numbers])
     return text.getvalue()
 
 
@@ -148,18 +148,23 @@ def auc_table(runs: Sequence[Found]) -> Table:
 
 def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
     columns = list(dict.fromkeys(sorted((run.column for run in runs), key=_natural)))
-    values = {}
+    values, notes = {}, {}
     for run in runs:
         for name, field in scores:
             row, value = name.format(run.row), (run.result or {}).get(field)
             if value is not None:
                 values.setdefault((row, run.column), {})[run.seed] = value
+                notes.setdefault((row, run.column), set()).add(few_epochs(run.result))
     # A method that has no finished run yet still has a row, but not the teacher that it may have.
     named = [name.format(row) for row in _in_order(runs) for name, _ in scores]
     shown = {row for row, _ in values} | ({run.row for run in runs} if scores[0][1] == ACCURACY else set())
     rows = [row for row in named if row in shown]
     cells = {
-        (row, column): Cell(values.get((row, column), {}), paper.get(",".join([*column, row])))
+        (row, column): Cell(
+            values.get((row, column), {}),
+            paper.get(",".join([*column, row])),
+            ", ".join(sorted(notes.get((row, column), set()) - {""})),
+        )
         for row in rows
         for column in columns
     }
@@ -179,7 +184,7 @@ def _in_order(runs: Sequence[Found]) -> list[str]:
 def _natural(parts: tuple[str, ...]) -> tuple:
     """Numbers by size, not by their first figure."""
     tokens = [token for part in parts for token in part.replace("+", "_").replace("=", "_").split("_")]
-    return tuple((0, float(token), "") if token.isdigit() else (1, 0.0, token) for token in tokens)
+    return tuple((0, float(token), "") if token.isdecimal() else (1, 0.0, token) for token in tokens)
 
 
 def missing(runs: Sequence[Found], cells: Collection[str] = ()) -> list[str]:
@@ -222,7 +227,7 @@ def read_paper(path: str | Path) -> Paper:
         UsageError: the file cannot be read.
     """
     try:
-        tables = json.loads(Path(path).expanduser().read_text())
+        tables = read_json(Path(path).expanduser(), finite=True)
         numbers = {}
         for table in tables.values():
             is_error = table["score"] == "error"
@@ -230,9 +235,9 @@ def read_paper(path: str | Path) -> Paper:
                 for column, value in zip(table["columns"], values, strict=True):
                     if value is not None:
                         mean, sd = value if isinstance(value, list) else (value, None)
+                        mean, sd = float(mean), None if sd is None else float(sd)
                         numbers[f"{column},{row}"] = (round(100 - mean, 2) if is_error else mean, sd)
         return numbers
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"--paper={path} cannot be read ({error}): give a file of the paper's numbers"
-        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = first_line(error) if isinstance(error, OSError | ValueError) else "it has another form"
+        raise UsageError(f"--paper={path} cannot be read ({why}): give a file of the paper's numbers") from None

@@ -1,6 +1,7 @@
 """The default config, a comment above every field, and what a config's argument string says."""
 
 import json
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
@@ -221,18 +222,20 @@ def as_json(config: ConfigDict) -> str:
     return json.dumps(json.loads(config.to_json_best_effort()), indent=2) + "\n"
 
 
-def read_json(text: str) -> dict:
+def with_defaults(fields: dict) -> dict:
     """The fields of a config.json; those that are younger than it have their defaults, as it was run.
 
     Args:
-        text: the file's.
+        fields: the file's.
     """
-    return _with_defaults(json.loads(text), json.loads(as_json(default_config())))
+    return _filled(fields, json.loads(as_json(default_config())))
 
 
-def _with_defaults(fields: dict, defaults: dict) -> dict:
+def _filled(fields: Any, defaults: dict) -> Any:
+    if not isinstance(fields, dict):  # a spoilt file's, which is no default's equal
+        return fields
     filled = {
-        name: _with_defaults(fields.get(name, {}), value)
+        name: _filled(fields.get(name, {}), value)
         for name, value in defaults.items()
         if isinstance(value, dict)
     }

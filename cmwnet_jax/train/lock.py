@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.files import check_regular, refused
+from cmwnet_jax.files import check_regular, read_json, refused
 
 _PATIENCE_SECONDS = 1.0  # another process that only looks holds the lock for an instant
 
@@ -79,7 +79,7 @@ def _acquire(descriptor: int, kind: int, file: Path) -> None:
 
 def _holder(file: Path) -> str:
     try:
-        holder = json.loads(file.read_text())
+        holder = read_json(file)
         return f"pid {holder['pid']}, host {holder['host']}"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError):
         return "of unknown pid"

@@ -99,7 +99,7 @@ def _train(launch: _Launch) -> dict:
     with (
         Board(launch.folder.path / "tensorboard", first_epoch) as board,
         _progress_bar(config, first_epoch + first / recipe.order.steps) as bar,
-        StopRequests() as stop,
+        StopRequests(bar.say) as stop,
     ):
         saver = Saver(config, launch.workdir, launch.data, recipe, launch.folder, launch.checkpoints, stop)
         for number in range(first_epoch, config.num_epochs):

@@ -3,6 +3,8 @@
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from cmwnet_jax.runs.stored import LAST_EPOCHS
+
 NEAR = 0.05
 """Weights closer to 0 or to 1 than this count as near it."""
 
@@ -64,7 +66,17 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
 
 
-def last_epochs_mean(history: list[dict], field: str, epochs: int = 10) -> float:
+def after_warmup(history: list[dict], warmup_epochs: int) -> list[dict]:
+    """The epochs that means are taken over: those after the warm-up, or all where there are no others.
+
+    Args:
+        history: every epoch's metrics.
+        warmup_epochs: how many the first are.
+    """
+    return [line for line in history if line["epoch"] >= warmup_epochs] or history
+
+
+def last_epochs_mean(history: list[dict], field: str, epochs: int = LAST_EPOCHS) -> float:
     """Mean of a field over the last epochs that have it; NaN where none does (Sec. 4.2)."""
     values = [line[field] for line in history[-epochs:] if line.get(field) is not None]
     return float(np.mean(values)) if values else float("nan")

@@ -1,8 +1,10 @@
 """SIGTERM and SIGINT as a request to stop at the end of the running chunk of steps."""
 
-import os
+import queue
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from cmwnet_jax.errors import Preempted
@@ -23,18 +25,30 @@ def stop_if_asked() -> None:
         )
 
 
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 class StopRequests:
     """Hears the first SIGTERM or SIGINT while it is entered; a second one acts as it did before, at once.
 
-    Only the main thread can hear signals; in others this never hears of any.
+    Only the main thread can hear signals; in others this never hears of any. What it says then, it says from a
+    thread of its own: the signal may have come in the middle of printing, which cannot be entered twice.
 
     Attributes:
         signal_name: of the signal that asked to stop, e.g. `SIGTERM`; empty until one has.
     """
 
-    def __init__(self):
+    def __init__(self, say: Callable[[str], None] = _to_stderr):
+        """Hears nothing yet.
+
+        Args:
+            say: shows a line to the user, beside whatever else is on the screen.
+        """
         self.signal_name = ""
-        self._before = {}
+        self._before, self._say = {}, say
+        self._notices = queue.SimpleQueue()  # `put` may be called wherever the signal has come
+        self._speaker = threading.Thread(target=self._speak, daemon=True)
 
     @property
     def requested(self) -> bool:
@@ -44,11 +58,15 @@ class StopRequests:
     def __enter__(self) -> "StopRequests":
         _heard[0] = ""
         if threading.current_thread() is threading.main_thread():
+            self._speaker.start()
             self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
         return self
 
     def __exit__(self, *error) -> None:
         self._restore()
+        if self._speaker.is_alive():
+            self._notices.put("")
+            self._speaker.join()
 
     def preempted(self, steps_done: int, epoch_steps: int, num_epochs: int, workdir: str | Path) -> Preempted:
         """The error that ends a run which was asked to stop and has been saved.
@@ -71,9 +89,13 @@ class StopRequests:
         del frame
         self.signal_name = _heard[0] = signal.Signals(number).name
         self._restore()
-        # Not `print`: the signal may have come in the middle of one, whose buffer cannot be entered twice.
-        text = f"{self.signal_name}: stopping once the running steps are saved; once more to stop without\n"
-        os.write(2, text.encode())
+        self._notices.put(
+            f"{self.signal_name}: stopping once the running steps are saved; once more to stop without"
+        )
+
+    def _speak(self) -> None:
+        for text in iter(self._notices.get, ""):
+            self._say(text)
 
     def _restore(self) -> None:
         note_handlers_given_back()

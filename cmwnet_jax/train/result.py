@@ -7,11 +7,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmwnet_jax.array_facts import to_host
+from cmwnet_jax.runs.arrays import read_arrays, read_confidences
+from cmwnet_jax.runs.stored import AVERAGED, IN_WARMUP, LAST_EPOCHS
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build_data import Data
 from cmwnet_jax.train.clock import Clock
 from cmwnet_jax.train.methods import kind_of
-from cmwnet_jax.train.metrics import last_epochs_mean
+from cmwnet_jax.train.metrics import after_warmup, last_epochs_mean
 from cmwnet_jax.train.run_folder import RunFolder
 from cmwnet_jax.train.scores import class_accuracy_percent
 from cmwnet_jax.transfer import SavedWeightNet
@@ -68,14 +70,9 @@ def _transductive(data: Data, folder: Path) -> dict:
     """How often a training example's most confident candidate is the true one; nothing for single labels."""
     if data.biased.candidates is None or not data.biased.truth_known:
         return {}
-    confidences = np.load(folder / "confidences.npy", allow_pickle=False)[data.biased.ids]
+    confidences = read_confidences(folder)[data.biased.ids]
     right = np.argmax(confidences, axis=1) == data.biased.true
     return {"transductive_accuracy_percent": float(100 * np.mean(right))}
-
-
-def _last_confusion(folder: Path) -> np.ndarray:
-    with np.load(folder / "evaluation.npz", allow_pickle=False) as file:
-        return file["confusion"]
 
 
 def saved_weight_net(
@@ -138,6 +135,7 @@ def summarize(config: ConfigDict, data: Data, folder: RunFolder, clock: Clock) -
         clock: of this launch.
     """
     history, last = folder.metrics(), folder.metrics()[-1]
+    counted = after_warmup(history, 0 if kind_of(config).from_candidates else config.warmup_epochs)
     return {
         "workdir": str(folder.path),
         "method": config.method,
@@ -151,11 +149,15 @@ def summarize(config: ConfigDict, data: Data, folder: RunFolder, clock: Clock) -
         "meta_class_of_class": data.meta_classes.of_class,
         "meta_class_centers": data.meta_classes.centers,
         **{f"{name}_last": value for name, value in last.items() if name.startswith("test_")},
-        "test_accuracy_percent_last10": last_epochs_mean(history, "test_accuracy_percent"),
-        "teacher_test_accuracy_percent_last10": last_epochs_mean(history, "teacher_test_accuracy_percent"),
-        "test_class_accuracy_percent_last": class_accuracy_percent(_last_confusion(folder.path)),
+        "test_accuracy_percent_last10": last_epochs_mean(counted, "test_accuracy_percent"),
+        "teacher_test_accuracy_percent_last10": last_epochs_mean(counted, "teacher_test_accuracy_percent"),
+        "test_class_accuracy_percent_last": class_accuracy_percent(
+            read_arrays(folder.path, "evaluation")["confusion"]
+        ),
         **_transductive(data, folder.path),
-        "weight_auc_last10": last_epochs_mean(history, "weight_auc"),
+        "weight_auc_last10": last_epochs_mean(counted, "weight_auc"),
+        AVERAGED: min(len(counted), LAST_EPOCHS),
+        IN_WARMUP: counted[-1]["epoch"] < config.warmup_epochs and not kind_of(config).from_candidates,
         **clock.summary(),
         "devices": parallel.describe(),
         "versions": {"jax": jax.__version__},

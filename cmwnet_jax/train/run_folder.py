@@ -19,9 +19,12 @@ from cmwnet_jax.files import (
     replace_file,
     sync,
 )
+from cmwnet_jax.runs import stored
+from cmwnet_jax.runs.arrays import has_arrays, read_arrays, read_confidences
 from cmwnet_jax.train import lock
-from cmwnet_jax.train.config import as_json, read_json
+from cmwnet_jax.train.config import as_json, with_defaults
 
+_NEEDED = ("test_accuracy_percent", "loss_min", "loss_max")  # which the rest of a run reads of its first epochs
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -34,25 +37,28 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Where the checkpoints are."""
-        return self.path / "checkpoints"
+        return self.path / stored.CHECKPOINTS
 
     @property
     def initial_weight_net(self) -> Path:
         """The run's own copy of a weight net that it started from, which the original may not outlive."""
-        return self.path / "initial_weight_net.safetensors"
+        return self.path / stored.INITIAL_WEIGHT_NET
 
     def check(self, config: ConfigDict) -> None:
         """Checks that a run may be started or continued here, and leaves nothing behind.
 
         Raises:
             UsageError: another process is running in the folder, or it cannot be written, or holds a
-                finished run or another config's.
+                finished run, another config's, or one that is spoilt.
         """
         local_folder("workdir", self.path)
+        stored.check_kinds(self.path)
         lock.check_free(self._lock_file)
         self._check_contents(config)
-        for folder in (self.path, self.checkpoints, self.path / "figures", self.path / "tensorboard"):
-            folder_to_write("workdir" if folder == self.path else f"the workdir's {folder.name}", folder)
+        folder_to_write("workdir", self.path)
+        for name in stored.FOLDERS:
+            if (self.path / name).exists():
+                folder_to_write(f"the workdir's {name}", self.path / name)
 
     @contextlib.contextmanager
     def writing(self, config: ConfigDict) -> Iterator[None]:
@@ -78,18 +84,33 @@ class RunFolder:
             ) from error
 
     def _check_contents(self, config: ConfigDict) -> None:
-        if (self.path / "result.json").exists():
+        if stored.read_result(self.path) is not None:
             raise UsageError(
                 f"workdir is {str(self.path)!r}, which holds a finished run: choose another folder or remove it"
             )
-        if self._config_file.exists() and (difference := self._difference(config)):
+        epochs = stored.read_metrics(self.path, _NEEDED)
+        if not self._config_file.exists():
+            if epochs or any(path.name.isdigit() for path in self.checkpoints.glob("*")):
+                raise UsageError(
+                    f"workdir is {str(self.path)!r}, which holds an unfinished run without its "
+                    f"{stored.CONFIG}: bring the file back, or choose another folder"
+                )
+        elif difference := self._difference(config):
             raise UsageError(
                 f"workdir is {str(self.path)!r}, which holds an unfinished run of another config "
                 f"({difference}): choose another folder, or remove it"
             )
+        # The last epoch leaves these before its checkpoint: going on, the run may not write them again.
+        for name in stored.ARRAYS:
+            if has_arrays(self.path, name):
+                read_arrays(self.path, name)
+        if (self.path / stored.CONFIDENCES).exists():
+            read_confidences(self.path)
 
     def check_finished(self, config: ConfigDict) -> None:
-        """Raises a UsageError where the finished run in this folder is of another config."""
+        """Raises a UsageError where the finished run in this folder is of another config, or spoilt."""
+        stored.read_result(self.path)
+        stored.read_metrics(self.path)
         if self._difference(config):
             raise UsageError(
                 f"{self.path} holds a finished run of another config: remove it, or take another workdir"
@@ -99,11 +120,11 @@ class RunFolder:
         """The config of the finished run in this folder.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is none, or it is spoilt.
         """
-        if not (self.path / "result.json").exists():
+        if stored.read_result(self.path) is None:
             raise UsageError(f"workdir is {str(self.path)!r}, which holds no finished run: train it first")
-        return ConfigDict(read_json(self._config_file.read_text()))
+        return ConfigDict(with_defaults(stored.read_config(self.path)))
 
     def from_own_copy(self, config: ConfigDict) -> ConfigDict:
         """The config, starting from the run's own copy of the weight net where there is one.
@@ -127,26 +148,26 @@ class RunFolder:
         Raises:
             UsageError: metrics of epochs that will not be run again are missing.
         """
-        kept = [line for line in self._metric_lines() if json.loads(line)["epoch"] < epoch]
+        kept = stored.read_metrics(self.path, ())[:epoch]
         if len(kept) < epoch:
             raise UsageError(
                 f"workdir is {str(self.path)!r}, whose metrics.jsonl has {len(kept)} of the {epoch} epochs "
                 f"that its newest checkpoint has done: bring the file back, or remove the workdir to start over"
             )
-        (self.path / "figures").mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         remove_partial_files(self.path)
         replace_file(self._config_file, as_json(config))
-        replace_file(self.path / "metrics.jsonl", "".join(line + "\n" for line in kept))
+        replace_file(self._metrics_file, "".join(_json(metrics) + "\n" for metrics in kept))
 
     def append_metrics(self, metrics: dict) -> None:
         """Adds one epoch's line to metrics.jsonl; a NaN becomes null."""
-        with (self.path / "metrics.jsonl").open("ab") as file:
+        with self._metrics_file.open("ab") as file:
             file.write((_json(metrics) + "\n").encode())
             sync(file)  # a checkpoint of this epoch may follow, and must not outlive the line
 
     def metrics(self) -> list[dict]:
         """The epochs so far."""
-        return [json.loads(line) for line in self._metric_lines()]
+        return stored.read_metrics(self.path, (), first_epoch=None)
 
     def write_weights(self, **arrays: np.ndarray) -> None:
         """Writes weights.npz."""
@@ -170,25 +191,25 @@ class RunFolder:
 
     def write_result(self, result: dict) -> None:
         """Writes result.json, which says that the run is finished."""
-        replace_file(self.path / "result.json", _json(result, indent=2) + "\n")
-
-    def _metric_lines(self) -> list[str]:
-        """Whole lines only: a killed run may have left half of one."""
-        file = self.path / "metrics.jsonl"
-        return file.read_text().split("\n")[:-1] if file.exists() else []
+        replace_file(self.path / stored.RESULT, _json(result, indent=2) + "\n")
 
     def _difference(self, config: ConfigDict) -> str:
         """The first between the run's config and another; empty where they are the same."""
-        old, new = read_json(self._config_file.read_text()), read_json(as_json(config))
+        old = with_defaults(stored.read_config(self.path))
+        new = with_defaults(json.loads(as_json(config)))
         return "" if old == new else _first_difference(old, new)
 
     @property
     def _config_file(self) -> Path:
-        return self.path / "config.json"
+        return self.path / stored.CONFIG
+
+    @property
+    def _metrics_file(self) -> Path:
+        return self.path / stored.METRICS
 
     @property
     def _lock_file(self) -> Path:
-        return self.path / ".lock"
+        return self.path / stored.LOCK
 
 
 def _is_full_disk(error: BaseException | None) -> bool:
@@ -209,7 +230,7 @@ def _first_difference(old: dict, new: dict, prefix: str = "") -> str:
         if isinstance(before, dict) and isinstance(now, dict) and before != now:
             return _first_difference(before, now, f"{prefix}{name}.")
         if before != now:
-            return f"{prefix}{name} was {before!r} and is {now!r}"
+            return f"{prefix}{name} was {stored.shown(before)} and is {stored.shown(now)}"
     raise AssertionError("the configs are equal")
 
 

@@ -3,9 +3,11 @@
 import sys
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
+
+from cmwnet_jax.runs.stored import LAST_EPOCHS, few_epochs
+from cmwnet_jax.screen import console
 
 _SHOWN = (
     ("loss", "loss {:.3f}"),
@@ -30,14 +32,14 @@ class ProgressBar:
         self._name, self._num_epochs = name, num_epochs
         self._live, self._plain = sys.stderr.isatty() and not silent, not sys.stderr.isatty() and not silent
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             # On a narrow terminal the bar and the numbers give way, not how far it is and how long it takes.
             MofNCompleteColumn(table_column=Column(min_width=len(f"{num_epochs}/{num_epochs}"))),
             TextColumn("ETA", table_column=Column(min_width=3)),
             TimeRemainingColumn(compact=True, table_column=Column(min_width=7)),
-            TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True)),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[numbers]}", markup=False, table_column=Column(no_wrap=True)),
+            console=console(stderr=True),
             disable=not self._live,
         )
         self._metrics = {}
@@ -66,6 +68,18 @@ class ProgressBar:
         if self._plain and (done % max(self._num_epochs // 5, 1) == 0 or done == self._num_epochs):
             print(f"{self._name}  epoch {done}/{self._num_epochs}  {numbers}", file=sys.stderr, flush=True)
 
+    def say(self, text: str) -> None:
+        """Shows a line that stays: above the bar, or as plain text where there is none.
+
+        Args:
+            text: without the line's end.
+        """
+        if self._live:
+            self._progress.console.print(text, soft_wrap=True)
+        else:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
     def _show(self, epochs_done: float, metrics: dict) -> str:
         self._metrics = metrics
         numbers = "  ".join(
@@ -78,6 +92,8 @@ class ProgressBar:
 def print_result(result: dict) -> None:
     """A finished run's numbers as a table."""
     title = f"{result['method']} on {result['dataset']}, bias {result['bias']}, seed {result['seed']}"
+    few = few_epochs(result)
+    last = f"mean of the last {LAST_EPOCHS} epochs{few and f' (here: {few})'}"
     table = Table(title=title, min_width=len(title))
     table.add_column("number")
     table.add_column("value", justify="right")
@@ -85,13 +101,13 @@ def print_result(result: dict) -> None:
         ("training examples", f"{result['num_examples']}"),
         ("wrong labels among them", _optional(100 * result["wrong_rate"], "{:.1f}%")),
         ("test accuracy, last epoch", f"{result['test_accuracy_percent_last']:.2f}%"),
-        ("test accuracy, mean of the last 10 epochs", f"{result['test_accuracy_percent_last10']:.2f}%"),
-        ("weight AUC, mean of the last 10 epochs", _optional(result["weight_auc_last10"], "{:.3f}")),
+        (f"test accuracy, {last}", f"{result['test_accuracy_percent_last10']:.2f}%"),
+        (f"weight AUC, {last}", _optional(result["weight_auc_last10"], "{:.3f}")),
         ("time", f"{result['seconds']:.1f} s"),
     ):
         table.add_row(label, text)
-    Console().print(table)
-    Console().print(f"[dim]written to {result['workdir']}[/dim]", soft_wrap=True)
+    console().print(table)
+    console().print(f"written to {result['workdir']}", style="dim", soft_wrap=True)
 
 
 def _optional(value: float, form: str) -> str:

@@ -10,7 +10,6 @@ PATH: a run, a checkpoint, a folder of cmw.save_weight_net, or an exported file.
 
 import numpy as np
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from cmwnet_jax import command
@@ -18,6 +17,7 @@ from cmwnet_jax.drawing import meta_class_names
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.files import file_to_write
 from cmwnet_jax.report.figures import save_weighting_functions
+from cmwnet_jax.screen import console
 from cmwnet_jax.transfer import SavedWeightNet, load_weight_net, save_weight_net
 from cmwnet_jax.transfer.portable import PUBLISHED_HEADS, read_file, write_file
 
@@ -39,18 +39,19 @@ def show(path: str) -> None:
     """
     picture = file_to_write("--picture", _PICTURE.value, ".png")
     saved = load_weight_net(path)
-    console = Console()
-    facts = Table(title=f"weight net of {path}", show_header=False)
+    screen = console()
+    screen.print(f"weight net of {path}", soft_wrap=True)
+    facts = Table(show_header=False)
     for name, value in _facts(saved).items():
         facts.add_row(name, str(value))
-    console.print(facts)
-    console.print(_weights(saved))
+    screen.print(facts)
+    screen.print(_weights(saved))
     save_weighting_functions(
         {"grid": (grid := np.linspace(0, saved.loss_range[1], 200)), "functions": saved.functions(grid)}
         | {"centers": saved.centers},
         picture,
     )
-    console.print(f"picture: {picture}", soft_wrap=True)
+    screen.print(f"picture: {picture}", soft_wrap=True)
 
 
 def _facts(saved: SavedWeightNet) -> dict:

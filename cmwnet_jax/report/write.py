@@ -1,0 +1,99 @@
+"""Makes a report of folders of runs: prints the tables, writes them, draws; what is spoilt is left out."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.files import replace_file
+from cmwnet_jax.report.figures import save_column_figures
+from cmwnet_jax.report.find import Found, OnProblem, find_cells, find_runs
+from cmwnet_jax.report.tables import Paper, accuracy_table, auc_table, csv_text, missing, read_paper
+from cmwnet_jax.screen import console
+
+
+def write_report(
+    folders: Sequence[str | Path], output: str | Path, *, paper: str = "", figures: bool = True
+) -> None:
+    """Prints tables of all runs in some folders, and writes them and figures.
+
+    Args:
+        folders: with runs in them.
+        output: a folder for tables.md, tables.csv and the figures, made where it is missing.
+        paper: a file of the paper's numbers, as `read_paper` takes it; empty for none.
+        figures: whether to draw.
+
+    Raises:
+        UsageError: there is nothing to report, or nowhere to write it to; or something was left out, which has
+            been said by then, one line each on stderr, and the report of the rest is written.
+    """
+    problems: list[str] = []
+
+    def leave_out(error: UsageError) -> None:
+        if str(error) not in problems:  # folders may lie in each other
+            problems.append(str(error))
+            print(f"left out: {error}", file=sys.stderr, flush=True)
+
+    numbers = read_paper(paper) if paper else {}
+    runs = find_runs(folders, leave_out)
+    if not runs:
+        raise UsageError(f"no run can be read, {len(problems)} were left out, see above: nothing is written")
+    absent = missing(runs, find_cells(folders, leave_out))
+    drawn = _drawable(runs, leave_out) if figures else []
+    try:
+        _write(Path(output).expanduser(), runs, drawn, numbers, absent, problems)
+    except BrokenPipeError:  # of stdout
+        raise
+    except OSError as error:
+        raise UsageError(
+            f"--output is {str(output)!r}, which cannot be written ({first_line(error)}): choose another folder"
+        ) from error
+    if problems:
+        raise UsageError(f"{len(problems)} of what there is was left out, see above: the report is of the rest")
+
+
+def _drawable(runs: list[Found], leave_out: OnProblem) -> list[Found]:
+    """The runs without those whose arrays cannot be drawn; these stay in the tables."""
+    drawable, first = [], {}
+    for run in runs:
+        place = (run.column, run.row)
+        try:
+            if run.result is not None:
+                run.check_arrays(like=first.get(place, run))
+                first.setdefault(place, run)
+            drawable.append(run)
+        except UsageError as error:
+            leave_out(UsageError(f"{error}; its run is in the tables, and not in the figures"))
+    return drawable
+
+
+def _write(
+    output: Path,
+    runs: list[Found],
+    drawn: list[Found],
+    paper: Paper,
+    absent: list[str],
+    problems: list[str],
+) -> None:
+    """Prints the tables, writes them, and draws."""
+    screen = console()
+    tables = [table for table in (accuracy_table(runs, paper), auc_table(runs)) if table.rows]
+    lines = [*(f"missing: {line}" for line in absent), *(f"left out: {problem}" for problem in problems)]
+    for table in tables:
+        for part in table.by_first_part():
+            screen.print(part.rich())
+    for line in absent:
+        screen.print(f"missing: {line}", soft_wrap=True)
+    output.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([*(table.markdown() for table in tables), "".join(f"- {line}\n" for line in lines)])
+    replace_file(output / "tables.md", text.encode(errors="backslashreplace"))
+    replace_file(output / "tables.csv", csv_text(tables).encode(errors="backslashreplace"))
+    screen.print(f"written: {output / 'tables.md'}, {output / 'tables.csv'}", soft_wrap=True)
+    for column in tables[0].columns:
+        own = [run for run in drawn if run.column == column]
+        by_row = {row: [run for run in own if run.row == row] for row in tables[0].rows}
+        by_row = {row: found for row, found in by_row.items() if found}
+        if by_row:
+            folder = output.joinpath("figures", *column)
+            written = save_column_figures(by_row, folder)
+            screen.print(f"figures: {folder}: {', '.join(path.name for path in written)}", soft_wrap=True)

@@ -1,0 +1,141 @@
+"""Reads the arrays of a run's folder, and checks that they fit what was written."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.files import check_regular
+from cmwnet_jax.runs.stored import CONFIDENCES
+
+# By file and array: its kind as numpy has it and its axes; axes of one name are of one length in a file.
+# Those with a question mark are not in every run's file.
+_LAYOUTS = {
+    "weights": {
+        "given": ("iu", "n"),
+        "true": ("iu", "n"),
+        "meta_class": ("iu", "n"),
+        "losses": ("f", "n"),
+        "weights": ("f", "n"),
+        "centers": ("f", "K"),
+        "grid?": ("f", "g"),
+        "functions?": ("f", "Kg"),
+    },
+    "evaluation": {"confusion": ("iu", "CC")},
+    "bias": {"transition_matrix?": ("f", "CC")},
+    "corrected": {
+        "images": ("u", "mhwd"),
+        "given": ("iu", "m"),
+        "new": ("iu", "m"),
+        "true": ("iu", "m"),
+        "class_names": ("U", "C"),
+        "truth_known": ("b", ""),
+        "num_labels": ("iu", ""),
+        "num_wrong": ("iu", ""),
+        "num_changed": ("iu", ""),
+        "num_changed_rightly": ("iu", ""),
+    },
+}
+_MAY_BE_EMPTY = "m"
+# Arrays whose numbers are places on an axis.
+_PLACES = {
+    "weights": {"meta_class": "K"},
+    "corrected": {"given": "C", "new": "C", "true": "C"},
+}
+
+
+def has_arrays(run: Path, name: str) -> bool:
+    """Whether something of the name of an .npz is there, be it spoilt; not every method leaves each.
+
+    Args:
+        run: the folder.
+        name: as `read_arrays` takes it.
+    """
+    return os.path.lexists(run / f"{name}.npz")
+
+
+def read_arrays(run: Path, name: str) -> dict[str, np.ndarray]:
+    """What an .npz of the folder holds.
+
+    Args:
+        run: the folder.
+        name: `weights`, `evaluation`, `bias` or, where the method makes labels, `corrected`.
+
+    Raises:
+        UsageError: it is missing or damaged, or its arrays are not those that a run writes; says which.
+    """
+    path = run / f"{name}.npz"
+    try:
+        arrays = _load(path)
+        _check(arrays, name)
+        return arrays
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be used ({first_line(error)}): bring back a copy of the file"
+        ) from error
+
+
+def read_confidences(run: Path) -> np.ndarray:
+    """[training split, C] float, what confidences.npy holds.
+
+    Args:
+        run: the folder.
+
+    Raises:
+        UsageError: it is missing or damaged.
+    """
+    path = run / CONFIDENCES
+    try:
+        check_regular(path)
+        confidences = np.load(path, allow_pickle=False)
+        if not isinstance(confidences, np.ndarray) or confidences.ndim != 2 or confidences.dtype.kind != "f":
+            raise ValueError("it holds something else than the confidences")
+        return confidences
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(
+            f"{path} cannot be used ({first_line(error)}): bring back a copy of the file"
+        ) from error
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz; errors are OSErrors and ValueErrors."""
+    check_regular(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except OSError:
+        raise
+    except Exception as error:  # what zipfile, zlib and numpy raise at damaged bytes has nothing else in common
+        raise ValueError(f"it is damaged: {first_line(error)}") from None
+
+
+def _check(arrays: Mapping[str, np.ndarray], name: str) -> None:
+    """Raises a ValueError where an array is missing, or of another kind, shape or range than a run's."""
+    sizes: dict[str, int] = {}
+    for array, (kinds, axes) in _LAYOUTS[name].items():
+        array, optional = array.rstrip("?"), array.endswith("?")
+        if array in arrays:
+            _check_array(f"its array {array!r}", arrays[array], kinds, axes, sizes)
+        elif not optional:
+            raise ValueError(f"it has no array {array!r}")
+    for array, axis in _PLACES.get(name, {}).items():
+        least, places = -1 if array == "true" else 0, arrays[array]  # -1: of no class
+        if places.size and not least <= places.min() <= places.max() < sizes[axis]:
+            raise ValueError(
+                f"its array {array!r} has {places.min()} to {places.max()}, expected less than {sizes[axis]}"
+            )
+
+
+def _check_array(what: str, found: np.ndarray, kinds: str, axes: str, sizes: dict[str, int]) -> None:
+    """The same of one array, with the lengths of the axes so far, to which its own are added."""
+    if found.dtype.kind not in kinds or found.ndim != len(axes):
+        raise ValueError(f"{what} is {found.dtype} {list(found.shape)}, expected [{', '.join(axes)}]")
+    for axis, size in zip(axes, found.shape, strict=True):
+        if sizes.setdefault(axis, size) != size:
+            raise ValueError(f"{what} is {list(found.shape)}, expected {axis} = {sizes[axis]} as in the others")
+        if size == 0 and axis not in _MAY_BE_EMPTY:
+            raise ValueError(f"{what} is empty")
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        raise ValueError(f"{what} has NaN or infinite numbers")
