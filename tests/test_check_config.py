@@ -138,7 +138,7 @@ PLAUSIBLE = {
     float: (0, 0.0, 0.1, 0.5, 1.0, 50.0, 99.0, 1e-9),
     str: (
         "", "none", *METHODS, "held_out", "balanced", "stream", "device", "symmetric_20", "partial_20", "vgg16",
-        "long_tail_9", "resnet10", "small_cnn", "warm_restarts", "mean", "local", "known", "mnist", "nowhere",
+        "long_tail_9", "resnet10", "small_cnn", "warm_restarts", "mean", "local", "known", "nowhere",
         "shuffled", "bfloat16", "digits",
     ),
     tuple: ((), (1,), (8, 8), (50.0,), (0, 100.0)),
