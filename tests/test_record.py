@@ -1,6 +1,7 @@
 """A saved bias comes back exactly, or not at all."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -182,4 +183,21 @@ def test_refuses_later_formats(tmp_path):
     fields = json.loads((tmp_path / "bias.json").read_text()) | {"format": 2}
     (tmp_path / "bias.json").write_text(json.dumps(fields))
     with pytest.raises(UsageError, match="format 2, expected 1"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bias.json", "bias.npz"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(path.name)])
+def test_what_is_no_file_is_not_waited_for(name, make, tmp_path):
+    save_record(tmp_path, make_record(), TRUE)
+    (tmp_path / name).unlink()
+    make(tmp_path / name)
+    with pytest.raises(UsageError, match=r"cannot be read \(.*\): make the bias anew"):
+        load(tmp_path)
+
+
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path):
+    save_record(tmp_path, make_record(), TRUE)
+    (tmp_path / "bias.json").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="cannot be read .*nested too deeply"):
         load(tmp_path)

@@ -54,11 +54,11 @@ class RunFolder:
         local_folder("workdir", self.path)
         stored.check_kinds(self.path)
         lock.check_free(self._lock_file)
-        self._check_contents(config)
         folder_to_write("workdir", self.path)
         for name in stored.FOLDERS:
             if (self.path / name).exists():
                 folder_to_write(f"the workdir's {name}", self.path / name)
+        self._check_contents(config)
 
     @contextlib.contextmanager
     def writing(self, config: ConfigDict) -> Iterator[None]:
@@ -89,7 +89,7 @@ class RunFolder:
                 f"workdir is {str(self.path)!r}, which holds a finished run: choose another folder or remove it"
             )
         epochs = stored.read_metrics(self.path, _NEEDED)
-        if not self._config_file.exists():
+        if not os.path.lexists(self._config_file):
             if epochs or any(path.name.isdigit() for path in self.checkpoints.glob("*")):
                 raise UsageError(
                     f"workdir is {str(self.path)!r}, which holds an unfinished run without its "
@@ -104,7 +104,7 @@ class RunFolder:
         for name in stored.ARRAYS:
             if has_arrays(self.path, name):
                 read_arrays(self.path, name)
-        if (self.path / stored.CONFIDENCES).exists():
+        if os.path.lexists(self.path / stored.CONFIDENCES):
             read_confidences(self.path)
 
     def check_finished(self, config: ConfigDict) -> None:
