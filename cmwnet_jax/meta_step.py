@@ -19,6 +19,7 @@ import optax
 from cmwnet_jax.step_parts import (
     apply_optimizer,
     axis_size,
+    check_axes,
     check_meta_classes,
     check_objective,
     checked_meta_loss,
@@ -83,7 +84,8 @@ def make_meta_step(
     Raises:
         UsageError: `normalize` is not one of the three, or virtual_lr not positive; on the first call, a filter
             that selects nothing, an objective, weight or meta loss of the wrong shape, a weight net with
-            other meta-classes than the objective's, a line search.
+            other meta-classes than the objective's, a line search, examples that `shard_map` splits over an
+            axis that `axis_name` is not.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -202,7 +204,9 @@ def _linearize(
         beside = (jax.lax.stop_gradient(out.losses), out.meta_class, model_state, out.aux)
         return varying((jnp.asarray(out.base, out.terms.dtype), out.terms), axis_name), beside
 
-    (base, terms), pullback, beside = jax.vjp(affine, varying(state.params, axis_name), has_aux=True)
+    params = varying(state.params, axis_name)
+    (base, terms), pullback, beside = jax.vjp(affine, params, has_aux=True)
+    check_axes(params, terms)
     return _Linear(base, terms, pullback, *beside)
 
 

@@ -146,6 +146,21 @@ def varying(tree: PyTree, axis_name: str | None) -> PyTree:
     return tree
 
 
+def check_axes(params: PyTree, terms: jax.Array) -> None:
+    """A UsageError where `shard_map` splits the examples over an axis that the step does not know of."""
+
+    def axes_of(tree):
+        kinds = [getattr(jax.typeof(leaf), "mat", None) for leaf in jax.tree.leaves(tree)]
+        return frozenset().union(*(getattr(kind, "varying", ()) for kind in kinds))
+
+    unknown = sorted(map(str, axes_of(terms) - axes_of(params)))
+    if unknown:
+        raise UsageError(
+            f"shard_map splits the examples over {', '.join(unknown)}, expected the step's axis_name to say "
+            f"so: make it with axis_name={unknown[0]!r}"
+        )
+
+
 def psum(tree: PyTree, axis_name: str | None) -> PyTree:
     """Sum over devices."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)

@@ -154,3 +154,12 @@ def test_each_way_is_one_device(name):
         assert metrics.keys() == expected_metrics.keys()
         for field, value in expected_metrics.items():
             np.testing.assert_allclose(metrics[field], value, rtol=0, atol=1e-11, err_msg=f"{way}, {field}")
+
+
+@pytest.mark.parametrize("name", ["meta", "weighted", "low_memory"])
+def test_an_axis_that_the_step_was_not_told_of_is_refused(name):
+    """JAX would sum the gradients of all devices, each divided by its own weights."""
+    with pytest.raises(
+        cmw.UsageError, match="splits the examples over devices, expected .* axis_name='devices'"
+    ):
+        by_shard_map(*STEPS[name](None), [(batch(0, 24), batch(1, 8))])
