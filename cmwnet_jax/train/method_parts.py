@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax import losses, objectives
 from cmwnet_jax.class_sizes import ldam_margins
+from cmwnet_jax.data.bias.labels import probabilities_by_id
 from cmwnet_jax.data.probabilities import load_probabilities
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.low_memory import objective_in_micro_batches
@@ -139,4 +140,4 @@ def _transition(parts: Parts) -> np.ndarray:
     shape = (len(parts.data.true_labels), parts.num_classes)
     hint = "write one with python -m cmwnet_jax.data posterior --of_given_labels"
     posterior = load_probabilities("loss.forward_posterior", path, shape, hint)
-    return estimate_transition(posterior[biased.ids])
+    return estimate_transition(probabilities_by_id("loss.forward_posterior", posterior, biased))

@@ -21,4 +21,5 @@ def load_weight_net(path: str | os.PathLike) -> SavedWeightNet:
     Raises:
         UsageError: there is no weight net, it is damaged, or of another format.
     """
-    return read_file(path) if Path(path).expanduser().is_file() else read_folder(path)
+    given = Path(path).expanduser()
+    return read_file(path) if os.path.lexists(given) and not given.is_dir() else read_folder(path)

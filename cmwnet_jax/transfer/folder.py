@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from numpy.typing import ArrayLike
 
-from cmwnet_jax import array_facts
+from cmwnet_jax import array_facts, errors
 from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.transfer.saved import SavedWeightNet, check_format
 from cmwnet_jax.types import PyTree
@@ -70,8 +70,7 @@ def save_args(saved: SavedWeightNet) -> ocp.args.PyTreeSave:
         UsageError: its parts do not fit each other.
     """
     saved.check()
-    about = {**saved.about(), "arrays": array_facts.facts(saved.weight_params)}
-    return ocp.args.PyTreeSave(saved.weight_params, custom_metadata=about)
+    return ocp.args.PyTreeSave(saved.weight_params, custom_metadata=saved.sealed())
 
 
 def read_folder(path: str | os.PathLike) -> SavedWeightNet:
@@ -91,17 +90,14 @@ def read_folder(path: str | os.PathLike) -> SavedWeightNet:
         check_format(item, about)
         with ocp.Checkpointer(handler) as checkpointer:
             weight_params = checkpointer.restore(item)
-        wrong = array_facts.mismatches(about["arrays"], weight_params)
-        wrong = wrong or ", ".join(array_facts.damaged(about["arrays"], weight_params))
     except UsageError:
         raise
     except Exception as error:  # Orbax's and TensorStore's errors have nothing else in common
         raise UsageError(
             f"path is {str(item)!r}, a weight net that cannot be read ({first_line(error)}): use another copy"
         ) from error
-    if wrong:
-        raise UsageError(f"path is {str(item)!r}, a weight net that is damaged ({wrong}): use another copy")
-    return SavedWeightNet.of(weight_params, about)
+    with errors.about(f"path is {str(item)!r}"):
+        return SavedWeightNet.of(weight_params, about)
 
 
 def _find(path: Path) -> Path:

@@ -6,21 +6,21 @@ Also reads the file that the authors have published, converted to `.npz`.
 import json
 import math
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from cmwnet_jax.errors import UsageError, about, first_line
+from cmwnet_jax import array_files
+from cmwnet_jax.errors import UsageError, about
 from cmwnet_jax.files import replace_file
 from cmwnet_jax.transfer.saved import SavedWeightNet, check_format
 
 SUFFIX = ".safetensors"
 _KEY = "cmwnet_jax"
+_REMEDY = "use another copy, or one that python -m cmwnet_jax.transfer export writes"
 
 PUBLISHED_HEADS = (1, 2, 0)
 """The published weight net's heads for small, moderate and large classes; K-means had shuffled them (Q6)."""
@@ -72,7 +72,7 @@ def encoded(saved: SavedWeightNet) -> bytes:
         name: np.ascontiguousarray(array)
         for name, array in traverse_util.flatten_dict(saved.weight_params, sep="/").items()
     }
-    return safetensors.numpy.save(arrays, {_KEY: json.dumps(saved.about())})
+    return safetensors.numpy.save(arrays, {_KEY: json.dumps(saved.sealed())})
 
 
 def read_file(path: str | os.PathLike, heads: Sequence[int] = PUBLISHED_HEADS) -> SavedWeightNet:
@@ -94,26 +94,21 @@ def read_file(path: str | os.PathLike, heads: Sequence[int] = PUBLISHED_HEADS) -
         )
     if path.suffix == ".npz":
         return _published(path, heads)
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})[_KEY])
-            check_format(path, header)
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-        with about(str(path)):
-            return SavedWeightNet.of(traverse_util.unflatten_dict(flat, sep="/"), header)
-    except UsageError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise UsageError(f"{path} holds no weight net that can be read ({first_line(error)})") from error
+    problem = f"{path} holds no weight net that can be read"
+    flat, metadata = array_files.read_safetensors(path, problem, _REMEDY)
+    with array_files.reading(path, problem, _REMEDY), about(str(path)):
+        if metadata.keys() != {_KEY}:
+            raise ValueError(f"its metadata are {', '.join(sorted(metadata)) or 'empty'}, expected {_KEY}")
+        header = json.loads(metadata[_KEY])
+        check_format(path, header)
+        return SavedWeightNet.of(traverse_util.unflatten_dict(flat, sep="/"), header)
 
 
 def _published(path: Path, heads: Sequence[int]) -> SavedWeightNet:
     """The published layout: Torch's [out, in] kernels, a layer of its own a head."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name].astype(np.float32) for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} cannot be read ({first_line(error)}): use another copy") from error
+    problem = f"{path} cannot be read"
+    arrays = array_files.read_npz(path, problem, _REMEDY)
+    arrays = array_files.to_float32(arrays, problem, _REMEDY)
     names = [f"classfier.layers.{head}.0" for head in heads]
     count = sum(name.startswith("classfier.layers.") and name.endswith(".weight") for name in arrays)
     wanted = {f"{layer}.{part}" for layer in ("feature.layer.0", *names) for part in ("weight", "bias")}

@@ -1,19 +1,23 @@
 """A learned weight net with what is needed to use it elsewhere."""
 
 import dataclasses
+import json
 import math
 import os
+import zlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cmwnet_jax import array_facts
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.types import PyTree
 from cmwnet_jax.weight_net import WeightNet, weighting_functions
 
 _FORMAT = 1
+_ABOUT = {"format", "num_meta_classes", "centers", "loss_range", "provenance", "arrays", "checksum"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,21 +77,37 @@ class SavedWeightNet:
             "provenance": self.provenance,
         }
 
+    def sealed(self) -> dict[str, Any]:
+        """`about`, with checksums of it and of the arrays, so that a flipped bit in a file is noticed."""
+        about = {**self.about(), "arrays": array_facts.facts(self.weight_params)}
+        return {**about, "checksum": _checksum(about)}
+
     @classmethod
     def of(cls, weight_params: PyTree, about: dict[str, Any]) -> "SavedWeightNet":
-        """A weight net of its parameters and what `about` gave.
+        """A weight net of its parameters and what `sealed` gave, or `about`, as earlier versions wrote it.
 
         Args:
-            weight_params: numpy arrays.
+            weight_params: numpy arrays; those of half precision become float32.
             about: JSON.
 
         Raises:
-            UsageError: they do not fit each other.
+            UsageError: they are damaged, or do not fit each other.
         """
-        centers = np.array(about["centers"], np.float64)
-        low, high = about["loss_range"]
-        saved = cls(weight_params, centers, (float(low), float(high)), about["provenance"])
+        damage = _damage(about)
+        try:
+            low, high = map(float, about["loss_range"])
+            centers, provenance = np.array(about["centers"], np.float64), dict(about["provenance"])
+        except (KeyError, TypeError, ValueError) as error:
+            damage = damage or f"what it says of itself: {first_line(error)}"
+        if damage:
+            raise _damaged(damage)
+        saved = cls(jax.tree.map(_at_least_float32, weight_params), centers, (low, high), provenance)
         saved.check()
+        if "arrays" in about:
+            wrong = array_facts.mismatches(about["arrays"], weight_params)
+            wrong = wrong or ", ".join(array_facts.damaged(about["arrays"], weight_params))
+            if wrong:
+                raise _damaged(wrong)
         return saved
 
     def check(self) -> None:
@@ -122,6 +142,31 @@ def check_format(path: str | os.PathLike, about: dict[str, Any]) -> None:
             f"{os.fspath(path)!r} is a weight net of format {about['format']!r}, expected {_FORMAT}: read it "
             f"with the version of cmwnet_jax that wrote it, or a newer one"
         )
+
+
+def _damage(about: dict[str, Any]) -> str:
+    """Why what a file says of its weight net is not as it was written; empty where nothing tells."""
+    unknown = sorted(about.keys() - _ABOUT)
+    if unknown:
+        return f"it says {', '.join(unknown)} of itself, which weight nets do not"
+    rest = {name: value for name, value in about.items() if name != "checksum"}
+    if "checksum" in about and about["checksum"] != _checksum(rest):
+        return "what it says of itself does not match its checksum"
+    return ""
+
+
+def _damaged(what: str) -> UsageError:
+    return UsageError(f"it is a weight net that is damaged ({what}): use another copy")
+
+
+def _checksum(about: dict[str, Any]) -> int:
+    """Of the values, however their JSON is laid out."""
+    as_read = json.loads(json.dumps(about))  # keys that are numbers become strings, tuples lists
+    return zlib.crc32(json.dumps(as_read, sort_keys=True).encode())
+
+
+def _at_least_float32(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype in (jnp.bfloat16, np.float16) else array
 
 
 def _check_arrays(weight_params: PyTree) -> int:
