@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -84,25 +85,29 @@ def read_npy(path: str | os.PathLike, problem: str, remedy: str, *, finite: bool
     return array
 
 
-def read_npz(path: str | os.PathLike, problem: str, remedy: str) -> dict[str, np.ndarray]:
-    """The arrays in an `.npz` file by name, as `read_npy` gives them; none has NaN or infinite numbers.
+def read_npz(
+    path: str | os.PathLike, problem: str, remedy: str, *, finite: bool = True, text: bool = False
+) -> dict[str, np.ndarray]:
+    """The arrays in an `.npz` file by name, as `read_npy` gives them.
 
     Args:
         path: the file's.
         problem: as `reading` takes it.
         remedy: as `reading` takes it.
+        finite: whether NaN and infinite numbers are refused.
+        text: whether arrays may be of text.
 
     Raises:
         UsageError: the file cannot be read as such.
     """
     with reading(path, problem, remedy) as path, path.open("rb") as file:
-        return npz(file, path.stat().st_size)
+        return npz(file, path.stat().st_size, finite=finite, text=text)
 
 
 def read_safetensors(
     path: str | os.PathLike, problem: str, remedy: str
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays in a `.safetensors` file by name, as `read_npz` gives them, and its metadata.
+    """The arrays in a `.safetensors` file by name, as `read_npz` gives them (all finite), and its metadata.
 
     Args:
         path: the file's.
@@ -149,12 +154,14 @@ def to_float32(arrays: Mapping[str, np.ndarray], problem: str, remedy: str) -> d
     return converted
 
 
-def npz(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
+def npz(file: BinaryIO, size: int, *, finite: bool = True, text: bool = False) -> dict[str, np.ndarray]:
     """The arrays of an open `.npz`, for use inside `reading`.
 
     Args:
         file: at its start.
         size: its bytes.
+        finite: as `read_npz` takes it.
+        text: as `read_npz` takes it.
 
     Raises:
         Exception: of many kinds, whatever a damaged file leads to.
@@ -163,15 +170,18 @@ def npz(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         members = archive.infolist()
         check_unpacked(sum(member.file_size for member in members), size)
         _once_each([(member.filename.removesuffix(".npy"), None) for member in members])
-        return {member.filename.removesuffix(".npy"): _member(archive, member) for member in members}
+        return {
+            member.filename.removesuffix(".npy"): _member(archive, member, finite, text) for member in members
+        }
 
 
-def npy(stream: BinaryIO, size: int) -> np.ndarray:
+def npy(stream: BinaryIO, size: int, *, text: bool = False) -> np.ndarray:
     """The array of an open `.npy`, for use inside `reading`.
 
     Args:
         stream: at its start.
         size: its bytes.
+        text: as `read_npz` takes it.
 
     Raises:
         Exception: of many kinds, whatever a damaged file leads to.
@@ -180,7 +190,7 @@ def npy(stream: BinaryIO, size: int) -> np.ndarray:
     if version not in _NPY_HEADERS:
         raise ValueError(f"it is an .npy file of version {version}, expected 1.0 or 2.0, which numbers have")
     shape, is_fortran, stored = _NPY_HEADERS[version](stream)
-    dtype = _of_numbers(stored)
+    dtype = _allowed(stored, text)
     said, held = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if min(shape, default=0) < 0 or said != held:
         raise ValueError(f"its header says {shape} numbers of {dtype}, {said} bytes, and {held} follow")
@@ -201,7 +211,7 @@ def check_unpacked(unpacked: int, packed: int) -> None:
         raise ValueError(f"it claims to unpack from {packed} to {unpacked} bytes, more than numbers do")
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, finite: bool, text: bool) -> np.ndarray:
     """One array of an `.npz`; the zip's own checksum is compared at its end."""
     try:
         if not member.filename.endswith(".npy"):
@@ -209,9 +219,10 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         if member.comment:  # a damaged length of it hides the members that follow
             raise ValueError("it has a comment")
         with archive.open(member) as stream:
-            array = npy(stream, member.file_size)
+            array = npy(stream, member.file_size, text=text)
             stream.read(1)  # arrives at the end also where the array is empty
-        _check_finite({"": array})
+        if finite:
+            _check_finite({"": array})
     except Exception as error:
         raise ValueError(f"{member.filename!r}: {first_line(error)}") from error
     return array
@@ -240,17 +251,19 @@ def _filled(stream: BinaryIO, size: int, dtype: np.dtype) -> np.ndarray:
             at += got
     if dtype.kind == "b" and data.max(initial=0) > 1:
         raise ValueError("its truth values are not 0 or 1")
+    if dtype.kind == "U" and data.view(dtype.byteorder + "u4").max(initial=0) > sys.maxunicode:
+        raise ValueError("it is of text with characters that do not exist")
     return data.view(dtype).astype(dtype.newbyteorder("="), copy=False)
 
 
-def _of_numbers(dtype: np.dtype) -> np.dtype:
+def _allowed(dtype: np.dtype, text: bool) -> np.dtype:
     """The dtype to read, of one that a header names."""
     if dtype.hasobject:
         raise ValueError("it holds Python objects, whose pickles could run any code")
     if dtype == np.dtype("V2"):
         return _BFLOAT16  # numpy has no name for it and writes "two bytes"
-    if dtype.kind not in "biuf":
-        raise ValueError(f"it is of {dtype}, expected numbers")
+    if dtype.kind not in ("biufU" if text else "biuf"):
+        raise ValueError(f"it is of {dtype}, expected numbers{' or text' if text else ''}")
     return dtype
 
 

@@ -29,6 +29,7 @@ from cmwnet_jax.data.record import save_record
 from cmwnet_jax.data.sources import Dataset, Split
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.models.pretrained import load_pretrained
+from cmwnet_jax.report import find
 from cmwnet_jax.transfer.portable import write_file
 
 LABELS = np.arange(12) % 3
@@ -100,6 +101,11 @@ READERS = {
     "bias.json": (record, read_record, True),
     "weights.npz": (pretrained, read_pretrained, True),
     "weights.safetensors": (pretrained, read_pretrained, False),
+    "weights_of_run.npz": (
+        lambda path: np.savez_compressed(path, weights=np.linspace(0, 1, 50), names=np.array(["a", "bc"])),
+        lambda path: find.Found(path.parent, (), "erm", 0).arrays("weights_of_run"),
+        True,
+    ),
     "images-idx3-ubyte.gz": (idx, lambda path: {"": read_idx(path, 3)}, True),
 }
 every_reader = pytest.mark.parametrize("name", READERS)
@@ -309,6 +315,17 @@ def test_numbers_are_read_whatever_holds_them(tmp_path, dtype, order):
         np.testing.assert_array_equal(got["a"], array)
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_text_is_read_where_it_is_expected(tmp_path, order):
+    names = np.array(["cat", "\N{GREEK SMALL LETTER ALPHA}", ""]).astype(f"{order}U3")
+    np.savez(tmp_path / "names.npz", names=names, numbers=np.array([np.nan]))
+    found = array_files.read_npz(tmp_path / "names.npz", "", "", finite=False, text=True)
+    assert found["names"].tolist() == names.tolist() and np.isnan(found["numbers"]).all()
+    (tmp_path / "names.npz").write_bytes(npz([("a.npy", npy_saying((1,), f"{order}U1", b"\xff" * 4))]))
+    with pytest.raises(UsageError, match="characters that do not exist"):
+        array_files.read_npz(tmp_path / "names.npz", "", "", text=True)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, ">f8"])
 def test_weights_of_any_floats_are_taken(tmp_path, dtype):
     arrays = {"conv1.weight": np.linspace(-1, 1, 48).reshape(4, 3, 2, 2).astype(dtype)}
@@ -381,6 +398,13 @@ def test_a_weight_nets_folder_notices_what_it_says_being_changed(tmp_path):
     del fields["custom_metadata"]["checksum"]  # as earlier versions wrote it
     metadata.write_text(json.dumps(fields))
     assert same(weights_of(tmp_path / "net"), expected)
+
+
+def test_a_weight_net_that_is_not_finite_is_refused(tmp_path):
+    params = cmw.load_weight_net(weight_net(tmp_path / "a")).weight_params
+    params = jax.tree.map(lambda leaf: leaf * np.nan, params)
+    cmw.save_weight_net(tmp_path / "net", params, centers=[40, 900], loss_range=(0, 7.5))
+    assert "not finite" in one_sentence(weights_of, tmp_path / "net")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cmwnet_jax.array_files import read_npz
 from cmwnet_jax.errors import UsageError
 
 _SEED = re.compile(r"seed(\d+)$")
@@ -61,9 +62,13 @@ class Found:
 
         Args:
             name: `weights`, `evaluation`, `bias` or, where the method makes labels, `corrected`.
+
+        Raises:
+            UsageError: the file is damaged.
         """
-        with np.load(self.path / f"{name}.npz", allow_pickle=False) as file:
-            return dict(file)
+        path = self.path / f"{name}.npz"
+        remedy = "report without this run, or finish it again: remove its result.json, and train as before"
+        return read_npz(path, f"{path} cannot be read", remedy, finite=False, text=True)
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Found]:

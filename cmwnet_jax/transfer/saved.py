@@ -103,6 +103,8 @@ class SavedWeightNet:
             raise _damaged(damage)
         saved = cls(jax.tree.map(_at_least_float32, weight_params), centers, (low, high), provenance)
         saved.check()
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.weight_params)):
+            raise _damaged("its parameters are not finite")
         if "arrays" in about:
             wrong = array_facts.mismatches(about["arrays"], weight_params)
             wrong = wrong or ", ".join(array_facts.damaged(about["arrays"], weight_params))
