@@ -169,10 +169,9 @@ def npz(file: BinaryIO, size: int, *, finite: bool = True, text: bool = False) -
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         check_unpacked(sum(member.file_size for member in members), size)
-        _once_each([(member.filename.removesuffix(".npy"), None) for member in members])
-        return {
-            member.filename.removesuffix(".npy"): _member(archive, member, finite, text) for member in members
-        }
+        return _once_each(
+            [(m.filename.removesuffix(".npy"), _member(archive, m, finite, text)) for m in members]
+        )
 
 
 def npy(stream: BinaryIO, size: int, *, text: bool = False) -> np.ndarray:

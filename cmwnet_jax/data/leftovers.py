@@ -51,7 +51,7 @@ def remove(folder: Path, idle_seconds: float = 0) -> None:
         # Whoever may not write there cannot remove anything either.
         with contextlib.suppress(OSError), _alone(parent):
             for left in parent.glob(_PATTERN):
-                if left.is_dir() and time.time() - _last_written(left) >= idle_seconds:
+                if left.is_dir() and (not idle_seconds or time.time() - _last_written(left) >= idle_seconds):
                     shutil.rmtree(left, ignore_errors=True)
             if parent != folder:
                 parent.rmdir()
