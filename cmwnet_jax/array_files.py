@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes
+import ml_dtypes  # JAX asks for it
 import numpy as np
 import safetensors
 

@@ -78,6 +78,8 @@ CHANGES = {
     "text": written(b"no JSON"),
     "no UTF-8": written(b"\xff\xfe{}"),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a link to nothing": lambda path: (path.unlink(), path.symlink_to("nothing")),
 }
 
 
@@ -95,6 +97,12 @@ def test_files_that_are_damaged(tmp_path, change, file, old):
         sources.load("mnist_format", str(tmp_path / "data"), str(tmp_path / "raw0"))
     shutil.rmtree(folder)
     assert len(sources.load("mnist_format", str(tmp_path / "data"), str(tmp_path / "raw0")).train) == 12
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    raw_data.write(tmp_path / "digits" / "1.1.0", b"")
+    with pytest.raises(UsageError, match="digits/1.1.0' that is damaged"):
+        sources.load("digits", str(tmp_path))
 
 
 @pytest.mark.parametrize("read", PATHS)

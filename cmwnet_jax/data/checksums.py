@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from cmwnet_jax.errors import UsageError
-from cmwnet_jax.files import remove_partial_files, replace_file
+from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.files import check_regular, remove_partial_files, replace_file
 
 _NAME = "checksums.json"
 _KEPT = "labels-*.npy"
@@ -133,6 +133,7 @@ def check_files(folder: Path) -> None:
     Raises:
         UsageError: they are not.
     """
+    check_are_files(folder)
     known = _read(folder)
     if known is None:
         return
@@ -143,6 +144,23 @@ def check_files(folder: Path) -> None:
         if found[name] != facts:
             what = "size" if found[name][0] != facts[0] else "contents"
             raise damaged(folder, f"{name}: its {what} not as prepared")
+
+
+def check_are_files(folder: Path) -> None:
+    """Checks that a set has no pipes, which would be waited on for ever, nor links to nothing.
+
+    Args:
+        folder: of the set.
+
+    Raises:
+        UsageError: it has.
+    """
+    for path in sorted(folder.glob("*")):
+        try:
+            if not path.is_dir():
+                check_regular(path)
+        except OSError as error:
+            raise damaged(folder, f"{path.name}: {first_line(error)}") from error
 
 
 def _files(folder: Path) -> dict[str, list]:

@@ -74,8 +74,8 @@ def _opened(folder: Path) -> tfds.core.DatasetBuilder:
     Raises:
         UsageError: it is damaged.
     """
-    checksums.check_files(folder)
     try:
+        checksums.check_files(folder)
         builder = tfds.builder_from_directory(folder)
         if not {"image", "label"} <= builder.info.features.keys() or not builder.info.splits:
             raise ValueError("it has no labelled images")
@@ -93,6 +93,8 @@ def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str) -> Path:
     with _quiet():
         if not builder_class.WANTS and (root / builder_class.name / version).exists():
             return root / builder_class.name / version
+        for prepared_before in _prepared_folders(builder_class, root):
+            checksums.check_are_files(prepared_before)
         try:
             builder = builder_class(data_dir=os.fspath(root), raw_dir=raw_dir)
         except UsageError:
