@@ -21,9 +21,8 @@ from cmwnet_jax.files import check_regular, remove_partial_files, replace_file
 
 _NAME = "checksums.json"
 _KEPT = ("labels-*.npy", "sizes-*.npy")  # copies, which are read again where they cannot be used
-_READ_BYTES = (
-    1 << 20
-)  # files up to this size are read when a set is opened, of others the size alone is looked at
+# Files up to this size are read when a set is opened, of others the size alone is looked at.
+_READ_BYTES = 1 << 20
 
 
 class Digest:
@@ -49,9 +48,18 @@ class Digest:
         }
 
 
-def of_labels(labels: np.ndarray) -> str:
-    """What `Digest` has for a feature of these whole numbers."""
-    return hashlib.sha256(_bytes(labels)).hexdigest()
+def labels_checksum(*labels: np.ndarray) -> str:
+    """What stands for labels: the same whatever integer type and byte order hold them.
+
+    Of one array, it is what `Digest` has for a feature of these whole numbers.
+
+    Args:
+        labels: arrays of int.
+    """
+    digest = hashlib.sha256()
+    for values in labels:
+        digest.update(_bytes(values))
+    return digest.hexdigest()
 
 
 def damaged(folder: str | Path, what: str) -> UsageError:

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from cmwnet_jax import array_files
-from cmwnet_jax.data.record import labels_checksum
+from cmwnet_jax.data.checksums import labels_checksum
 from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import check_regular, replace_file
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from cmwnet_jax import array_files
 from cmwnet_jax.data.bias import BiasedLabels
+from cmwnet_jax.data.checksums import labels_checksum
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import read_json, replace_file
 from cmwnet_jax.meta_classes import MetaClasses
@@ -198,18 +199,6 @@ def _check_dataset(record: Record, true_labels: np.ndarray, what: str) -> None:
             f"{what} has true labels that are not those of {record.dataset}'s {len(true_labels)} training "
             f"examples: pass the labels of the data set that the bias was made on"
         )
-
-
-def labels_checksum(*labels: np.ndarray) -> str:
-    """What stands for labels: the same whatever integer type and byte order hold them.
-
-    Args:
-        labels: arrays of int.
-    """
-    digest = hashlib.sha256()
-    for values in labels:
-        digest.update(np.ascontiguousarray(values, "<i8").tobytes())
-    return digest.hexdigest()
 
 
 def _checksum(contents: bytes, fields: dict) -> str:

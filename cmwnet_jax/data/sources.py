@@ -192,7 +192,7 @@ def _kept_labels(source: Source, split: str, size: int) -> np.ndarray | None:
         check_labels(labels, source.num_classes)
     except UsageError:
         return None
-    vouched_for = expected is None or expected.get("label") == checksums.of_labels(labels)
+    vouched_for = expected is None or expected.get("label") == checksums.labels_checksum(labels)
     return labels if len(labels) == size and vouched_for else None
 
 
