@@ -133,6 +133,7 @@ def test_files_that_cannot_be_looked_through(tmp_path, make, message):
 
 def test_labels_kept_beside_are_read_only_where_they_are_a_file(tmp_path):
     name, folder = prepared("ours", tmp_path)
+    (folder / "labels-train.npy").unlink()
     os.mkfifo(folder / "labels-train.npy")
     labels = sources.read_labels(sources.open(name, str(tmp_path / "data")), "train")
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]

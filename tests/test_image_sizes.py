@@ -1,5 +1,6 @@
 """Images of several sizes: refused before a run writes anything, or brought to one."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import raw_data
 from test_train import small_config
 
-from cmwnet_jax.data import sources
+from cmwnet_jax.data import checksums, sources
 from cmwnet_jax.data.image_sizes import image_sizes
+from cmwnet_jax.data.sources import read_labels
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.loop import train
@@ -68,8 +70,16 @@ def test_sizes_are_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(sources.Records, "encoded", None)
     assert image_sizes(source, "train") == {(8, 6), (5, 9)}
     monkeypatch.undo()
-    for damage in (lambda: kept.write_bytes(b""), lambda: np.save(kept, np.zeros((0, 2)))):
+    (kept.parent / checksums._NAME).unlink()  # those of the next one are written when the copy is there
+    read_labels(source, "train")
+    for damage in (
+        lambda: kept.write_bytes(b""),
+        lambda: np.save(kept, np.zeros((0, 2))),
+        kept.unlink,
+        lambda: (kept.unlink(), os.mkfifo(kept)),
+    ):
         damage()
+        source = sources.open("image_folder", fields["data__dir"], fields["data__raw_dir"])
         assert image_sizes(source, "train") == {(8, 6), (5, 9)}
 
 

@@ -246,7 +246,7 @@ def test_a_run_does_not_go_on_in_a_spoilt_folder(spoiler, unfinished, tmp_path):
 @pytest.mark.parametrize("make", [Path.touch, os.mkfifo, lambda path: path.symlink_to("nowhere")])
 def test_a_workdir_that_is_no_folder_is_left_alone(make, tmp_path):
     make(tmp_path / "run")
-    with pytest.raises(UsageError, match="run .*expected a folder.: choose another"):
+    with pytest.raises(UsageError, match=r"workdir is .*/run', which is .*, expected a folder: choose another"):
         train(small_config(), tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"] and not (tmp_path / "run").is_dir()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from cmwnet_jax.data.checksums import damaged
 from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import check_regular
 
@@ -41,10 +42,7 @@ def check_feature_classes(folder: Path) -> None:
             content = json.loads(path.read_text(encoding="utf-8"))
             foreign = next((name for name in _class_names(content) if name not in _ALLOWED), None)
         except (OSError, ValueError, RecursionError) as error:
-            raise UsageError(
-                f"data.dir has the file {str(path)!r}, which cannot be read ({first_line(error)}): remove its "
-                f"folder, and prepare the data set again"
-            ) from error
+            raise damaged(folder, f"{path.name!r}, which cannot be read ({first_line(error)})") from error
         if foreign is not None:
             raise UsageError(
                 f"data.dir has the file {str(path)!r}, which names the class {foreign!r}, expected those of "

@@ -1,10 +1,10 @@
 """Labels that people gave, CIFAR-10N's and CIFAR-100N's, put in the order of a data set's rows."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from cmwnet_jax import array_files
 from cmwnet_jax.data.sources import Dataset, check_labels
 from cmwnet_jax.errors import UsageError
 
@@ -35,7 +35,7 @@ def human_labels(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
         return _own_columns(dataset)
     arrays = _read(Path(path).expanduser())
     places = _places(path, arrays.pop(TRUE_LABEL), dataset)
-    return {name: labels[places].astype(np.int32) for name, labels in _checked(path, arrays, dataset).items()}
+    return {name: labels[places] for name, labels in _checked(path, arrays, dataset).items()}
 
 
 def _own_columns(dataset: Dataset) -> dict[str, np.ndarray]:
@@ -58,19 +58,14 @@ def _checked(where: str, arrays: dict[str, np.ndarray], dataset: Dataset) -> dic
                 f"{where}: {name} has {len(labels)} labels, expected one for each of {dataset.name}'s "
                 f"{len(dataset.train)} training images"
             )
-    return arrays
+    return {name: labels.astype(np.int32) for name, labels in arrays.items()}
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix != ".npz":
         raise UsageError(f"{str(path)!r} is not an .npz file: name one of human labels")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"{str(path)!r} is not a readable .npz file ({error}): name one of human labels"
-        ) from error
+    problem = f"{str(path)!r} is not a readable .npz file"
+    arrays = array_files.read_npz(path, problem, "name one of human labels")
     if TRUE_LABEL not in arrays:
         raise UsageError(
             f"{str(path)!r} has {', '.join(arrays) or 'nothing'}, expected {TRUE_LABEL} too, which says that "
@@ -82,7 +77,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def _places(path: str, clean: np.ndarray, dataset: Dataset) -> np.ndarray:
     """[N] int: where in the file the label of each row stands."""
     labels = dataset.train.labels
-    _checked(path, {TRUE_LABEL: clean}, dataset)
+    clean = _checked(path, {TRUE_LABEL: clean}, dataset)[TRUE_LABEL]
     if np.array_equal(clean, labels):
         return np.arange(len(labels))
     counts = [np.bincount(given, minlength=dataset.num_classes) for given in (clean, labels)]

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cmwnet_jax.array_files import read_npy
 from cmwnet_jax.data.builders import images
 from cmwnet_jax.data.sources import Records, Source
 from cmwnet_jax.data.stream import Fit
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.files import check_regular, replace_file
+from cmwnet_jax.files import replace_file
 
 
 def check_one_size(source: Source, fit: Fit) -> None:
@@ -44,13 +45,11 @@ def image_sizes(source: Source, split: str) -> set[tuple[int, int]]:
     if records.image_size is not None:
         return {records.image_size}
     kept = Path(source.folder) / f"sizes-{split}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):  # missing, or not ours: read again
-        check_regular(kept)
-        return _as_set(np.load(kept, allow_pickle=False))
-    encoded, sizes = records.encoded(), set()
-    for start in range(0, len(encoded), 1024):
-        rows = range(start, min(start + 1024, len(encoded)))
-        sizes.update(images.size_of(example["image"]) for example in encoded.__getitems__(list(rows)))
+    with contextlib.suppress(ValueError):  # missing, or not ours: read again
+        return _as_set(read_npy(kept, "", ""))
+    sizes = set()
+    for _, examples in records.encoded().read():
+        sizes.update(images.size_of(example["image"]) for example in examples)
     with contextlib.suppress(OSError):  # a folder that is shared and cannot be written costs time, no more
         replace_file(kept, lambda file: np.save(file, np.array(sorted(sizes), np.int32)))
     return sizes

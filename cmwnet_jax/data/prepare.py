@@ -16,10 +16,11 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from absl import logging
 
+from cmwnet_jax.data import checksums, leftovers
 from cmwnet_jax.data.builders import BUILDERS, LocalBuilder
 from cmwnet_jax.data.builders.raw_files import is_utf8
 from cmwnet_jax.data.feature_classes import check_feature_classes
-from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.errors import UsageError, first_line, unknown_name
 from cmwnet_jax.files import local_folder, local_path
 
 TFDS_TEST_SPLITS = {
@@ -62,6 +63,8 @@ def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.Data
             f"data.dir is {str(root)!r}, which is no name in UTF-8: set --config.data.dir to another folder"
         )
     tfds.disable_progress_bar()
+    # Others, e.g. tfds's own command, may prepare what is theirs, too.
+    leftovers.remove(root / name, 0 if name in BUILDERS else 3600)
     try:
         folder = _local(BUILDERS[name], root, raw_dir) if name in BUILDERS else _by_tfds(name, root, raw_dir)
     except OSError as error:
@@ -73,9 +76,22 @@ def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.Data
 
 
 def _opened(folder: Path) -> tfds.core.DatasetBuilder:
-    """A builder that reads one prepared version of a set, whoever prepared it."""
+    """The builder that reads one prepared version of a set, whoever prepared it.
+
+    Raises:
+        UsageError: it is damaged, or would have tfds import what is not its own.
+    """
     check_feature_classes(folder)
-    return tfds.builder_from_directory(folder)
+    try:
+        checksums.check_files(folder)
+        builder = tfds.builder_from_directory(folder)
+        if not {"image", "label"} <= builder.info.features.keys() or not builder.info.splits:
+            raise ValueError("it has no labelled images")
+        return builder
+    except UsageError:
+        raise
+    except Exception as error:  # tfds checks little: what it stumbles on depends on what is damaged
+        raise checksums.damaged(folder, first_line(error)) from error
 
 
 def _root(data_dir: str) -> Path:
@@ -97,32 +113,51 @@ def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str) -> Path:
     with _quiet():
         if not builder_class.WANTS and (root / builder_class.name / version).exists():
             return root / builder_class.name / version
-        builder = builder_class(data_dir=os.fspath(root), raw_dir=raw_dir)
+        for prepared_before in _prepared_folders(builder_class, root):
+            checksums.check_are_files(prepared_before)
+        try:
+            builder = builder_class(data_dir=os.fspath(root), raw_dir=raw_dir)
+        except UsageError:
+            raise
+        except Exception:  # it looks at the prepared set, if there is one
+            for prepared_before in _prepared_folders(builder_class, root):
+                _opened(prepared_before)
+            raise
         folder = Path(builder.data_dir)
+        if folder.exists():
+            builder.contents.close()
+            return folder
         with (
             contextlib.closing(builder.contents),
             _no_trace_of_failure(folder),
+            leftovers.preparing(folder.parent),
             tempfile.TemporaryDirectory() as empty,
         ):
             try:
                 builder.download_and_prepare(download_dir=empty)
+                checksums.begin(folder)
             except OSError:
                 if not folder.exists():  # otherwise another process was faster
                     raise
     return folder
 
 
+def _prepared_folders(builder_class: type[LocalBuilder], root: Path) -> list[Path]:
+    """Those of a set of raw files, one for each that was given."""
+    return sorted((root / builder_class.name).glob(f"*/{builder_class.VERSION}"))
+
+
 def _only_one(builder_class: type[LocalBuilder], root: Path) -> Path:
     """The prepared folder of a set whose raw files are not given."""
-    found = sorted((root / builder_class.name).glob(f"*/{builder_class.VERSION}/dataset_info.json"))
+    found = _prepared_folders(builder_class, root)
     if len(found) == 1:
-        return found[0].parent
+        return found[0]
     if not found:
         raise UsageError(
             f"data.name is {builder_class.name!r}, which is not prepared in {str(root)!r}: "
             f"{builder_class.wanted()}"
         )
-    sources = [_opened(path.parent).info.config_description for path in found]
+    sources = [_opened(path).info.config_description for path in found]
     raise UsageError(
         f"data.name is {builder_class.name!r}, of which {len(found)} are in {str(root)!r} "
         f"({'; '.join(sorted(sources))}): set --config.data.raw_dir to say which"
@@ -137,9 +172,14 @@ def _by_tfds(name: str, root: Path, raw_dir: str) -> Path:
                 f"data.name is {name!r}, which is not prepared in {str(root)!r} and needs TensorFlow to be: "
                 f"pip install tensorflow-cpu, or copy the folder {name} there from where it is prepared"
             )
-        with _quiet(), _no_trace_of_failure(root / name, root / "downloads"):
+        with (
+            _quiet(),
+            _no_trace_of_failure(root / name, root / "downloads"),
+            leftovers.preparing(root / name),
+        ):
             _prepare_by_tfds(name, root, raw_dir)
-        folder = _newest(root / name)
+            folder = _newest(root / name)
+            checksums.begin(folder)
     formats = _opened(folder).info.available_file_formats()
     if tfds.core.FileFormat.ARRAY_RECORD not in formats:
         raise UsageError(
@@ -164,13 +204,13 @@ def _prepare_by_tfds(name: str, root: Path, raw_dir: str) -> None:
 
 
 def _newest(folder: Path) -> Path | None:
-    """The highest version that is prepared; none where there is none."""
+    """The highest version that is prepared, or of what is left of one; none where there is none."""
     versions = [
-        (tuple(int(number) for number in path.parent.name.split(".")), path.parent)
-        for path in folder.glob("*/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+        ((path / "dataset_info.json").exists(), tuple(int(number) for number in path.name.split(".")), path)
+        for path in folder.glob("*")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.name)
     ]
-    return max(versions)[1] if versions else None
+    return max(versions)[2] if versions else None
 
 
 @contextlib.contextmanager

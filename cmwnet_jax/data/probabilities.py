@@ -6,13 +6,18 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
-from cmwnet_jax.data.record import labels_checksum
+from cmwnet_jax import array_files
+from cmwnet_jax.data.checksums import labels_checksum
 from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import check_regular, replace_file
 
 _OF_A_RUN = "bias.json"  # lies beside a run's confidences.npy
+
+_TOLERANCE = 1e-3
+_HALF = {np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)}
 
 
 def save_probabilities(
@@ -46,7 +51,7 @@ def load_probabilities(
     true_labels: np.ndarray,
     class_names: Sequence[str],
 ) -> np.ndarray:
-    """Class probabilities from an .npy file; whether the rows are distributions is checked where they are used.
+    """Class probabilities from an .npy file, of any kind of numbers and of either byte order.
 
     Args:
         field: the config's, for the error.
@@ -57,22 +62,17 @@ def load_probabilities(
         class_names: C names in the order of the labels.
 
     Returns:
-        [training split, C] of the file's dtype.
+        [training split, C] of the file's dtype; float32 where that is of half precision, each row then
+        divided by its sum. Rows of zeros, which stand for examples that a run has left out, stay.
 
     Raises:
-        UsageError: the file cannot be read, has another shape, or lies beside a record of another data set or
-            of another order of classes.
+        UsageError: the file cannot be read, has another shape, lies beside a record of another data set or of
+            another order of classes, or has a row that is no distribution nor zeros.
     """
-    place = Path(path).expanduser()
-    try:
-        check_regular(place)
+    problem = f"{field} is {path!r}, expected an .npy file of class probabilities, one row a training example"
+    with array_files.reading(path, problem, hint) as place:
         content = place.read_bytes()
-        values = np.load(io.BytesIO(content), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(
-            f"{field} is {path!r}, expected an .npy file of class probabilities, one row a training "
-            f"example ({first_line(error)}): {hint}"
-        ) from error
+        values = array_files.npy(io.BytesIO(content), len(content))
     if values.shape != shape:
         raise UsageError(
             f"{field} is {path!r} with shape {values.shape}, expected {shape} for this data set: take one made "
@@ -81,6 +81,25 @@ def load_probabilities(
     problem = _mismatch(place, content, labels_checksum(true_labels), class_names)
     if problem:
         raise UsageError(f"{field} is {path!r}, {problem}")
+    return _distributions(f"{field} is {path!r}", values, hint)
+
+
+def _distributions(what: str, values: np.ndarray, hint: str) -> np.ndarray:
+    """The same, in float32 where of half precision, once each row is known to be a distribution or zeros."""
+    # Sixteen bits hold a row's sum to within their own rounding alone.
+    is_half = values.dtype in _HALF
+    tolerance = max(_TOLERANCE, float(ml_dtypes.finfo(values.dtype).eps)) if is_half else _TOLERANCE
+    sums = values.sum(axis=1, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # NaN fails both comparisons
+        good = np.all(values >= 0, axis=1) & ((np.abs(sums - 1) < tolerance) | (sums == 0))
+    if not good.all():
+        row = int(np.flatnonzero(~good)[0])
+        raise UsageError(
+            f"{what}, where {np.sum(~good)} rows are not distributions, first row {row} (the sum is "
+            f"{sums[row]:g}), expected probabilities that sum to one (the softmax, not the logits): {hint}"
+        )
+    if is_half:
+        values = values.astype(np.float32) / np.where(sums == 0, 1, sums)[:, None].astype(np.float32)
     return values
 
 

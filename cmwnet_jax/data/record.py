@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cmwnet_jax import array_files
 from cmwnet_jax.data.bias import BiasedLabels
-from cmwnet_jax.errors import UsageError, first_line
-from cmwnet_jax.files import check_regular, read_json, replace_file
+from cmwnet_jax.data.checksums import labels_checksum
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.files import read_json, replace_file
 from cmwnet_jax.meta_classes import MetaClasses
 
 _FORMAT = 1
@@ -80,7 +82,22 @@ def load_record(folder: str | os.PathLike, *, dataset: str, true_labels: np.ndar
         UsageError: the files are missing, damaged or edited, or belong to another data set.
     """
     folder = Path(folder).expanduser()
-    fields, arrays = _read(folder)
+    for name in (_JSON, _NPZ):
+        if folder.is_dir() and not os.path.lexists(folder / name):
+            raise UsageError(
+                f"the record in {str(folder)!r} lacks {name}: expected {_JSON} and {_NPZ} in one folder"
+            )
+    said = f"the record in {str(folder)!r} cannot be read", "make the bias anew"
+    with array_files.reading(folder / _JSON, *said):  # also where a field is missing, or of another type
+        fields, arrays = _read(folder, *said)
+        _check_names(folder, fields, dataset, true_labels)
+        record = _record(fields, arrays)
+        _check_dataset(record, true_labels, f"the record in {str(folder)!r}")
+    return record
+
+
+def _check_names(folder: Path, fields: dict, dataset: str, true_labels: np.ndarray) -> None:
+    """What a record says of its data set must be so, before its labels are looked at."""
     if fields["dataset"] != dataset:
         raise UsageError(
             f"the record in {str(folder)!r} is of the data set {fields['dataset']!r}, expected {dataset!r}: "
@@ -92,9 +109,6 @@ def load_record(folder: str | os.PathLike, *, dataset: str, true_labels: np.ndar
             f"({fields['dataset_size']} examples, here {len(true_labels)}): prepare the data set as it was, or "
             f"make the bias anew"
         )
-    record = _record(fields, arrays)
-    _check_dataset(record, true_labels, f"the record in {str(folder)!r}")
-    return record
 
 
 def _fields(record: Record, true_labels: np.ndarray) -> dict:
@@ -158,19 +172,12 @@ def _record(fields: dict, arrays: dict[str, np.ndarray]) -> Record:
     )
 
 
-def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
+def _read(folder: Path, *said: str) -> tuple[dict, dict[str, np.ndarray]]:
     """Both files' contents; the arrays are parsed only once the checksum has vouched for them."""
     what = f"the record in {str(folder)!r}"
-    try:
-        fields = read_json(folder / _JSON)
-        check_regular(folder / _NPZ)
-        contents = (folder / _NPZ).read_bytes()
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{what} lacks {Path(error.filename).name}: expected {_JSON} and {_NPZ} in one folder"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{what} cannot be read ({first_line(error)}): make the bias anew") from error
+    fields = read_json(folder / _JSON)
+    with array_files.reading(folder / _NPZ, *said) as path:
+        contents = path.read_bytes()
     if fields.get("format") != _FORMAT:
         raise UsageError(f"{what} has format {fields.get('format')!r}, expected {_FORMAT}: make the bias anew")
     if fields.pop("checksum", None) != _checksum(contents, fields):
@@ -178,8 +185,8 @@ def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
             f"{what} does not match its checksum: {_JSON} or {_NPZ} was damaged or edited, or they are of "
             f"two records; make the bias anew"
         )
-    with np.load(io.BytesIO(contents), allow_pickle=False) as file:
-        return fields, {name: file[name] for name in file.files}
+    with array_files.reading(folder / _NPZ, *said):
+        return fields, array_files.npz(io.BytesIO(contents), len(contents))
 
 
 def _check_dataset(record: Record, true_labels: np.ndarray, what: str) -> None:
@@ -192,18 +199,6 @@ def _check_dataset(record: Record, true_labels: np.ndarray, what: str) -> None:
             f"{what} has true labels that are not those of {record.dataset}'s {len(true_labels)} training "
             f"examples: pass the labels of the data set that the bias was made on"
         )
-
-
-def labels_checksum(*labels: np.ndarray) -> str:
-    """What stands for labels: the same whatever integer type and byte order hold them.
-
-    Args:
-        labels: arrays of int.
-    """
-    digest = hashlib.sha256()
-    for values in labels:
-        digest.update(np.ascontiguousarray(values, "<i8").tobytes())
-    return digest.hexdigest()
 
 
 def _checksum(contents: bytes, fields: dict) -> str:

@@ -6,74 +6,22 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from cmwnet_jax.data import prepare
-from cmwnet_jax.data.builders import images
+from cmwnet_jax.array_files import read_npy
+from cmwnet_jax.data import checksums, prepare
+from cmwnet_jax.data.builders import images as images
 from cmwnet_jax.data.builders.base import TEST_SPLITS
+from cmwnet_jax.data.records import Records as Records
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.files import check_regular, replace_file
+from cmwnet_jax.files import replace_file
 
 DATASETS = prepare.DATASETS
 _MEMORY_LIMIT = 8 << 30  # bytes of pixels; ImageNet at 224x224 would be 190 GB
-_ID_FEATURES = ("id", "file_name")  # what tfds's own builders call it
-
-
-class Records:
-    """One split as a random-access source of examples, as Grain's `MapDataset.source` takes it.
-
-    `records[i]` is a dictionary: `image` [height, width, channels] uint8 (or the encoded bytes, where `decode`
-    is false), `label` int, `id` str where the set has ids, and the set's other features as they are. It can be
-    pickled, so that worker processes read and decode.
-
-    Attributes:
-        split: the split's name.
-        image_size: (height, width) of every image; None where they may differ.
-    """
-
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, decode: bool = True):
-        """Opens a split.
-
-        Args:
-            builder: of a prepared set.
-            split: a split's name.
-            decode: whether images are decoded.
-        """
-        feature = builder.info.features["image"]
-        self.split, self._decode, self._builder = split, decode, builder
-        self.image_size = None if None in feature.shape[:2] else tuple(feature.shape[:2])
-        self._channels = feature.shape[-1] if isinstance(feature, tfds.features.Image) else None
-        decoders = {} if self._channels is None else {"image": tfds.decode.SkipDecoding()}
-        self._source = builder.as_data_source(split=split, decoders=decoders)
-
-    def encoded(self) -> "Records":
-        """The same split with images as the bytes they are stored as."""
-        return Records(self._builder, self.split, decode=False)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        return self._example(self._source[row])
-
-    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """The examples at these rows; reading many at once is faster than one by one."""
-        return [self._example(example) for example in self._source.__getitems__(rows)]
-
-    def _example(self, example: dict[str, Any]) -> dict[str, Any]:
-        example_id = next((example.pop(name) for name in _ID_FEATURES if name in example), None)
-        if example_id is not None:
-            example["id"] = example_id.decode()
-        if self._channels is not None and self._decode:
-            example["image"] = images.decode(example["image"], self._channels)
-        return example
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -172,13 +120,18 @@ def open(name: str, data_dir: str = "", raw_dir: str = "", *, decode: bool = Tru
                 f"{builder.data_dir}, expected {split} too: remove that folder and prepare it from all its "
                 "files"
             )
-    return Source(
+    source = Source(
         name=name,
         class_names=tuple(builder.info.features["label"].names),
         splits={split: Records(builder, split, decode) for split in split_names},
         test_split=test_split,
         folder=str(builder.data_dir),
     )
+    folder = Path(source.folder)
+    for split in ("train", test_split):
+        if checksums.has_begun(folder) and checksums.expected(folder, split) is None:
+            read_labels(source, split)  # just prepared
+    return source
 
 
 def load(name: str, data_dir: str = "", raw_dir: str = "") -> Dataset:
@@ -208,23 +161,39 @@ def read_labels(source: Source, split: str) -> np.ndarray:
 
     Returns:
         [N] int32, in [0, C).
+
+    Raises:
+        UsageError: a label is beyond the classes, or is not the one that was prepared.
     """
-    kept = Path(source.folder) / f"labels-{split}.npy"
     records = source.splits[split].encoded()
-    with contextlib.suppress(OSError, ValueError, EOFError, UsageError):  # missing, or not ours: read again
-        check_regular(kept)
-        labels = np.load(kept, allow_pickle=False)
-        check_labels(labels, source.num_classes)
-        if len(labels) == len(records):
-            return labels
+    labels = _kept_labels(source, split, len(records))
+    if labels is not None:
+        return labels
     labels = np.empty(len(records), np.int32)
-    for start in range(0, len(records), 1024):
-        rows = range(start, min(start + 1024, len(records)))
-        labels[start : rows.stop] = [example["label"] for example in records.__getitems__(list(rows))]
+    for rows, examples in records.read():
+        labels[rows.start : rows.stop] = [example["label"] for example in examples]
     check_labels(labels, source.num_classes, f"{source.name}'s {split} labels")
     with contextlib.suppress(OSError):  # a folder that is shared and cannot be written costs time, no more
-        replace_file(kept, lambda file: np.save(file, labels))
+        replace_file(_kept(source, split), lambda file: np.save(file, labels))
     return labels
+
+
+def _kept(source: Source, split: str) -> Path:
+    return Path(source.folder) / f"labels-{split}.npy"
+
+
+def _kept_labels(source: Source, split: str, size: int) -> np.ndarray | None:
+    """The copy of the labels, where it is what it should be; None to read them again."""
+    expected = checksums.expected(Path(source.folder), split)
+    if expected is None and os.access(source.folder, os.W_OK):
+        return None  # nothing vouches for them yet; reading them all changes that
+    try:
+        labels = read_npy(_kept(source, split), "", "")
+        check_labels(labels, source.num_classes)
+    except UsageError:
+        return None
+    vouched_for = expected is None or expected.get("label") == checksums.labels_checksum(labels)
+    return labels if len(labels) == size and vouched_for else None
 
 
 def _read(source: Source, split: str) -> Split:
@@ -238,9 +207,8 @@ def _read(source: Source, split: str) -> Split:
         )
     pixels = np.empty((len(records), *shape), np.uint8)
     others = []
-    for start in range(0, len(records), 1024):
-        rows = range(start, min(start + 1024, len(records)))
-        for row, example in zip(rows, records.__getitems__(list(rows)), strict=True):
+    for rows, examples in records.read():
+        for row, example in zip(rows, examples, strict=True):
             image = example.pop("image")
             if image.shape != shape:
                 raise UsageError(_uneven(source.name, shape, image.shape))

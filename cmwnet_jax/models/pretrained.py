@@ -1,18 +1,16 @@
 """ImageNet's weights from a local file with torchvision's names and layouts."""
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax import traverse_util
 
-from cmwnet_jax.errors import UsageError, first_line, unknown_name
+from cmwnet_jax import array_files
+from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.types import PyTree
 
 
@@ -74,7 +72,6 @@ def load_pretrained(path: str | Path, model_name: str, variables: PyTree) -> tup
     if model_name not in _LAYOUTS:
         raise unknown_name("the model to load pretrained weights into", model_name, _LAYOUTS)
     layout, arrays = _LAYOUTS[model_name], _read(Path(path).expanduser())
-    arrays = {name: a for name, a in arrays.items() if not name.endswith(".num_batches_tracked")}
     flat = traverse_util.flatten_dict(variables)
     names = {key: _torch_name(key, layout.head) for key in flat}
     head = {key for key in names if key[1] == "head"}
@@ -94,7 +91,7 @@ def load_pretrained(path: str | Path, model_name: str, variables: PyTree) -> tup
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """A file's arrays by name."""
+    """A file's arrays by name, but for the counters of BatchNorm's batches, as float32."""
     if path.suffix in (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl"):
         raise UsageError(
             f"{path} is a pickle, which could run any code and is not read, expected a .safetensors or .npz "
@@ -104,16 +101,13 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         )
     if path.suffix not in (".safetensors", ".npz"):
         raise UsageError(f"{path} ends in {path.suffix!r}, expected a .safetensors or .npz file")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.numpy.load_file(path)
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    # What a damaged zip raises depends on where it is damaged.
-    except (OSError, EOFError, ValueError, KeyError, safetensors.SafetensorError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"{path} cannot be read ({first_line(error)}), expected a whole {path.suffix} file"
-        ) from error
+    said = f"{path} cannot be read", f"give a whole {path.suffix} file of floats, e.g. fetch it again"
+    if path.suffix == ".safetensors":
+        arrays, _ = array_files.read_safetensors(path, *said)
+    else:
+        arrays = array_files.read_npz(path, *said)
+    arrays = {name: array for name, array in arrays.items() if not name.endswith(".num_batches_tracked")}
+    return array_files.to_float32(arrays, *said)
 
 
 def _torch_name(key: tuple[str, ...], head: str) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cmwnet_jax.errors import UsageError, first_line
-from cmwnet_jax.files import check_regular
+from cmwnet_jax import array_files
+from cmwnet_jax.errors import UsageError
 from cmwnet_jax.runs.stored import CONFIDENCES
 
 # By file and array: its kind as numpy has it and its axes; axes of one name are of one length in a file.
@@ -38,6 +38,7 @@ _LAYOUTS = {
         "num_changed_rightly": ("iu", ""),
     },
 }
+_REMEDY = "bring back a copy of the file"
 _MAY_BE_EMPTY = "m"
 # Arrays whose numbers are places on an axis.
 _PLACES = {
@@ -67,14 +68,11 @@ def read_arrays(run: Path, name: str) -> dict[str, np.ndarray]:
         UsageError: it is missing or damaged, or its arrays are not those that a run writes; says which.
     """
     path = run / f"{name}.npz"
-    try:
-        arrays = _load(path)
+    problem = f"{path} cannot be used"
+    arrays = array_files.read_npz(path, problem, _REMEDY, finite=False, text=True)
+    with array_files.reading(path, problem, _REMEDY):
         _check(arrays, name)
-        return arrays
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path} cannot be used ({first_line(error)}): bring back a copy of the file"
-        ) from error
+    return arrays
 
 
 def read_confidences(run: Path) -> np.ndarray:
@@ -87,28 +85,11 @@ def read_confidences(run: Path) -> np.ndarray:
         UsageError: it is missing or damaged.
     """
     path = run / CONFIDENCES
-    try:
-        check_regular(path)
-        confidences = np.load(path, allow_pickle=False)
-        if not isinstance(confidences, np.ndarray) or confidences.ndim != 2 or confidences.dtype.kind != "f":
-            raise ValueError("it holds something else than the confidences")
-        return confidences
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(
-            f"{path} cannot be used ({first_line(error)}): bring back a copy of the file"
-        ) from error
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz; errors are OSErrors and ValueErrors."""
-    check_regular(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except OSError:
-        raise
-    except Exception as error:  # what zipfile, zlib and numpy raise at damaged bytes has nothing else in common
-        raise ValueError(f"it is damaged: {first_line(error)}") from None
+    problem = f"{path} cannot be used"
+    confidences = array_files.read_npy(path, problem, _REMEDY, finite=False)
+    if confidences.ndim != 2 or confidences.dtype.kind != "f":
+        raise UsageError(f"{problem} (it holds something else than the confidences): {_REMEDY}")
+    return confidences
 
 
 def _check(arrays: Mapping[str, np.ndarray], name: str) -> None:

@@ -13,7 +13,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from cmwnet_jax.data.batches import TrainOrder
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.errors import UsageError, about
 from cmwnet_jax.models import MODELS, check_image, model_fields
 from cmwnet_jax.models.pretrained import load_pretrained
 from cmwnet_jax.schedules import step_decay, warm_restarts
@@ -198,7 +198,8 @@ def _pretrained(config: ConfigDict, model: nn.Module, images: jax.Array) -> PyTr
     if not config.model.pretrained:
         return None
     blank = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(config.seed))
-    variables, report = load_pretrained(config.model.pretrained, config.model.name, blank)
+    with about("model.pretrained"):
+        variables, report = load_pretrained(config.model.pretrained, config.model.name, blank)
     if parallel.is_first():
         kept = ", ".join(report.as_initialised) or "nothing"
         print(f"{len(report.loaded)} arrays are pretrained; at random as before: {kept}", file=sys.stderr)

@@ -188,7 +188,8 @@ def _record(
             f"lowest_loss or balanced, or set data.truth to 'known' if they are right"
         )
     if config.data.record:
-        record = load_record(config.data.record, dataset=source.name, true_labels=true_labels)
+        with about("data.record"):
+            record = load_record(config.data.record, dataset=source.name, true_labels=true_labels)
         if config.meta_set.kind == "held_out" and record.held_out is None:
             raise UsageError(
                 f"meta_set.kind is 'held_out', but the record in {config.data.record} has set nothing apart: "
@@ -240,7 +241,8 @@ def _needed(
         hint = "e.g. confidences.npy in the folder of a finished run with the method proden"
         needed["confidences"] = _probabilities(config, "confidences", hint, source, true_labels)
     if "human_labels" in needs:
-        needed["human_labels"] = human_labels(config.data.human_labels, dataset)
+        with about("data.human_labels"):
+            needed["human_labels"] = human_labels(config.data.human_labels, dataset)
     if "foreign" in needs:
         foreign = _foreign(config)
         needed["foreign"] = bias.ForeignSet(foreign.name, len(foreign.train))

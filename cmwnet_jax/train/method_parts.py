@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax import losses, objectives
 from cmwnet_jax.class_sizes import ldam_margins
+from cmwnet_jax.data.bias.labels import probabilities_by_id
 from cmwnet_jax.data.probabilities import check_class_order, load_probabilities
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.low_memory import objective_in_micro_batches
@@ -141,5 +142,6 @@ def _transition(parts: Parts) -> np.ndarray:
     names, truth = parts.data.source.class_names, parts.data.true_labels
     field = "loss.forward_posterior"
     posterior = load_probabilities(field, path, shape, hint, true_labels=truth, class_names=names)
-    check_class_order(field, path, posterior[biased.ids], biased.given)
-    return estimate_transition(posterior[biased.ids])
+    posterior = probabilities_by_id(field, posterior, biased)
+    check_class_order(field, path, posterior, biased.given)
+    return estimate_transition(posterior)

@@ -23,5 +23,5 @@ def load_weight_net(path: str | os.PathLike) -> SavedWeightNet:
     """
     given = local_path("path", path)
     with refused("path", given, "cannot be read"):
-        is_file = given.is_file()
+        is_file = not given.is_dir() and os.path.lexists(given)
     return read_file(given) if is_file else read_folder(given)

@@ -6,24 +6,23 @@ Also reads the file that the authors have published, converted to `.npz`.
 import json
 import math
 import os
-import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from cmwnet_jax import array_facts
-from cmwnet_jax.errors import UsageError, about, first_line
-from cmwnet_jax.files import check_regular, file_to_write, local_path, refused, replace_file
+from cmwnet_jax import array_facts, array_files
+from cmwnet_jax.errors import UsageError, about
+from cmwnet_jax.files import file_to_write, local_path, refused, replace_file
 from cmwnet_jax.transfer.saved import SavedWeightNet, check_format
 from cmwnet_jax.types import PyTree
 
 SUFFIX = ".safetensors"
 _KEY, _CHECKSUM = "cmwnet_jax", "crc32"
+_REMEDY = "use another copy, or one that python -m cmwnet_jax.transfer export writes"
 
 PUBLISHED_HEADS = (1, 2, 0)
 """The published weight net's heads for small, moderate and large classes; K-means had shuffled them (Q6)."""
@@ -103,27 +102,21 @@ def read_file(path: str | os.PathLike, heads: Sequence[int] = PUBLISHED_HEADS) -
         )
     if path.suffix == ".npz":
         return _published(path, heads)
-    try:
-        check_regular(path)
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if not metadata.keys() & {_KEY, _CHECKSUM}:
-                raise UsageError(
-                    f"{path} has other arrays, it holds no weight net that can be read, expected a file that "
-                    f"`python -m cmwnet_jax.transfer export` has written: check the path"
-                )
-            header = json.loads(metadata[_KEY])
-            check_format(path, header)
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+    problem = f"{path} holds no weight net that can be read"
+    flat, metadata = array_files.read_safetensors(path, problem, _REMEDY, finite=False)
+    if not metadata.keys() & {_KEY, _CHECKSUM}:
+        raise UsageError(
+            f"{path} has other arrays, it holds no weight net that can be read, expected a file that "
+            f"`python -m cmwnet_jax.transfer export` has written: check the path"
+        )
+    with array_files.reading(path, problem, _REMEDY):
+        header = json.loads(metadata[_KEY])
+        check_format(path, header)
         weight_params = traverse_util.unflatten_dict(flat, sep="/")
         with about(str(path)):
             saved = SavedWeightNet.of(weight_params, header)
         _check_whole(path, metadata, weight_params)
-        return saved
-    except UsageError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
-        raise UsageError(f"{path} holds no weight net that can be read ({first_line(error)})") from error
+    return saved
 
 
 def _check_whole(path: Path, metadata: dict[str, str], weight_params: PyTree) -> None:
@@ -136,11 +129,9 @@ def _check_whole(path: Path, metadata: dict[str, str], weight_params: PyTree) ->
 
 def _published(path: Path, heads: Sequence[int]) -> SavedWeightNet:
     """The published layout: Torch's [out, in] kernels, a layer of its own a head."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name].astype(np.float32) for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} cannot be read ({first_line(error)}): use another copy") from error
+    problem = f"{path} cannot be read"
+    arrays = array_files.read_npz(path, problem, _REMEDY)
+    arrays = array_files.to_float32(arrays, problem, _REMEDY)
     names = [f"classfier.layers.{head}.0" for head in heads]
     count = sum(name.startswith("classfier.layers.") and name.endswith(".weight") for name in arrays)
     wanted = {f"{layer}.{part}" for layer in ("feature.layer.0", *names) for part in ("weight", "bias")}

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cmwnet_jax import array_facts
@@ -79,7 +80,7 @@ class SavedWeightNet:
         """A weight net of its parameters and what `about` gave.
 
         Args:
-            weight_params: numpy arrays.
+            weight_params: numpy arrays; those of half precision become float32.
             about: JSON.
 
         Raises:
@@ -91,7 +92,7 @@ class SavedWeightNet:
             count, provenance = about["num_meta_classes"], dict(about["provenance"])
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"what it says of itself cannot be read ({error!r}): use another copy") from error
-        saved = cls(weight_params, centers, (low, high), provenance)
+        saved = cls(jax.tree.map(_at_least_float32, weight_params), centers, (low, high), provenance)
         saved.check()
         if count != saved.num_meta_classes:
             raise UsageError(
@@ -145,6 +146,10 @@ def check_format(path: str | os.PathLike, about: dict[str, Any]) -> None:
             f"{os.fspath(path)!r} is a weight net of format {about['format']!r}, expected {_FORMAT}: read it "
             f"with the version of cmwnet_jax that wrote it, or a newer one"
         )
+
+
+def _at_least_float32(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype in (jnp.bfloat16, np.float16) else array
 
 
 def _check_arrays(weight_params: PyTree) -> int:

@@ -2,11 +2,13 @@
 
 import gzip
 import math
-import zlib
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from cmwnet_jax.array_files import check_unpacked, reading
 from cmwnet_jax.data.builders.base import LocalBuilder, check_classes
 from cmwnet_jax.data.builders.contents import ImageArrays, digest
 from cmwnet_jax.data.builders.raw_files import raw_error
@@ -35,24 +37,33 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     Raises:
         UsageError: the file is truncated, corrupt, or not of this format.
     """
-    try:
-        data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{str(path)!r} is truncated or corrupt ({error}): fetch it again") from error
-    start = 4 * (1 + dimensions)
-    if len(data) < start or data[:4] != bytes([0, 0, _UBYTE, dimensions]):
+    with reading(path, f"{str(path)!r} is truncated or corrupt", "fetch it again") as file:
+        size = file.stat().st_size
+        with gzip.open(file) as unpacked:
+            return _array(path, unpacked, size, dimensions)
+
+
+def _array(path: Path, unpacked: BinaryIO, packed_size: int, dimensions: int) -> np.ndarray:
+    """What `read_idx` gives; no more is unpacked than the header says, and that only where it can be true."""
+    header = unpacked.read(4 * (1 + dimensions))
+    if len(header) < 4 * (1 + dimensions) or header[:4] != bytes([0, 0, _UBYTE, dimensions]):
         raise UsageError(
-            f"{str(path)!r} begins with the bytes {data[:4].hex()}, expected "
+            f"{str(path)!r} begins with the bytes {header[:4].hex()}, expected "
             f"{bytes([0, 0, _UBYTE, dimensions]).hex()} for {dimensions}-dimensional bytes: it is not in "
             "MNIST's format"
         )
-    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, offset=4))
-    if len(data) - start != math.prod(shape):
+    shape = tuple(int(size) for size in np.frombuffer(header, ">u4", dimensions, offset=4))
+    wanted = math.prod(shape)
+    check_unpacked(wanted, packed_size)
+    data = unpacked.read(wanted)
+    more = len(unpacked.read(1))
+    if len(data) < wanted or more:
+        held = f"more than {wanted}" if more else len(data)
         raise UsageError(
-            f"{str(path)!r} holds {len(data) - start} bytes after its header, expected {math.prod(shape)} for "
-            f"the shape {shape} that it says: fetch it again"
+            f"{str(path)!r} holds {held} bytes after its header, expected {wanted} for the shape {shape} that "
+            "it says: fetch it again"
         )
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 class MnistFormat(LocalBuilder):
@@ -74,7 +85,7 @@ class MnistFormat(LocalBuilder):
         Raises:
             UsageError: a file is missing or cannot be used, or they do not fit each other.
         """
-        missing = [name for names in _FILES.values() for name in names if not (root / name).is_file()]
+        missing = [name for names in _FILES.values() for name in names if not os.path.lexists(root / name)]
         if missing:
             raise raw_error(root, f"where {', '.join(missing)} is missing: {cls.wanted()}")
         splits = {split: cls._split(*(root / name for name in names)) for split, names in _FILES.items()}
