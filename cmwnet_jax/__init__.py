@@ -7,33 +7,48 @@ without JAX.
 import importlib
 
 _MODULE_OF = {
-    "MetaClasses": "meta_classes",
-    "MetaState": "types",
-    "Metrics": "types",
-    "Objective": "types",
+    "MetaClasses": "core.meta_classes",
+    "MetaState": "core.types",
+    "Metrics": "core.types",
+    "Objective": "core.types",
     "Preempted": "errors",
     "SavedWeightNet": "transfer",
     "UsageError": "errors",
-    "WeightNet": "weight_net",
-    "classification_meta_loss": "objectives",
-    "classification_objective": "objectives",
-    "cross_entropy": "losses",
+    "WeightNet": "core.weight_net",
+    "classification_meta_loss": "core.objectives",
+    "classification_objective": "core.objectives",
+    "cross_entropy": "core.losses",
     "load_weight_net": "transfer",
-    "make_low_memory_step": "low_memory",
-    "make_meta_step": "meta_step",
-    "make_weighted_step": "meta_step",
+    "make_low_memory_step": "core.low_memory",
+    "make_meta_step": "core.meta_step",
+    "make_weighted_step": "core.meta_step",
     "save_weight_net": "transfer",
-    "weighting_functions": "weight_net",
+    "weighting_functions": "core.weight_net",
 }
 
 __all__ = list(_MODULE_OF)
 
 
+_MODULES = (
+    "losses",
+    "mixing",
+    "objectives",
+    "soft_labels",
+    "free_weights",
+    "class_balance",
+    "schedules",
+    "table",
+)
+"""Modules of `core` whose functions are public, too: `cmw.losses.focal`."""
+
+
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.core.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

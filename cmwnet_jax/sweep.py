@@ -31,9 +31,9 @@ from cmwnet_jax import command
 from cmwnet_jax.errors import Preempted, TrainingDiverged, UsageError, first_line
 from cmwnet_jax.files import folder_to_write, local_folder, replace_file
 from cmwnet_jax.runs import stored
+from cmwnet_jax.train.config import run_folder
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.preemption import stop_if_asked
-from cmwnet_jax.train.run_folder import RunFolder
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE.py with get_config and get_cells")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for all runs")
@@ -191,7 +191,7 @@ def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
     if not isinstance(config, ConfigDict) or not config:
         raise UsageError(command.no_config(config))
     if run.is_done:
-        RunFolder(run.folder).check_finished(config)  # which must not pass for this cell's, if it is not
+        run_folder(run.folder).check_finished(config)  # which must not pass for this cell's, if it is not
         return 0.0
     started = time.perf_counter()
     train(config, run.folder)

@@ -26,14 +26,15 @@ from ml_collections import ConfigDict, config_flags
 from rich.table import Table
 
 from cmwnet_jax import command
-from cmwnet_jax.data.batches import meta_rows
-from cmwnet_jax.data.meta_set import MetaSet
+from cmwnet_jax.data.batches import BatchOrder, Selection
+from cmwnet_jax.data.load import Data, load_data
 from cmwnet_jax.files import folder_to_write, local_path
+from cmwnet_jax.methods.base import Phase
 from cmwnet_jax.screen import console
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import Recipe, build_recipe
-from cmwnet_jax.train.build_data import Data, build_data, build_input
 from cmwnet_jax.train.config import default_config
+from cmwnet_jax.train.inputs import open_input
 
 
 def get_config() -> ConfigDict:
@@ -49,32 +50,34 @@ def get_config() -> ConfigDict:
 
 def _runs(config: ConfigDict, data: Data, recipe: Recipe) -> dict[str, Callable[[int], object]]:
     """Name -> epoch number -> something to wait for."""
-    rows = meta_rows(0, 0, 100, recipe.order.steps, 100)
-    chosen = MetaSet(np.arange(100), data.biased.given[:100])
-    runs = {}
+    method, steps = recipe.method, recipe.epoch_steps
+    chosen = Selection(np.arange(100), data.biased.given[:100])
+    places = BatchOrder(0, 100, 100, steps, "meta").epoch(0)
+    plain, main = method.phases
+    phases = {"alone": Phase(_touch), "plain step": plain, "meta step": main}
     streaming = ConfigDict(config.to_dict())
     streaming.data.path = "stream"
+    arguments = (method.streams, recipe.orders, config.seed)
     inputs = {
-        "device": build_input(config, data, 0, recipe.one_step_a_call),
-        "stream": build_input(streaming, build_data(streaming), 0, True),
+        "device": open_input(data, *arguments, recipe.one_step_a_call),
+        "stream": open_input(load_data(streaming), *arguments, True),
     }
+    runs = {}
     for path, source in inputs.items():
-        meta = source.load_meta("train", chosen, 0)
-        for kind, step in (("alone", _touch), ("plain step", recipe.warmup), ("meta step", recipe.main)):
-            runs[f"{path}, {kind}"] = _epochs(source.make_run_steps(step), recipe, meta, rows)
-    raw = parallel.unreplicate(
-        inputs["device"].load_meta("train", MetaSet(np.arange(128), data.biased.given[:128]), 0)
-    )
-    for kind, step in (("plain step", recipe.warmup), ("meta step", recipe.main)):
-        runs[f"fixed batch, {kind}"] = _fixed(step, recipe, raw)
+        meta = source.load("meta", chosen, 0)
+        for kind, phase in phases.items():
+            runs[f"{path}, {kind}"] = _epochs(source.make_run_steps(phase), recipe, meta, places)
+    raw = data.splits["train"].take(np.arange(128))
+    for kind in ("plain step", "meta step"):
+        runs[f"fixed batch, {kind}"] = _fixed(phases[kind].step, recipe, raw)
     if importlib.util.find_spec("tensorflow"):
-        runs |= _tf_data(data, recipe, raw)
+        runs |= _tf_data(data, recipe)
     return runs
 
 
-def _touch(state, batch, meta_batch):
+def _touch(state, batch):
     """A step that looks at every pixel and does nothing else."""
-    del meta_batch
+    batch = batch["train"]
     zero = jnp.zeros(len(batch["label"]))
     return state.replace(step=state.step + 1), {
         "loss": jnp.sum(batch["image"]),
@@ -83,11 +86,12 @@ def _touch(state, batch, meta_batch):
     }
 
 
-def _epochs(run_steps, recipe: Recipe, meta, rows) -> Callable[[int], object]:
+def _epochs(run_steps, recipe: Recipe, meta, places) -> Callable[[int], object]:
     state = [parallel.replicate(recipe.state)]
 
     def epoch(number):
-        state[0], metrics = run_steps(state[0], recipe.order.epoch(number), meta, rows)
+        rows = {"train": recipe.orders["train"].epoch(number), "meta": places}
+        state[0], metrics = run_steps(state[0], rows, {"meta": meta})
         return metrics
 
     return epoch
@@ -96,23 +100,23 @@ def _epochs(run_steps, recipe: Recipe, meta, rows) -> Callable[[int], object]:
 def _fixed(step, recipe: Recipe, raw) -> Callable[[int], object]:
     """An epoch's steps in one program, all on one batch that is ready."""
     batch = {"image": raw.image.astype(np.float32) / 255, "label": raw.label}
-    meta = jax.tree.map(lambda x: x[:100], batch)
+    streams = {"train": batch, "meta": jax.tree.map(lambda x: x[:100], batch)}
 
-    def program(state, batch, meta):
-        return jax.lax.scan(lambda s, _: step(s, batch, meta), state, None, length=recipe.order.steps)
+    def program(state, streams):
+        return jax.lax.scan(lambda s, _: step(s, streams), state, None, length=recipe.epoch_steps)
 
     run = parallel.pmap(program, donate_argnums=(0,))
-    state, batches = [parallel.replicate(recipe.state)], parallel.replicate((batch, meta))
+    state, batches = [parallel.replicate(recipe.state)], parallel.replicate(streams)
 
     def epoch(number):
         del number
-        state[0], metrics = run(state[0], *batches)
+        state[0], metrics = run(state[0], batches)
         return metrics
 
     return epoch
 
 
-def _tf_data(data: Data, recipe: Recipe, raw) -> dict[str, Callable[[int], object]]:
+def _tf_data(data: Data, recipe: Recipe) -> dict[str, Callable[[int], object]]:
     """tfds.load, cache, shuffle, batch, normalise, prefetch; and a plain step that is fed by it."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
@@ -139,15 +143,14 @@ def _tf_data(data: Data, recipe: Recipe, raw) -> dict[str, Callable[[int], objec
 
     builder = Copy(data_dir=tempfile.mkdtemp())
     builder.download_and_prepare()
-    size, batch_size = len(data.biased.ids), recipe.order.batch_size
+    size, batch_size = len(data.biased.ids), recipe.orders["train"].batch_size
     dataset = builder.as_dataset(split="train").cache().shuffle(size, reshuffle_each_iteration=True)
     dataset = dataset.batch(batch_size, drop_remainder=True).map(
         lambda e: {"image": tf.cast(e["image"], tf.float32) / 255, "label": tf.cast(e["label"], tf.int32)},
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     dataset = dataset.prefetch(tf.data.AUTOTUNE)
-    meta = parallel.replicate({"image": raw.image[:1] / 255.0, "label": raw.label[:1]})
-    step = parallel.pmap(recipe.warmup, donate_argnums=(0,))
+    step = parallel.pmap(recipe.method.phases[0].step, donate_argnums=(0,))
     state = [parallel.replicate(recipe.state)]
 
     def alone(number):
@@ -158,7 +161,7 @@ def _tf_data(data: Data, recipe: Recipe, raw) -> dict[str, Callable[[int], objec
         del number
         metrics = None
         for batch in dataset.as_numpy_iterator():
-            state[0], metrics = step(state[0], parallel.put(parallel.split(batch)), meta)
+            state[0], metrics = step(state[0], {"train": parallel.put(parallel.split(batch))})
         return metrics
 
     return {"tf.data, alone": alone, "tf.data, plain step": with_step}
@@ -202,10 +205,10 @@ def main(argv: list[str]) -> None:
     file = local_path("--json", _JSON.value) if _JSON.value else None
     if file is not None:
         folder_to_write("--json", file.parent)
-    data = build_data(config)
+    data = load_data(config)
     recipe = build_recipe(config, data)
     seconds = measure(_runs(config, data, recipe), _REPEATS.value)
-    steps = recipe.order.steps
+    steps = recipe.epoch_steps
     print_table(seconds, steps * config.batch_size, steps)
     if file is not None:
         numbers = {"device": parallel.describe(), "jax": jax.__version__, "cores": os.cpu_count()}

@@ -26,9 +26,9 @@ from cmwnet_jax.report.find import Found
 from cmwnet_jax.report.runs import mean_and_sd
 from cmwnet_jax.runs import stored
 from cmwnet_jax.screen import console
+from cmwnet_jax.train.config import run_folder
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.preemption import stop_if_asked
-from cmwnet_jax.train.run_folder import RunFolder
 from experiments.digits import get_config
 
 _METHODS = {"erm": "ERM (plain training)", "mwnet": "MW-Net (K = 1)", "cmwnet": "CMW-Net (K = 3)"}
@@ -50,7 +50,7 @@ def run_all(workdir: Path, seeds: int, data_dir: str = "") -> dict[str, list[Fou
                 train(config, folder)
                 stop_if_asked()
             else:
-                RunFolder(folder).check_finished(config)
+                run_folder(folder).check_finished(config)
                 stored.read_result(folder, numbers=_SHOWN)
             runs[method].append(Found(folder, (), method, seed))
     return runs

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import cmwnet_jax as cmw
-from cmwnet_jax.memory import Table, blocks
+from cmwnet_jax.core.table import Table, blocks
 
 N, M, FEATURES, HIDDEN, CLASSES, K = 12, 7, 5, 6, 4, 3
 ALPHA = 0.3

@@ -22,10 +22,10 @@ from test_transfer_file import published_layout
 import cmwnet_jax as cmw
 from cmwnet_jax import array_files
 from cmwnet_jax.data.bias.labels import BiasedLabels, probabilities_by_id
+from cmwnet_jax.data.bias_record import save_record
 from cmwnet_jax.data.builders.mnist_format import read_idx
 from cmwnet_jax.data.human_labels import human_labels
 from cmwnet_jax.data.probabilities import load_probabilities
-from cmwnet_jax.data.record import save_record
 from cmwnet_jax.data.sources import Dataset, Split
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.models.pretrained import load_pretrained
@@ -171,14 +171,15 @@ def test_flipped_bits_and_lost_bytes(tmp_path, name):
 
 
 @every_reader
-def test_what_is_no_file_is_neither_waited_for_nor_read_for_ever(tmp_path, name):
+def test_what_is_no_file_is_neither_waited_for_nor_read_for_ever(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the address of a socket has room for few letters
     path, reads, _ = write(tmp_path, name)
     path.unlink()
     made = {
         "a named pipe": lambda: os.mkfifo(path),
         "a device": lambda: path.symlink_to("/dev/zero"),
         "which does not exist": lambda: path.symlink_to("nowhere"),
-        "a socket": lambda: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path)),
+        "a socket": lambda: socket.socket(socket.AF_UNIX).bind(path.name),
     }
     for what, make in made.items():
         make()

@@ -8,7 +8,7 @@ from bias_laws import HUMAN, INPUTS, C, apply, clean
 
 from cmwnet_jax.data import bias
 from cmwnet_jax.data.bias import similar
-from cmwnet_jax.data.streams import Purpose, stream
+from cmwnet_jax.data.random import Purpose, generator
 from cmwnet_jax.errors import UsageError
 
 NAMES = (
@@ -110,7 +110,7 @@ class TestEveryBias:
 class TestComposition:
     def test_applies_from_left_to_right(self):
         labels = apply("long_tail_10+asymmetric_40", clean())
-        first, second = (stream(0, Purpose.BIAS, place) for place in (0, 1))
+        first, second = (generator(0, Purpose.BIAS, place) for place in (0, 1))
         thinned = bias.long_tail(clean(), 10, first)
         by_hand = bias.asymmetric_noise(thinned, 0.4, similar.ASYMMETRIC_FLIPS["cifar10"], second)
         np.testing.assert_array_equal(labels.ids, by_hand.ids)

@@ -8,14 +8,14 @@ import pytest
 from test_train import small_config
 
 import cmwnet_jax as cmw
+from cmwnet_jax.core.schedules import step_decay
 from cmwnet_jax.data.batches import Raw
-from cmwnet_jax.data.streams import Purpose, stream
+from cmwnet_jax.data.load import load_data
+from cmwnet_jax.data.random import Purpose, generator
 from cmwnet_jax.drawing import meta_class_names
 from cmwnet_jax.report.runs import mean_and_sd
-from cmwnet_jax.schedules import step_decay
 from cmwnet_jax.train import metrics, parallel
 from cmwnet_jax.train.build import build_recipe
-from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.loop import train
 
 
@@ -24,6 +24,12 @@ def batches(data, size=48):
     raw: Raw = data.splits["train"].take(np.arange(size))
     batch = {"image": raw.image.astype(np.float32) / 255, "label": raw.label}
     return [parallel.split(b) for b in (batch, jax.tree.map(lambda x: x[::-1], batch))]
+
+
+def main_step(recipe, phase=-1):
+    """A phase's step, of a training and a meta batch."""
+    step = recipe.method.phases[phase].step
+    return lambda state, batch, meta_batch: step(state, {"train": batch, "meta": meta_batch})
 
 
 def test_the_recipe_is_the_configs():
@@ -37,12 +43,12 @@ def test_the_recipe_is_the_configs():
         weight_net__normalize="mean",
         weight_net__hidden=7,
     )
-    data = build_data(config)
+    data = load_data(config)
     recipe = build_recipe(config, data)
     optimizer = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.05, momentum=0.9, nesterov=True))
     weight_optimizer = optax.chain(optax.add_decayed_weights(0.3), optax.adam(0.02))
     by_hand = cmw.make_meta_step(
-        objective=cmw.classification_objective(recipe.model.apply, data.meta_classes),
+        objective=cmw.classification_objective(recipe.model.apply, recipe.method.meta_classes),
         meta_loss=cmw.classification_meta_loss(recipe.model.apply),
         weight_fn=cmw.WeightNet(3, 7).apply,
         optimizer=optimizer,
@@ -60,7 +66,7 @@ def test_the_recipe_is_the_configs():
         rng=recipe.state.rng,
     )
     ends = []
-    for step, state in ((recipe.main, recipe.state), (by_hand, own)):
+    for step, state in ((main_step(recipe), recipe.state), (by_hand, own)):
         program, state = parallel.pmap(step), parallel.replicate(state)
         for _ in range(2):
             state, _ = program(state, *batches(data))
@@ -72,9 +78,9 @@ def test_the_recipe_is_the_configs():
 
 def test_the_weight_net_learns_on_each_kth_step_only():
     config = small_config(meta_every_steps=3)
-    data = build_data(config)
+    data = load_data(config)
     recipe = build_recipe(config, data)
-    program, state = parallel.pmap(recipe.main), parallel.replicate(recipe.state)
+    program, state = parallel.pmap(main_step(recipe)), parallel.replicate(recipe.state)
     learned = []
     for _ in range(5):
         before = jax.tree.leaves(state.weight_params)[0]
@@ -87,7 +93,7 @@ def test_the_weight_net_learns_on_each_kth_step_only():
 @pytest.mark.parametrize("over", ["all", "local"])
 def test_batch_normalisation_is_over_all_devices_where_the_config_says_so(over):
     config = small_config(model__batch_norm_over=over)
-    data = build_data(config)
+    data = load_data(config)
     recipe = build_recipe(config, data)
     batch, _ = batches(data)
     program = parallel.pmap(
@@ -110,16 +116,16 @@ def test_the_learning_rate_decays_at_its_shares_also_where_two_fall_on_one_step(
 def test_streams_of_one_seed_are_all_different():
     """NumPy pads a list of seeds with zeros: [s, 1] and [s, 1, 0] would be one stream."""
     counters = [(), (0,), (1,), (0, 0), (1, 0)]
-    drawn = [stream(seed, purpose, *c).random() for seed in (0, 1) for purpose in Purpose for c in counters]
+    drawn = [generator(seed, purpose, *c).random() for seed in (0, 1) for purpose in Purpose for c in counters]
     assert len(set(drawn)) == len(drawn)
 
 
 def test_no_noise_is_the_order_of_the_batches():
     """The share of wrong labels is alike in all batches of the first epochs."""
-    data = build_data(small_config(data__bias="long_tail_2+symmetric_40"))
+    data = load_data(small_config(data__bias="long_tail_2+symmetric_40"))
     recipe = build_recipe(small_config(), data)
     for epoch in range(2):
-        shares = data.biased.is_wrong[recipe.order.epoch(epoch)].mean(axis=1)
+        shares = data.biased.is_wrong[recipe.orders["train"].epoch(epoch)].mean(axis=1)
         assert np.ptp(shares) < 0.5
 
 

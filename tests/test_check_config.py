@@ -16,18 +16,18 @@ from test_train import small_config
 
 from cmwnet_jax import command
 from cmwnet_jax.data import bias
-from cmwnet_jax.data.record import save_record
+from cmwnet_jax.data.bias_record import save_record
+from cmwnet_jax.data.load import load_data
 from cmwnet_jax.data.truth import TRUTHS, is_truth_known
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.methods import METHODS
+from cmwnet_jax.methods.fields import shown
+from cmwnet_jax.methods.weight_nets import _check_some_step_learns
 from cmwnet_jax.models import MODELS, SMALLEST_SIDES, check_image
 from cmwnet_jax.train import build, loop, parallel
-from cmwnet_jax.train.build_data import build_data
-from cmwnet_jax.train.check_combined import check_length
-from cmwnet_jax.train.check_config import BOUNDS, PERCENTS, RANGES, check_config
-from cmwnet_jax.train.check_types import shown
-from cmwnet_jax.train.config import default_config
+from cmwnet_jax.train.check_config import check_config
+from cmwnet_jax.train.config import all_fields, default_config
 from cmwnet_jax.train.loop import train
-from cmwnet_jax.train.methods import METHODS
 
 NAN, INF = float("nan"), float("inf")
 
@@ -54,10 +54,12 @@ def refused(function, *arguments):
 
 
 def test_every_number_has_bounds():
-    default = default_config()
-    numbers = {field for field in fields(default) if type(_get(default, field)) in (int, float)}
-    assert numbers == {*BOUNDS, *PERCENTS, *(field for field, _, _ in RANGES)}
-    check_config(default)
+    for name, field in all_fields().items():
+        if type(field.default) in (int, float):
+            for value in (-1, 10**40, float("nan"), float("inf")):
+                assert name in refused(field.check, name, value)
+            field.check(name, field.default)
+    check_config(default_config())
 
 
 def _get(config, field):
@@ -221,13 +223,19 @@ def test_what_does_not_go_with_the_data_is_refused_before_anything_is_written(ch
 
 
 def test_steps_are_not_too_many_to_count():
-    assert "num_epochs" in refused(check_length, small_config(num_epochs=10**6), 10**4)
-    config = small_config(meta_every_steps=50)  # from step 20 of 60: one multiple, just
-    check_length(config, 10)
-    config.meta_every_steps = 60
-    refused(check_length, config, 10)
-    config.method = "erm"
-    check_length(config, 10)
+    assert "num_epochs" in refused(build._check_length, small_config(num_epochs=10**6), 10**4)
+
+
+def test_some_step_learns():
+    """Of the steps after the warm-up, 40 of 120, one at least is a multiple."""
+
+    def check(every):
+        return _check_some_step_learns(
+            SimpleNamespace(config=small_config(meta_every_steps=every), num_steps=120)
+        )
+
+    check(119)
+    assert "meta_every_steps is 120" in refused(check, 120)
 
 
 def empty_maps(name, side):
@@ -315,8 +323,8 @@ def test_files_of_ones_own_are_not_taken_for_rightly_labelled(tmp_path):
     assert np.isnan(result["wrong_rate"])
     line = json.loads((tmp_path / "run/metrics.jsonl").read_text())
     assert line["meta_set_right_percent"] is None and line["weight_auc"] is None
-    assert "data.truth to 'known'" in refused(build_data, changed(**own, meta_set__kind="held_out"))
-    assert build_data(changed(**own, data__known_as="mnist")).biased.truth_known
+    assert "data.truth to 'known'" in refused(load_data, changed(**own, meta_set__kind="held_out"))
+    assert load_data(changed(**own, data__known_as="mnist")).biased.truth_known
     with np.load(tmp_path / "run/weights.npz") as arrays:
         np.testing.assert_array_equal(arrays["ids"], np.arange(200))  # the last partial batch's, too
         assert np.sum(arrays["seen"]) == 192 and not arrays["truth_known"]
@@ -338,8 +346,8 @@ def test_only_published_benchmarks_are_taken_for_right():
 
 
 def test_a_record_does_not_make_its_truth_known(tmp_path):
-    data = build_data(changed(data__truth="unknown"))
+    data = load_data(changed(data__truth="unknown"))
     save_record(tmp_path / "run", data.record, data.true_labels)
     record = {"data__record": str(tmp_path / "run"), "data__bias": "none"}
-    known = {truth: build_data(changed(**record, data__truth=truth)).biased.truth_known for truth in TRUTHS}
+    known = {truth: load_data(changed(**record, data__truth=truth)).biased.truth_known for truth in TRUTHS}
     assert known == {"auto": False, "known": True, "unknown": False}

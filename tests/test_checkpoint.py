@@ -16,13 +16,13 @@ import pytest
 from test_train import small_config
 
 from cmwnet_jax import files
+from cmwnet_jax.core.types import MetaState
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.train import run_folder
+from cmwnet_jax.runs import run_folder
+from cmwnet_jax.runs.run_folder import RunFolder
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.loop import train
-from cmwnet_jax.train.run_folder import RunFolder
 from cmwnet_jax.transfer import orbax_folder
-from cmwnet_jax.types import MetaState
 
 
 def state(value=0.0, width=200, **more):

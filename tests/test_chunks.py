@@ -9,21 +9,22 @@ from test_checkpoint import with_a_bit_flipped
 from test_kill import compare, newest
 from test_train import small_config
 
-from cmwnet_jax.data.meta_set import MetaSet
+from cmwnet_jax.data.batches import Selection
+from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import Preempted, TrainingDiverged
 from cmwnet_jax.train import clock as clock_module
 from cmwnet_jax.train.build import build_recipe
-from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.clock import Clock
-from cmwnet_jax.train.epoch import Epoch, saved_meta_set, saved_reports
+from cmwnet_jax.train.epoch import Epoch, saved_reports, saved_selection
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.preemption import StopRequests
 from cmwnet_jax.train.trainer import Trainer
 
 
 def epoch_of(steps, reported=(), meta_set=None):
-    rows = np.zeros((steps, 2), np.int32)
-    return Epoch(3, rows, np.zeros(steps, bool), meta_set, None, rows, dict(reported))
+    rows = {"train": np.zeros((steps, 2), np.int32)}
+    chosen = {} if meta_set is None else {"meta": meta_set}
+    return Epoch(3, "train", rows, np.zeros(steps, bool), chosen, {}, dict(reported))
 
 
 def reported(steps):
@@ -48,16 +49,16 @@ def test_chunks_end_at_multiples_and_at_the_epochs_end():
     assert range(11)[inside.chunk(4)] == range(6, 8)
 
 
-@pytest.mark.parametrize("meta_set", [None, MetaSet(np.arange(3), np.eye(3, dtype=np.float32))])
+@pytest.mark.parametrize("meta_set", [None, Selection(np.arange(3), np.eye(3, dtype=np.float32))])
 def test_an_epochs_arrays_are_what_it_goes_on_with(meta_set):
     arrays = epoch_of(11, reported(range(6)), meta_set).arrays()
-    got = saved_meta_set(arrays)
+    got = saved_selection("meta", arrays)
     assert (got is None) == (meta_set is None)
     for field, expected in () if meta_set is None else meta_set._asdict().items():
         np.testing.assert_array_equal(getattr(got, field), expected)
     assert saved_reports(arrays).keys() == reported([0]).keys()
     assert epoch_of(11, saved_reports(arrays)).steps_done == 6
-    assert saved_meta_set({}) is None
+    assert saved_selection("meta", {}) is None
     assert saved_reports({}) == {}
 
 
@@ -153,9 +154,9 @@ def test_a_run_that_diverges_is_stopped_within_the_chunk_and_says_where(tmp_path
         train(config, tmp_path / "run")
     step = int(re.search(r"at step (\d+)", str(raised.value))[1])
     assert chunks[-1] <= step < chunks[-1] + 4
-    data = build_data(config)
+    data = load_data(config)
     named = re.search(r"training examples ([\d, ]+)", str(raised.value))[1]
-    rows = build_recipe(config, data).order(step)
+    rows = build_recipe(config, data).orders["train"](step)
     assert {int(i) for i in named.split(", ")} <= set(data.biased.ids[rows].tolist())
     assert [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").open()] == [0]
 

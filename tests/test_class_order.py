@@ -9,10 +9,10 @@ from bias_laws import apply, clean, make_posterior
 from test_train import small_config
 
 from cmwnet_jax.data.bias import similar
+from cmwnet_jax.data.load import load_data
 from cmwnet_jax.data.probabilities import check_class_order, load_probabilities, save_probabilities
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train.build import build_recipe
-from cmwnet_jax.train.build_data import build_data
 
 FOLDERS = {
     "fashion_mnist": [name.replace("/", "_") for name in similar.CLASS_NAMES["fashion_mnist"]],
@@ -32,7 +32,7 @@ def flipped(labels) -> dict[int, int]:
 def test_an_image_folders_map_goes_by_its_names(tmp_path, known_as):
     folder = raw_data.image_folder(tmp_path / "raw", classes=FOLDERS[known_as], splits={"train": 5, "test": 1})
     fields = {"data__name": "image_folder", "data__raw_dir": str(folder), "data__dir": str(tmp_path / "data")}
-    data = build_data(
+    data = load_data(
         small_config(**fields, data__known_as=known_as, data__bias="asymmetric_80", batch_size=8, method="erm")
     )
     names = data.source.class_names
@@ -174,7 +174,7 @@ def test_poor_classifiers_are_not_taken_for_reordered_ones(seed):
 
 @pytest.mark.parametrize("use", ["posterior", "confidences", "forward"])
 def test_every_use_of_probabilities_is_checked(tmp_path, use):
-    true = build_data(small_config(data__bias="none")).true_labels
+    true = load_data(small_config(data__bias="none")).true_labels
     np.save(tmp_path / "p.npy", make_posterior(true)[:, ::-1])
     path = str(tmp_path / "p.npy")
     fields = {
@@ -184,4 +184,4 @@ def test_every_use_of_probabilities_is_checked(tmp_path, use):
     }
     config = small_config(**fields[use])
     with pytest.raises(UsageError, match="agree with the labels in another order of the classes alone"):
-        build_recipe(config, build_data(config))
+        build_recipe(config, load_data(config))

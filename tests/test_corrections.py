@@ -8,17 +8,17 @@ import pytest
 from test_train import small_config
 
 from cmwnet_jax.data.batches import Raw
+from cmwnet_jax.data.load import load_data
+from cmwnet_jax.methods.corrections import correction_arrays, spread_over_classes
 from cmwnet_jax.train.build import build_recipe
-from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.checkpoint import Checkpoints
-from cmwnet_jax.train.corrections import correction_arrays, spread_over_classes
 from cmwnet_jax.train.loop import train
 
 CLASSES = 10
 
 
 def made(**fields):
-    return build_data(small_config(method="cmwnet_sl", **fields))
+    return load_data(small_config(method="cmwnet_sl", **fields))
 
 
 def table(data, seed=1, dtype=np.float32):
@@ -123,7 +123,7 @@ def test_streamed_images_are_the_same_and_large_ones_become_small():
 def test_a_run_leaves_what_its_last_checkpoint_knows(tmp_path):
     """The table is shared out over four devices, which do not divide it."""
     config = small_config(method="cmwnet_sl", num_epochs=1, warmup_epochs=0)
-    data = build_data(config)
+    data = load_data(config)
     assert len(data.biased.ids) % 4
     train(config, tmp_path / "run")
     with Checkpoints(tmp_path / "run" / "checkpoints", 2) as checkpoints:

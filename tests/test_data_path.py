@@ -11,12 +11,12 @@ import pytest
 from test_train import final_arrays, launch, small_config
 
 from cmwnet_jax import command
+from cmwnet_jax.data import load as load_module
 from cmwnet_jax.data import sources
+from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.train import build_data as build_data_module
 from cmwnet_jax.train import parallel, posterior
 from cmwnet_jax.train.build import build_recipe
-from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.posterior import save_posterior
 
@@ -56,12 +56,12 @@ def test_pseudo_labels_and_mixup_of_the_meta_set(tmp_path):
 def test_a_run_can_be_started_from_a_saved_record(tmp_path):
     train(small_config(num_epochs=3), tmp_path / "first")
     described = json.loads((tmp_path / "first" / "bias.json").read_text())
-    again = build_data(small_config(data__record=str(tmp_path / "first"), data__bias="none", seed=9))
-    first = build_data(small_config())
+    again = load_data(small_config(data__record=str(tmp_path / "first"), data__bias="none", seed=9))
+    first = load_data(small_config())
     np.testing.assert_array_equal(again.biased.given, first.biased.given)
     assert again.record.name == described["name"] == "long_tail_5+asymmetric_60"
     with pytest.raises(UsageError, match="has set nothing apart"):
-        build_data(small_config(data__record=str(tmp_path / "first"), meta_set__kind="held_out"))
+        load_data(small_config(data__record=str(tmp_path / "first"), meta_set__kind="held_out"))
 
 
 def test_the_posterior_of_a_clean_run_makes_feature_dependent_noise(tmp_path):
@@ -72,13 +72,13 @@ def test_the_posterior_of_a_clean_run_makes_feature_dependent_noise(tmp_path):
     posterior = np.load(path)
     assert posterior.shape == (1257, 10)
     np.testing.assert_allclose(posterior.sum(axis=1), 1, rtol=1e-5)
-    noisy = build_data(small_config(data__bias="pmd3_10", data__posterior=str(path)))
+    noisy = load_data(small_config(data__bias="pmd3_10", data__posterior=str(path)))
     assert 0.05 < noisy.biased.wrong_rate < 0.15
     with pytest.raises(UsageError, match="data.posterior is '', expected an .npy file"):
-        build_data(small_config(data__bias="pmd3_10"))
+        load_data(small_config(data__bias="pmd3_10"))
     np.save(path, posterior[:50])
     with pytest.raises(UsageError, match=r"shape \(50, 10\), expected \(1257, 10\)"):
-        build_data(small_config(data__bias="pmd3_10", data__posterior=str(path)))
+        load_data(small_config(data__bias="pmd3_10", data__posterior=str(path)))
 
 
 def test_a_runs_whole_training_split_does_not_ask_for_its_method():
@@ -96,30 +96,30 @@ def test_the_posterior_of_a_biased_or_unfinished_run_is_refused(tmp_path):
     path = save_posterior(tmp_path / "biased", str(tmp_path / "p.npy"), of_given_labels=True)
     assert np.load(path).shape == (1257, 10)  # the whole split, although the long tail left most of it out
     config = small_config(method="forward", loss__forward_posterior=str(path))
-    build_recipe(config, build_data(config))
+    build_recipe(config, load_data(config))
     with pytest.raises(UsageError, match=r"loss.forward_posterior is 'q.npy', expected an .npy file"):
         config = small_config(method="forward", loss__forward_posterior="q.npy")
-        build_recipe(config, build_data(config))
+        build_recipe(config, load_data(config))
 
 
 def test_human_labels_are_a_bias_by_name(tmp_path):
-    true = build_data(small_config(data__bias="none")).true_labels
+    true = load_data(small_config(data__bias="none")).true_labels
     worse = np.where(np.arange(len(true)) % 4 == 0, (true + 1) % 10, true)
     np.savez(tmp_path / "human.npz", clean_label=true, worse_label=worse)
     fields = {"data__human_labels": str(tmp_path / "human.npz")}
-    data = build_data(small_config(data__bias="human_worse_label", **fields))
+    data = load_data(small_config(data__bias="human_worse_label", **fields))
     np.testing.assert_array_equal(data.biased.given, worse)
     with pytest.raises(UsageError, match="did you mean 'worse_label'"):
-        build_data(small_config(data__bias="human_worst_label", **fields))
+        load_data(small_config(data__bias="human_worst_label", **fields))
 
 
 def test_open_set_images_are_the_other_sets(tmp_path):
     config = small_config(data__bias="open_set_40", data__open_set_from="digits")
-    data = build_data(config)
+    data = load_data(config)
     shown = data.biased.foreign
     assert np.sum(shown >= 0) == int(0.4 * 1257)
     assert data.biased.wrong_rate == pytest.approx(0.4, abs=1e-3)
-    images = build_data(small_config(data__bias="none")).splits["train"].image
+    images = load_data(small_config(data__bias="none")).splits["train"].image
     np.testing.assert_array_equal(data.splits["train"].image[shown >= 0], images[shown[shown >= 0]])
 
 
@@ -128,20 +128,20 @@ def test_an_open_set_record_is_not_trained_on_without_its_images(tmp_path, monke
     train(config, tmp_path / "open")
     record = {"data__record": str(tmp_path / "open"), "data__bias": "none"}
     with pytest.raises(UsageError, match="open-set bias, which is for sets in memory"):
-        build_data(small_config(data__path="stream", data__open_set_from="digits", **record))
+        load_data(small_config(data__path="stream", data__open_set_from="digits", **record))
     load = sources.load
     monkeypatch.setattr(sources, "load", lambda name, *rest: load("digits", *rest))
-    monkeypatch.setattr(build_data_module, "_foreign", lambda config: SimpleNamespace(name="another"))
+    monkeypatch.setattr(load_module, "_foreign", lambda config: SimpleNamespace(name="another"))
     with pytest.raises(UsageError, match="open_set_from is 'another', but the record's images are of 'digits'"):
-        build_data(small_config(data__path="device", **record))
+        load_data(small_config(data__path="device", **record))
 
 
 def test_labels_of_unknown_truth_are_not_taken_for_it():
     unknown = {"data__bias": "none", "data__truth": "unknown"}
-    data = build_data(small_config(**unknown))
+    data = load_data(small_config(**unknown))
     assert np.isnan(data.biased.wrong_rate)
     with pytest.raises(UsageError, match="held_out.*not known to be right"):
-        build_data(small_config(**unknown, meta_set__kind="held_out"))
+        load_data(small_config(**unknown, meta_set__kind="held_out"))
 
 
 def test_kept_labels_that_are_damaged_are_read_again(tmp_path):

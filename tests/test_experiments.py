@@ -15,9 +15,9 @@ import pytest
 from made_sets import SHAPES, made_split, stand_in
 
 import cmwnet_jax as cmw
+from cmwnet_jax.data.load import load_data
 from cmwnet_jax.train import health, parallel
 from cmwnet_jax.train.build import build_model, build_recipe
-from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.config import as_json
 from cmwnet_jax.train.trainer import Trainer
 
@@ -136,7 +136,7 @@ def made_data(config, files, monkeypatch):
         )  # steps an epoch whose number is even, as meta steps' distance
         stand_in(monkeypatch, per_class)
         files(config.data.name, per_class)
-    return build_data(config)
+    return load_data(config)
 
 
 @pytest.fixture
@@ -160,12 +160,12 @@ def check_two_steps(config, data):
     """The first two steps after the warm-up, as the launcher takes them: sound, and everything has learned."""
     config.model.name, config.model.hidden, config.model.batch_norm = "mlp", (), False
     recipe = build_recipe(config, data)
-    steps_done = config.warmup_epochs * recipe.order.steps
+    steps_done = config.warmup_epochs * recipe.epoch_steps
     state = recipe.state.replace(step=jnp.full_like(recipe.state.step, steps_done))
     params, weights, teacher = (leaves(x) for x in (state.params, state.weight_params, state.teacher))
-    trainer = Trainer(config, data, recipe, steps_done)
+    trainer = Trainer(config, data, recipe)
     state = parallel.replicate(state)
-    epoch = trainer.start_epoch(config.warmup_epochs, state, {})
+    state, epoch = trainer.start_epoch(config.warmup_epochs, state, {})
     state, epoch = trainer.run_chunk(state, epoch)
     state = jax.device_get(parallel.unreplicate(state))
 
@@ -174,17 +174,17 @@ def check_two_steps(config, data):
         epoch.scalars,
         epoch.losses,
         epoch.weights,
-        ids=data.biased.ids[epoch.rows[:2]],
+        ids=data.biased.ids[epoch.main_rows[:2]],
         is_meta=epoch.is_meta[:2],
         first_step=steps_done,
-        may_weigh_nothing=recipe.kind.may_weigh_nothing,
+        may_weigh_nothing=recipe.method.may_weigh_nothing,
     )
     health.check_state(state, steps_done + 2)
     assert state.step == steps_done + 2
     assert moved(params, state.params)
-    assert moved(teacher, state.teacher) == recipe.kind.has_teacher
-    assert epoch.is_meta[0] == recipe.kind.learns_weights
-    assert moved(weights, state.weight_params) == recipe.kind.learns_weights
+    assert moved(teacher, state.teacher) == (config.method == "cmwnet_sl")
+    assert epoch.is_meta[0] == ("meta" in epoch.rows)
+    assert moved(weights, state.weight_params) == epoch.is_meta[0]
 
 
 @pytest.mark.parametrize(("name", "arg"), list(kinds()))

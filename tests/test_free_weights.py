@@ -22,8 +22,8 @@ from problems import (
 )
 
 import cmwnet_jax as cmw
-from cmwnet_jax.class_sizes import class_balanced_weights
-from cmwnet_jax.free_weights import afresh, class_and_free_weight_fn, free_weight_fn, reweighting_optimizer
+from cmwnet_jax.core.class_balance import class_balanced_weights
+from cmwnet_jax.core.free_weights import afresh, class_and_free_weight_fn, free_weight_fn, reweighting_optimizer
 
 pytestmark = pytest.mark.usefixtures("x64")
 WEIGHT_LR = 20.0

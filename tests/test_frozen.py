@@ -9,14 +9,14 @@ from test_methods import BIAS, built, taken
 from test_train import small_config
 
 import cmwnet_jax as cmw
+from cmwnet_jax.methods import METHODS
 from cmwnet_jax.train import health, loop
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
-from cmwnet_jax.train.methods import METHODS, kind_of
 from cmwnet_jax.train.posterior import save_posterior
-from cmwnet_jax.train.result import saved_weight_net
+from cmwnet_jax.train.result import learned_ranges
 
-TRANSFERABLE = [name for name, kind in METHODS.items() if kind.has_weight_net]
+TRANSFERABLE = [name for name, spec in METHODS.items() if "weight_net.init" in spec.options]
 
 
 def learned(path, num_meta_classes=3, hidden=100, loss_range=(0.0, 50.0)):
@@ -33,9 +33,11 @@ def test_a_run_starts_from_the_weight_net_and_learns_on_unless_it_is_frozen(meth
     weight_params = learned(tmp_path / "net", 1 if method == "mwnet" else 3)
     _, recipe = built(method=method, weight_net__init=str(tmp_path / "net"), weight_net__frozen=frozen)
     jax.tree.map(np.testing.assert_array_equal, recipe.state.weight_params, weight_params)
-    assert recipe.weighs(5) and not recipe.weighs(0)
-    assert recipe.learns_weights(5) == recipe.meta_steps(5).any() == (not frozen)
-    assert recipe.frozen_range == ((0.0, 50.0) if frozen else None)
+    before, main = recipe.method.phases
+    assert main.weighs and not before.weighs
+    assert main.learns(np.arange(5)).any() == ("meta" in main.streams) == (not frozen)
+    assert recipe.method.weight_net.known_range == (0.0, 50.0)
+    assert recipe.method.weight_net.learns == (not frozen)
     assert (recipe.state.weight_opt_state == ()) == frozen
 
 
@@ -48,8 +50,8 @@ def test_a_frozen_weight_net_gives_its_own_weights_and_stays(method, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, after, weight_params)
     assert np.isnan(metrics["meta_loss"]).all()
     losses, weights = (np.asarray(metrics[name]).ravel() for name in ("losses", "weights"))
-    own = [recipe.weight_net.apply(weight_params, losses, np.full(len(losses), k)) for k in range(3)]
-    assert np.abs(np.stack(own) - weights).min(axis=0).max() < 1e-6
+    own = recipe.method.weight_net.functions(weight_params, losses)
+    assert np.abs(own - weights).min(axis=0).max() < 1e-6
 
 
 def test_a_frozen_run_chooses_no_meta_set_and_warns_of_losses_that_are_new_to_the_net(tmp_path, capfd):
@@ -112,18 +114,19 @@ def killed_after(epoch):
 
 
 def test_a_net_that_goes_on_learning_knows_the_losses_of_both_runs(tmp_path):
-    data, recipe = built(method="mwnet")
-    config = small_config(method="mwnet", warmup_epochs=1)
     history = [
         {"epoch": number, "loss_min": low, "loss_max": high}
-        for number, low, high in ((0, 0.0, 9.0), (1, 0.5, 2.0), (2, 0.25, 1.0))
+        for number, low, high in ((0, 0.0, 9.0), (2, 0.5, 2.0), (3, 0.25, 1.0))
     ]  # the first is the warm-up's, from which nothing is learned
     for before, expected in ((None, (0.25, 2.0)), ((0.1, 1.5), (0.1, 2.0)), ((0.5, 3.0), (0.25, 3.0))):
-        if before is not None:
-            learned(tmp_path / str(before), 1, loss_range=before)
-            before = cmw.load_weight_net(tmp_path / str(before))
-        saved = saved_weight_net(config, data, recipe.state.weight_params, history, 3, before)
-        assert saved.loss_range == expected
+        init = "" if before is None else str(tmp_path / str(before))
+        if init:
+            learned(init, 1, loss_range=before)
+        _, recipe = built(method="mwnet", weight_net__init=init)
+        ranges = learned_ranges(recipe.method, history)
+        assert ranges == [(0.5, 2.0), (0.25, 1.0)]
+        seen = min(low for low, _ in ranges), max(high for _, high in ranges)
+        assert recipe.method.weight_net.save(recipe.state.weight_params, seen, 3).loss_range == expected
 
 
 def test_the_share_of_losses_outside_of_a_range():
@@ -146,15 +149,7 @@ def test_a_weight_net_of_another_shape_is_refused(fields, message, tmp_path):
 def test_fields_that_say_nothing_together_are_refused(tmp_path):
     with pytest.raises(cmw.UsageError, match="weight_net.init is empty"):
         check_config(small_config(weight_net__frozen=True))
-    with pytest.raises(cmw.UsageError, match="erm has no weight net"):
+    with pytest.raises(cmw.UsageError, match="weight_net.init is 'x', which erm does not read"):
         check_config(small_config(weight_net__init="x", method="erm"))
     with pytest.raises(cmw.UsageError, match="weight_net.init: .* holds no weight net"):
         built(weight_net__init=str(tmp_path))
-
-
-def test_only_a_frozen_run_learns_no_weights():
-    config = small_config(weight_net__init="x")
-    assert kind_of(config) == METHODS["cmwnet"]
-    config.weight_net.frozen = True
-    assert not kind_of(config).learns_weights
-    assert kind_of(config).has_weight_net

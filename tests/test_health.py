@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from test_train import small_config
 
+from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import TrainingDiverged
 from cmwnet_jax.train import health
 from cmwnet_jax.train.build import build_recipe
-from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.metrics import weight_metrics
@@ -103,8 +103,8 @@ def test_a_bad_update_is_found_by_the_test_split_or_at_the_latest_before_it_is_s
 def test_a_run_that_diverges_stops_and_keeps_the_checkpoint_from_before(tmp_path):
     explodes = {"optimizer__decay_at_percent": (60.0,), "optimizer__decay_factor": 1e30}
     config = small_config(method="erm", **explodes)
-    recipe = build_recipe(config, build_data(config))
-    kept = 2 * recipe.order.steps
+    recipe = build_recipe(config, load_data(config))
+    kept = 2 * recipe.epoch_steps
     with pytest.raises(
         TrainingDiverged, match=rf"at step .* examples [0-9, ]+.*checkpoints/{kept}\. The same config"
     ):

@@ -10,9 +10,9 @@ from test_train import small_config
 
 from cmwnet_jax.data import checksums, sources
 from cmwnet_jax.data.image_sizes import image_sizes
+from cmwnet_jax.data.load import load_data
 from cmwnet_jax.data.sources import read_labels
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.loop import train
 
 
@@ -59,7 +59,7 @@ def test_the_refusal_leaves_no_folder_and_the_corrected_command_runs(tmp_path, s
 def test_sizes_that_become_one_are_none_to_refuse(tmp_path):
     fields = mixed(tmp_path, "train", (16, 12))
     config = small_config(**fields, data__path="stream", data__resize_pixels=4)
-    assert build_data(config).image_shape == (5, 4, 3)
+    assert load_data(config).image_shape == (5, 4, 3)
 
 
 def test_sizes_are_read_once(tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ from scipy import stats
 
 from cmwnet_jax.data import augment as augment_module
 from cmwnet_jax.data.augment import Augmentation, augment, pixel_moments, standardize
-from cmwnet_jax.data.batches import PassOrder, Raw, TrainOrder, meta_rows
-from cmwnet_jax.data.stream import Fit, Stream
+from cmwnet_jax.data.batches import BatchOrder, PassOrder, Raw
+from cmwnet_jax.data.streaming import Fit, StreamedSplit
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.config import default_config
@@ -33,13 +33,13 @@ def source_of(images):
 
 
 def test_an_epoch_is_a_permutation_and_another_one_each_time():
-    order = TrainOrder(seed=3, num_examples=103, batch_size=10)
+    order = BatchOrder(seed=3, num_examples=103, batch_size=10)
     rows = order.epoch(0)
     assert rows.shape == (10, 10)
     assert len(np.unique(rows)) == 100
     assert not np.array_equal(rows, order.epoch(1))
-    assert not np.array_equal(rows, TrainOrder(4, 103, 10).epoch(0))
-    np.testing.assert_array_equal(rows, TrainOrder(3, 103, 10).epoch(0))
+    assert not np.array_equal(rows, BatchOrder(4, 103, 10).epoch(0))
+    np.testing.assert_array_equal(rows, BatchOrder(3, 103, 10).epoch(0))
     np.testing.assert_array_equal(order(23), order.epoch(2)[3])
 
 
@@ -52,11 +52,13 @@ def test_a_pass_visits_every_row_once_and_pads_the_last_chunk():
 
 
 def test_meta_batches_go_through_the_meta_set_before_they_repeat():
-    rows = meta_rows(0, 5, num_examples=12, steps=6, batch_size=4)
+    rows = BatchOrder(0, num_examples=12, batch_size=4, steps=6, stream="meta").epoch(5)
     assert rows.shape == (6, 4)
     for first in (0, 3):
         assert len(np.unique(rows[first : first + 3])) == 12
-    np.testing.assert_array_equal(np.sort(meta_rows(0, 5, 12, 2, 100), axis=1), [np.arange(12)] * 2)
+    np.testing.assert_array_equal(
+        np.sort(BatchOrder(0, 12, 100, 2, "meta").epoch(5), axis=1), [np.arange(12)] * 2
+    )
 
 
 def test_no_augmentation_is_the_identity():
@@ -164,8 +166,8 @@ def test_a_stream_gives_what_the_device_path_gives_from_any_position(workers):
     labels = np.arange(40, dtype=np.int32) % 5
     ids = np.random.default_rng(0).permutation(50)[:40]
     table = Raw.whole(images[ids], labels)
-    stream = Stream(source_of(images), ids, labels, workers=workers, prefetch=2)
-    order = TrainOrder(0, 40, 8)
+    stream = StreamedSplit(source_of(images), ids, labels, workers=workers, prefetch=2)
+    order = BatchOrder(0, 40, 8)
     for start in (0, 7):
         batches = stream.batches(order, start=start)
         for step in range(start, start + 7):
@@ -177,10 +179,10 @@ def test_a_stream_gives_what_the_device_path_gives_from_any_position(workers):
 
 def test_random_crops_of_a_stream_depend_on_step_and_row_alone():
     images = np.random.default_rng(0).integers(256, size=(16, 20, 24, 3), dtype=np.uint8)
-    stream = Stream(source_of(images), np.arange(16), np.zeros(16, np.int32), fit=Fit(crop_pixels=8))
-    order = TrainOrder(0, 16, 8)
-    first = [next(stream.batches(order, start=s, seed=1)).image for s in (0, 1, 2)]
-    resumed = stream.batches(order, start=1, seed=1)
+    stream = StreamedSplit(source_of(images), np.arange(16), np.zeros(16, np.int32), fit=Fit(crop_pixels=8))
+    order = BatchOrder(0, 16, 8)
+    first = [next(stream.batches(order, start=s, crops=(1, 6))).image for s in (0, 1, 2)]
+    resumed = stream.batches(order, start=1, crops=(1, 6))
     np.testing.assert_array_equal(next(resumed).image, first[1])
     np.testing.assert_array_equal(next(resumed).image, first[2])
     assert first[0].shape == (8, 8, 8, 3)
@@ -205,6 +207,6 @@ def test_images_are_made_to_fit(fit, shape, expected):
 
 def test_images_of_different_sizes_are_named():
     source = Source([{"image": np.zeros((5, 5, 1), np.uint8)}, {"image": np.zeros((6, 5, 1), np.uint8)}])
-    stream = Stream(source, np.arange(2), np.zeros(2, np.int32))
+    stream = StreamedSplit(source, np.arange(2), np.zeros(2, np.int32))
     with pytest.raises(UsageError, match=r"crop_pixels is 0, but images differ.*\(5, 5, 1\) and \(6, 5, 1\)"):
         stream.read(np.arange(2))

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from test_train import ROOT, final_arrays, small_config
 
+from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import Preempted
 from cmwnet_jax.train.build import build_recipe
-from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.preemption import StopRequests, stop_if_asked
 from cmwnet_jax.transfer import load_weight_net
@@ -101,7 +101,7 @@ def timeless_metrics(workdir):
 def run_under_fire(tmp_path, path, signals):
     (tmp_path / "config.py").write_text(_CONFIG)
     config = small_chunks(path)
-    epoch_steps = build_recipe(config, build_data(config)).order.steps
+    epoch_steps = build_recipe(config, load_data(config)).epoch_steps
     train(config, tmp_path / "whole")
     rng, workdir, done, history = random.Random(), tmp_path / "struck", 0, []
     for i, number in enumerate(signals):

@@ -10,10 +10,10 @@ import pytest
 from jax.test_util import check_grads
 from sklearn.metrics import log_loss
 
-from cmwnet_jax import losses
-from cmwnet_jax.class_sizes import class_balanced_weights, for_labels, ldam_margins
+from cmwnet_jax.core import losses
+from cmwnet_jax.core.class_balance import class_balanced_weights, for_labels, ldam_margins
+from cmwnet_jax.core.transition import estimate_transition
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.transition import estimate_transition
 
 pytestmark = pytest.mark.usefixtures("x64")
 

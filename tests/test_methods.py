@@ -4,32 +4,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_build import batches
+from test_build import batches, main_step
 from test_train import small_config
 
-from cmwnet_jax import losses
-from cmwnet_jax.class_sizes import class_balanced_weights, ldam_margins
+from cmwnet_jax.core import losses
+from cmwnet_jax.core.class_balance import class_balanced_weights, ldam_margins
+from cmwnet_jax.core.soft_labels import Teacher
+from cmwnet_jax.core.table import Table, joined
+from cmwnet_jax.core.transition import estimate_transition
+from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.memory import Table, joined
-from cmwnet_jax.soft_labels import Teacher
+from cmwnet_jax.methods import METHODS
+from cmwnet_jax.methods.base import Parts
+from cmwnet_jax.methods.cmwnet import shuffled_meta_classes
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
-from cmwnet_jax.train.build_data import build_data
-from cmwnet_jax.train.build_method import MAKERS, _shuffled_meta_classes
 from cmwnet_jax.train.check_config import check_config
-from cmwnet_jax.train.method_parts import Parts
-from cmwnet_jax.train.methods import METHODS
-from cmwnet_jax.transition import estimate_transition
 
 BIAS = "long_tail_5+asymmetric_60"
 
 
 def built(**changes):
-    wants_candidates = METHODS[changes.get("method", "cmwnet")].from_candidates
+    wants_candidates = changes.get("method") == "proden"
     biases = {"data__bias": "long_tail_5+partial_30" if wants_candidates else BIAS}
     config = small_config(**(biases | changes))
     check_config(config)
-    data = build_data(config)
+    data = load_data(config)
     return data, build_recipe(config, data)
 
 
@@ -40,7 +40,7 @@ def with_rows(data, size=48):
 
 def taken(recipe, data, steps=2):
     """(state, metrics) after some main steps on four devices."""
-    program, state = parallel.pmap(recipe.main), parallel.replicate(recipe.state)
+    program, state = parallel.pmap(main_step(recipe)), parallel.replicate(recipe.state)
     for _ in range(steps):
         state, metrics = program(state, *with_rows(data))
     return state, metrics
@@ -50,18 +50,14 @@ def taken(recipe, data, steps=2):
 def test_each_method_trains_on_four_devices(method):
     data, recipe = built(method=method)
     state, metrics = taken(recipe, data)
-    assert recipe.kind.learns_weights == bool(np.isfinite(metrics["meta_loss"][0]))
+    main = recipe.method.phases[-1]
+    assert main.learns(np.arange(1)).all() == ("meta" in main.streams) == np.isfinite(metrics["meta_loss"][0])
     assert metrics["losses"].shape == metrics["weights"].shape == (4, 12)
     before, after = (jax.tree.leaves(s.params) for s in (recipe.state, parallel.unreplicate(state)))
     assert all(np.isfinite(leaf).all() for leaf in after)
     assert all(np.any(np.asarray(x) != np.asarray(y)) for x, y in zip(before, after, strict=True))
-    assert recipe.kind.has_weight_net == (recipe.weight_net is not None)
-    warm, _ = parallel.pmap(recipe.warmup)(parallel.replicate(recipe.state), *with_rows(data))
+    warm, _ = parallel.pmap(main_step(recipe, 0))(parallel.replicate(recipe.state), *with_rows(data))
     assert jax.tree.structure(warm) == jax.tree.structure(state)
-
-
-def test_every_method_has_a_maker():
-    assert list(MAKERS) == list(METHODS)
 
 
 def expected_loss(name, data, logits, labels):
@@ -106,10 +102,10 @@ def test_ldams_classifier_has_a_normalised_head():
 def test_deferred_reweighting_starts_at_its_step():
     """Two steps of LDAM, then class weights: the third step's objective is another."""
     data, recipe = built(method="ldam", loss__reweight_at_percent=50.0, num_epochs=4, batch_size=480)
-    assert recipe.order.steps * 4 == 4
+    assert recipe.epoch_steps * 4 == 4
     programs = [
-        parallel.pmap(recipe.main),
-        parallel.pmap(built(method="ldam", num_epochs=4, batch_size=480)[1].main),
+        parallel.pmap(main_step(recipe)),
+        parallel.pmap(main_step(built(method="ldam", num_epochs=4, batch_size=480)[1])),
     ]
     weighted = []
     for step in range(4):
@@ -124,19 +120,18 @@ def test_deferred_reweighting_starts_at_its_step():
 
 def test_the_shuffled_class_feature_keeps_sizes_and_loses_meaning():
     """Each meta-class has as many examples as before, of classes as in the whole."""
-    data, _ = built()
-    config = small_config(data__bias=BIAS)
-    shuffled = _shuffled_meta_classes(Parts(config, data, None, None, None, 1))
-    own = data.meta_classes.of_class[data.biased.given]
+    data, recipe = built()
+    classes = recipe.method.meta_classes
+    shuffled = shuffled_meta_classes(Parts(small_config(data__bias=BIAS), data, None, None, None, 1, classes))
+    own = classes.of_class[data.biased.given]
     np.testing.assert_array_equal(np.bincount(shuffled), np.bincount(own))
     assert 0.2 < np.mean(shuffled == own) < 0.6
     _, recipe = built(weight_net__class_feature="shuffled")
     _, metrics = taken(recipe, data, steps=1)
     weights = np.ravel(metrics["weights"])
-    net = recipe.weight_net.apply
-    by_head = [net(recipe.state.weight_params, np.ravel(metrics["losses"]), np.full(48, k)) for k in range(3)]
+    by_head = recipe.method.weight_net.functions(recipe.state.weight_params, np.ravel(metrics["losses"]))
     spread = np.std(by_head, axis=0).mean()
-    chosen = np.stack(by_head)[shuffled[:48], np.arange(48)]
+    chosen = np.asarray(by_head)[shuffled[:48], np.arange(48)]
     assert np.abs(weights - chosen).mean() < 0.2 * spread  # but for one update of the weight net
 
 
@@ -213,7 +208,7 @@ def test_forward_estimates_its_matrix_from_a_posterior(tmp_path):
         ({"loss__reweight_at_percent": 101.0}, "loss.reweight_at_percent is 101.0, expected a per cent"),
         ({"soft_labels__teacher_momentum": 1.5}, r"teacher_momentum is 1.5, expected a number in \[0, 1\]"),
         ({"loss__gce_q": 0.0}, r"loss.gce_q is 0.0, expected a number in \(0, 1\]"),
-        ({"loss__name": "focal"}, "loss.name is 'focal', but cmwnet_sl has a loss of its own"),
+        ({"loss__name": "focal"}, "loss.name is 'focal', which cmwnet_sl does not read"),
         ({"weight_net__class_feature": "shuffled"}, "class_feature is 'shuffled', which cmwnet_sl does not"),
         (
             {"meta_set__kind": "held_out", "meta_set__pseudo_labels": True},

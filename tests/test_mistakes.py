@@ -11,10 +11,10 @@ import optax
 import pytest
 
 import cmwnet_jax as cmw
-from cmwnet_jax.memory import Table, remembering
-from cmwnet_jax.mixing import mix, mixed
-from cmwnet_jax.objectives import TRAIN_SWITCHES
-from cmwnet_jax.soft_labels import Teacher, averaging
+from cmwnet_jax.core.mixing import mix, mixed
+from cmwnet_jax.core.objectives import TRAIN_SWITCHES
+from cmwnet_jax.core.soft_labels import Teacher, averaging
+from cmwnet_jax.core.table import Table, remembering
 
 N, FEATURES, CLASSES = 8, 6, 4
 META_CLASSES = cmw.MetaClasses.fit([5, 6, 80, 300], num_meta_classes=3)

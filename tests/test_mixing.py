@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
+from cmwnet_jax.core.mixing import draw_mixture, mix
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.mixing import draw_mixture, mix
 
 KEY = jax.random.key(0)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+from cmwnet_jax.core.losses import cross_entropy
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.losses import cross_entropy
 from cmwnet_jax.models import MODELS, heads, layers, model_fields
 from cmwnet_jax.models.bilinear_cnn import bilinear_pool
 from cmwnet_jax.models.preact_resnet import PreActBlock

@@ -14,7 +14,7 @@ from problems import ALPHA, apply, batch, flat, meta_classes, weight_net
 from test_meta_step import make
 
 import cmwnet_jax as cmw
-from cmwnet_jax.memory import Table, blocks
+from cmwnet_jax.core.table import Table, blocks
 
 pytestmark = pytest.mark.usefixtures("x64")
 AXIS, WHOLE, SPLIT = "devices", PartitionSpec(), PartitionSpec("devices")

@@ -25,11 +25,11 @@ from test_train import ROOT, small_config
 
 import cmwnet_jax as cmw
 from cmwnet_jax import sweep
-from cmwnet_jax.applications.partial_labels import proden_objective, uniform_confidences, updated_confidences
+from cmwnet_jax.core.partial_labels import proden_objective, uniform_confidences, updated_confidences
+from cmwnet_jax.core.table import Table, joined, remembering
 from cmwnet_jax.data import bias
+from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.memory import Table, joined, remembering
-from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
 
@@ -207,7 +207,7 @@ def test_candidates_without_the_true_label():
 )
 def test_methods_and_biases_that_do_not_go_together(changes, message):
     with pytest.raises(UsageError, match=message):
-        build_data(small_config(**changes))
+        load_data(small_config(**changes))
 
 
 def small(arg):

@@ -7,54 +7,48 @@ import optax
 import pytest
 from test_train import small_config
 
-from cmwnet_jax.data.batches import Raw
-from cmwnet_jax.data.meta_set import MetaSet
+from cmwnet_jax.core.types import MetaState
+from cmwnet_jax.data.batches import Raw, Selection
+from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.methods.base import Phase, Stream
+from cmwnet_jax.methods.steps import Switched
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
-from cmwnet_jax.train.build_data import build_data, build_input
 from cmwnet_jax.train.check_config import check_config
-from cmwnet_jax.train.inputs import DeviceInput
-from cmwnet_jax.train.programs import Switched, each
-from cmwnet_jax.types import MetaState
+from cmwnet_jax.train.inputs import DeviceInput, open_input
 
 
 def run(steps, **fields):
     """(state, metrics) after so many main steps, in the launcher's way."""
     config = small_config(**fields)
     check_config(config)
-    data = build_data(config)
+    data = load_data(config)
     recipe = build_recipe(config, data)
-    inputs = build_input(config, data, 0, recipe.one_step_a_call)
+    inputs = open_input(data, recipe.method.streams, recipe.orders, config.seed, recipe.one_step_a_call)
     places = np.arange(48, dtype=np.int32)
-    meta = inputs.load_meta("train", MetaSet(places, data.splits["train"].label[:48]), 0)
-    state, metrics = inputs.make_run_steps(recipe.main)(
-        parallel.replicate(recipe.state), recipe.order.epoch(0)[:steps], meta, np.tile(places, (steps, 1))
-    )
+    meta = inputs.load("meta", Selection(places, data.splits["train"].label[:48]), 0)
+    rows = {"train": recipe.orders["train"].epoch(0)[:steps], "meta": np.tile(places, (steps, 1))}
+    run_steps = inputs.make_run_steps(recipe.method.phases[-1])
+    state, metrics = run_steps(parallel.replicate(recipe.state), rows, {"meta": meta})
     return parallel.unreplicate((state, metrics))
 
 
 def test_the_host_chooses_the_step_that_one_program_would():
     def adding(amount):
-        def step(state, batch, meta_batch):
-            del meta_batch
-            numbers = {"losses": batch["row"] + amount, "weights": batch["row"]}
+        def step(state, batch):
+            rows = batch["train"]["row"]
+            numbers = {"losses": rows + amount, "weights": rows}
             return state.replace(step=state.step + 1, params=state.params + amount), numbers
 
         return step
 
-    def doubled(step):
-        def twice(state, batch, meta_batch):
-            state, numbers = step(state, batch, meta_batch)
-            return state.replace(params=2 * state.params), numbers
-
-        return twice
-
-    def prepare(raw, key):
+    def prepare(raws, key):
         del key
-        return {"row": raw.row}
+        return {name: {"row": raw.row} for name, raw in raws.items()}
 
-    step = each(doubled, Switched(lambda number: number % 3 == 1, adding(1), adding(10)))
+    phase = Phase(Switched(lambda number: number % 3 == 1, adding(1), adding(10)))
+    streams = {"train": Stream(8, "batch_size")}
     table = Raw(image=np.zeros((40, 2, 2, 1), np.uint8), label=np.zeros(40, np.int32), row=np.arange(40))
     rows, state = (
         np.arange(40, dtype=np.int32).reshape(5, 8),
@@ -62,20 +56,22 @@ def test_the_host_chooses_the_step_that_one_program_would():
     )
     ends = []
     for one_step_a_call in (True, False):
-        inputs = DeviceInput({"train": table}, prepare, one_step_a_call)
-        meta = inputs.load_meta("train", MetaSet(np.arange(8), np.zeros(8)), 0)
+        inputs = DeviceInput(
+            {"train": table},
+            streams=streams,
+            prepare=prepare,
+            for_evaluation=None,
+            one_step_a_call=one_step_a_call,
+        )
         begun = parallel.replicate(state.replace(step=jnp.array(4)))
-        run_steps = inputs.make_run_steps(step)
-        begun, first = run_steps(begun, rows[:3], meta, np.zeros_like(rows[:3]))
-        end, second = parallel.unreplicate(run_steps(begun, rows[3:], meta, np.zeros_like(rows[3:])))
+        run_steps = inputs.make_run_steps(phase)
+        begun, first = run_steps(begun, {"train": rows[:3]}, {})
+        end, second = parallel.unreplicate(run_steps(begun, {"train": rows[3:]}, {}))
         numbers = {name: [*parallel.unreplicate(first)[name], *second[name]] for name in second}
         ends.append((end, numbers))
-    expected = 1.0
-    for number in range(4, 9):
-        expected = 2 * (expected + (1 if number % 3 == 1 else 10))
     for end, numbers in ends:
-        assert float(end.params) == expected and int(end.step) == 9
         added = np.array([1, 10, 10, 1, 10])
+        assert float(end.params) == 1 + added.sum() and int(end.step) == 9
         np.testing.assert_array_equal(numbers["losses"], rows + added[:, None])
 
 
@@ -100,7 +96,7 @@ def test_low_memory_compiles_the_passes_apart(monkeypatch):
         parallel, "pmap", lambda function, **kwargs: compiled.append(function) or pmap(function, **kwargs)
     )
     config = small_config(low_memory=True)
-    data = build_data(config)
+    data = load_data(config)
     recipe = build_recipe(config, data)
     assert len(compiled) == 4 and recipe.one_step_a_call
 
@@ -109,20 +105,21 @@ def test_low_memory_compiles_the_passes_apart(monkeypatch):
 def test_all_steps_are_in_micro_batches_not_the_meta_step_alone(micro_batches, loops):
     """A pass forward and one back, in the warm-up and between meta steps."""
     config = small_config(low_memory=True, meta_every_steps=2, micro_batches=micro_batches)
-    data = build_data(config)
+    data = load_data(config)
     recipe = build_recipe(config, data)
     raw = data.splits["train"].take(np.arange(48))
     batch = parallel.split({"image": raw.image.astype(np.float32), "label": raw.label})
-    for step in (recipe.warmup, recipe.main.if_false):
-        traced = jax.make_jaxpr(parallel.pmap(step))(parallel.replicate(recipe.state), batch, batch)
+    warmup, main = (phase.step for phase in recipe.method.phases)
+    for step in (warmup, main.if_false):
+        traced = jax.make_jaxpr(parallel.pmap(step))(parallel.replicate(recipe.state), {"train": batch})
         assert str(traced).count("scan[") == loops
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"low_memory": True, "method": "cmwnet_sl"}, "low_memory is True, but cmwnet_sl"),
-        ({"low_memory": True, "method": "erm"}, "low_memory is True, but erm"),
+        ({"low_memory": True, "method": "cmwnet_sl"}, "low_memory is True, which cmwnet_sl does not read"),
+        ({"low_memory": True, "method": "erm"}, "low_memory is True, which erm does not read"),
         ({"micro_batches": 2}, "micro_batches is 2, which the default step does not read"),
         ({"micro_batches": 0}, "micro_batches is 0"),
         (
@@ -139,4 +136,4 @@ def test_what_does_not_fit_is_said_before_anything_is_built(fields, message):
     config = small_config(**fields)
     with pytest.raises(UsageError, match=message):
         check_config(config)
-        build_data(config)
+        build_recipe(config, load_data(config))

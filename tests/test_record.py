@@ -8,17 +8,15 @@ import pytest
 from bias_laws import apply, clean
 
 from cmwnet_jax.data import bias, meta_set
-from cmwnet_jax.data.record import Record, load_record, save_record
+from cmwnet_jax.data.bias_record import Record, load_record, save_record
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.meta_classes import MetaClasses
 
 TRUE = clean().true
 
 
 def make_record(name: str = "long_tail_10+asymmetric_40", seed: int = 7, **extras) -> Record:
     labels = apply(name, clean(), seed)
-    meta_classes = MetaClasses.fit(labels.class_counts, min(2, len(np.unique(labels.class_counts))))
-    return Record(labels, name, seed, "cifar10", meta_classes, **extras)
+    return Record(labels, name, seed, "cifar10", **extras)
 
 
 def load(folder, dataset="cifar10", true_labels=TRUE) -> Record:
@@ -54,7 +52,6 @@ def test_round_trip_with_all_that_is_optional(tmp_path):
         "partial_10",
         0,
         "cifar10",
-        MetaClasses.fit(labels.class_counts, 3),
         held_out=held_out,
     )
     save_record(tmp_path, record, TRUE)
@@ -70,7 +67,6 @@ def test_says_what_the_bias_is(tmp_path):
     assert fields["dataset"] == "cifar10" and fields["num_examples"] == len(record.labels.ids)
     assert fields["wrong_rate"] == record.labels.wrong_rate
     assert fields["class_counts"] == record.labels.class_counts.tolist()
-    assert fields["meta_class_of_class"] == record.meta_classes.of_class.tolist()
     arrays = np.load(tmp_path / "bias.npz", allow_pickle=False)
     np.testing.assert_array_equal(arrays["transition_matrix"], record.labels.transition_matrix)
 
@@ -86,7 +82,7 @@ def test_equal_biases_have_equal_files(tmp_path):
 
 def test_unknown_truth_round_trip(tmp_path):
     labels = bias.BiasedLabels.clean(TRUE, 10, truth_known=False)
-    record = Record(labels, "none", 0, "web", MetaClasses.fit(labels.class_counts, 1))
+    record = Record(labels, "none", 0, "web")
     save_record(tmp_path, record, TRUE)
     assert json.loads((tmp_path / "bias.json").read_text())["wrong_rate"] is None
     assert_equal(load(tmp_path, dataset="web"), record)

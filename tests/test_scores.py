@@ -7,9 +7,10 @@ from flax import linen as nn
 from scipy.special import log_softmax, softmax
 from sklearn import metrics
 
-from cmwnet_jax.meta_classes import MetaClasses
+from cmwnet_jax.core.meta_classes import MetaClasses
+from cmwnet_jax.methods.measure import Measured, measure_classifier
 from cmwnet_jax.train import scores
-from cmwnet_jax.train.evaluate import Measured, evaluation_arrays, make_measure, split_metrics
+from cmwnet_jax.train.evaluate import evaluation_arrays, split_metrics
 
 
 class Identity(nn.Module):
@@ -23,7 +24,7 @@ class Identity(nn.Module):
 
 def measured(logits, labels):
     batch = {"image": jnp.asarray(logits), "label": jnp.asarray(labels)}
-    return Measured(*map(np.asarray, make_measure(Identity())({}, {}, batch)))
+    return Measured(*map(np.asarray, measure_classifier(Identity())({}, batch)))
 
 
 @pytest.fixture

@@ -25,9 +25,8 @@ from problems import (
 )
 
 import cmwnet_jax as cmw
-from cmwnet_jax.memory import Table, blocks, joined, remembering
-from cmwnet_jax.mixing import draw_mixture
-from cmwnet_jax.soft_labels import (
+from cmwnet_jax.core.mixing import draw_mixture
+from cmwnet_jax.core.soft_labels import (
     Teacher,
     averaging,
     ensembled,
@@ -35,6 +34,7 @@ from cmwnet_jax.soft_labels import (
     soft_label_objective,
     teaching,
 )
+from cmwnet_jax.core.table import Table, blocks, joined, remembering
 
 pytestmark = pytest.mark.usefixtures("x64")
 

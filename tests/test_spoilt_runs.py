@@ -16,9 +16,9 @@ from test_train import small_config
 from cmwnet_jax import sweep
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.report import write
+from cmwnet_jax.runs.run_folder import RunFolder
 from cmwnet_jax.train.config import as_json
 from cmwnet_jax.train.loop import train
-from cmwnet_jax.train.run_folder import RunFolder
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 ARRAYS = ("weights.npz", "evaluation.npz", "bias.npz", "corrected.npz")

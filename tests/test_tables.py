@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from test_train import ROOT
 
+from cmwnet_jax.core.schedules import warm_restarts
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.report.tables import read_paper
-from cmwnet_jax.schedules import warm_restarts
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.config import as_json
 

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import pytest
 
+from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.train import run_folder
+from cmwnet_jax.runs import run_folder
 from cmwnet_jax.train.build import build_recipe
-from cmwnet_jax.train.build_data import build_data
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.config import default_config, parse_arg
 from cmwnet_jax.train.loop import train
@@ -182,10 +182,10 @@ class Interrupted(Exception):
 
 def final_arrays(config, workdir):
     """Everything in the newest checkpoint, by name."""
-    recipe = build_recipe(config, build_data(config))
+    recipe = build_recipe(config, load_data(config))
     with Checkpoints(workdir / "checkpoints", 1) as checkpoints:
         steps_done, state, epoch = checkpoints.restore(recipe.state)
-    assert steps_done == config.num_epochs * recipe.order.steps == state.step
+    assert steps_done == config.num_epochs * recipe.epoch_steps == state.step
     assert epoch == {}
     state = state.replace(rng=jax.random.key_data(state.rng))
     return jax.tree_util.tree_leaves_with_path(state)
@@ -250,7 +250,7 @@ def test_meta_sets_and_meta_every(kind, every, tmp_path):
 
 
 def train_size(bias):
-    return len(build_data(small_config(data__bias=bias)).biased.ids)
+    return len(load_data(small_config(data__bias=bias)).biased.ids)
 
 
 def test_erm_learns_clean_digits(tmp_path):

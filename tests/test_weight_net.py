@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cmwnet_jax as cmw
-from cmwnet_jax.class_sizes import class_balanced_weights, ldam_margins
+from cmwnet_jax.core.class_balance import class_balanced_weights, ldam_margins
 
 
 @pytest.fixture

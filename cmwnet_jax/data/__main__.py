@@ -13,11 +13,14 @@ from ml_collections import config_flags
 from rich.table import Table
 
 from cmwnet_jax import command
+from cmwnet_jax.core.meta_classes import MetaClasses
+from cmwnet_jax.data.load import Data, load_data
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.files import file_to_write
 from cmwnet_jax.report.contact_sheet import save_contact_sheet
 from cmwnet_jax.screen import console
-from cmwnet_jax.train.build_data import Data, build_data
+from cmwnet_jax.train.build import fit_meta_classes
+from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.posterior import save_posterior
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:ARGS", lock_config=True)
@@ -35,9 +38,10 @@ def describe() -> None:
     """Sizes, classes before and after, the true noise rate, the transition matrix, the meta-classes."""
     config = command.required(_CONFIG.value, "config", "e.g. --config=experiments/digits.py")
     picture = file_to_write("--picture", _PICTURE.value, ".png")
-    data = build_data(config)
+    check_config(config)
+    data = load_data(config)
     screen = console()
-    screen.print(_classes(data))
+    screen.print(_classes(data, fit_meta_classes(config, data)))
     if data.biased.truth_known and data.biased.is_wrong.any():
         screen.print(_transitions(data))
     for line in _summary(config, data):
@@ -74,7 +78,7 @@ def _shown(data: Data) -> np.ndarray:
     return np.concatenate([order[: _MOST_CLASSES // 2], order[-_MOST_CLASSES // 2 :]])
 
 
-def _classes(data: Data) -> Table:
+def _classes(data: Data, meta_classes: MetaClasses) -> Table:
     biased, shown = data.biased, _shown(data)
     note = "" if len(shown) == data.source.num_classes else " (largest and smallest)"
     table = Table(title=f"classes{note}: examples in the set, kept by true label, as given; wrong among given")
@@ -85,8 +89,8 @@ def _classes(data: Data) -> Table:
     for c in shown:
         given = biased.given == c
         wrong = f"{100 * biased.is_wrong[given].mean():.1f}%" if given.any() and biased.truth_known else "-"
-        k = data.meta_classes.of_class[c]
-        center = f"{k} (size {data.meta_classes.centers[k]:.0f})"
+        k = meta_classes.of_class[c]
+        center = f"{k} (size {meta_classes.centers[k]:.0f})"
         numbers = (before[c], np.sum(biased.true == c), np.sum(given), wrong, center)
         table.add_row(data.source.class_names[c], *map(str, numbers))
     return table

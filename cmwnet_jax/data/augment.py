@@ -114,3 +114,23 @@ def pixel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = shares @ levels
     variance = shares @ levels**2 - mean**2
     return mean.astype(np.float32), np.maximum(np.sqrt(np.maximum(variance, 0)), 1 / 255).astype(np.float32)
+
+
+def check_augmentation(change: Augmentation, image_shape: tuple[int, int, int]) -> None:
+    """Checks that images can be changed so.
+
+    Args:
+        change: what is to be done.
+        image_shape: (height, width, channels).
+
+    Raises:
+        UsageError: they are too small for the border, or not of the channels that RandAugment knows.
+    """
+    side = min(image_shape[:2])
+    if change.pad_pixels >= side:
+        raise UsageError(
+            f"augment.pad_pixels is {change.pad_pixels}, expected fewer than the images' shorter side, {side}, "
+            f"of which a crop could show nothing: lower it"
+        )
+    images, row = np.zeros((1, *image_shape), np.uint8), np.zeros(1, np.int32)
+    jax.eval_shape(lambda key: augment(images, row, key, change), jax.random.key(0))

@@ -6,12 +6,14 @@ same batches.
 
 import dataclasses
 import functools
+import zlib
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax import struct
 
-from cmwnet_jax.data.streams import Purpose, stream
+from cmwnet_jax.data.random import Purpose, generator
 
 
 @struct.dataclass
@@ -52,53 +54,76 @@ class Raw:
         return Raw(pixels.reshape(len(rows), *self.image.shape[1:]), self.label[rows], self.row[rows])
 
 
+class Selection(NamedTuple):
+    """Some examples of a split, and the labels that they are shown under, e.g. an epoch's meta set.
+
+    Attributes:
+        rows: [M] int64, rows of the split.
+        labels: [M] int class indices or [M, C] float distributions.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
-class TrainOrder:
-    """The rows of every step of a run, a fresh permutation each epoch, without end.
+class BatchOrder:
+    """The rows of each batch of a stream: permutations of its examples, one after another, anew each epoch.
+
+    A stream of no more examples than a batch has is one batch, again and again (Q21).
 
     Attributes:
         seed: of the run.
-        num_examples: N.
-        batch_size: n; an epoch's last partial batch is left out.
+        num_examples: M.
+        batch_size: n, at most.
+        steps: batches per epoch; 0 for one pass, without the last partial batch.
+        stream: its name; streams of one run are in different orders.
     """
 
     seed: int
     num_examples: int
     batch_size: int
+    steps: int = 0
+    stream: str = "train"
 
     @property
-    def steps(self) -> int:
-        """Steps an epoch."""
-        return self.num_examples // self.batch_size
+    def epoch_steps(self) -> int:
+        """Batches per epoch."""
+        return self.steps or self.num_examples // self.batch_size
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019  (two epochs' rows, whatever the orders that ask)
+    @functools.lru_cache(maxsize=4)  # noqa: B019  (a few epochs' rows, whatever the orders that ask)
     def epoch(self, epoch: int) -> np.ndarray:
-        """[steps, n] int32, the rows of an epoch."""
-        order = stream(self.seed, Purpose.TRAIN_ORDER, epoch).permutation(self.num_examples)
-        return order[: self.steps * self.batch_size].reshape(self.steps, -1).astype(np.int32)
+        """[steps, min(n, M)] int32, the rows of an epoch."""
+        size = min(self.batch_size, self.num_examples)
+        rng = generator(self.seed, *order_purpose(self.stream), epoch)
+        passes = -(-self.epoch_steps * size // self.num_examples)
+        order = np.concatenate([rng.permutation(self.num_examples) for _ in range(passes)])
+        return order[: self.epoch_steps * size].reshape(self.epoch_steps, size).astype(np.int32)
 
     def __call__(self, step: int) -> np.ndarray:
-        """[n] int32, the rows of a step counted from the run's first."""
-        epoch, index = divmod(step, self.steps)
+        """The rows of a step, counted from the run's first."""
+        epoch, index = divmod(step, self.epoch_steps)
         return self.epoch(epoch)[index]
 
 
-def meta_rows(seed: int, epoch: int, num_examples: int, steps: int, batch_size: int) -> np.ndarray:
-    """[steps, m] int32, m = min(batch_size, M): permutations of the meta set, one after another.
-
-    A meta set no larger than the batch is the batch (Q21).
+def order_purpose(stream: str) -> tuple[int, ...]:
+    """What the order of a stream is drawn for; the counter that follows is the epoch.
 
     Args:
-        seed: of the run.
-        epoch: number of the epoch, from 0.
-        num_examples: M, the meta set's.
-        steps: how many batches.
-        batch_size: examples of each batch, at most.
+        stream: its name.
     """
-    size = min(batch_size, num_examples)
-    rng = stream(seed, Purpose.META_ORDER, epoch)
-    order = np.concatenate([rng.permutation(num_examples) for _ in range(-(-steps * size // num_examples))])
-    return order[: steps * size].reshape(steps, size).astype(np.int32)
+    usual = {"train": (Purpose.TRAIN_ORDER,), "meta": (Purpose.META_ORDER,)}
+    return usual.get(stream, (Purpose.STREAM_ORDER, zlib.crc32(stream.encode())))
+
+
+def crop_purpose(stream: str) -> tuple[int, ...]:
+    """What a stream's random crops are drawn for; the counters that follow are step or epoch, and row.
+
+    Args:
+        stream: its name.
+    """
+    usual = {"train": (Purpose.TRAIN_CROP,), "meta": (Purpose.META_CROP,)}
+    return usual.get(stream, (Purpose.STREAM_CROP, zlib.crc32(stream.encode())))
 
 
 @dataclasses.dataclass(frozen=True)

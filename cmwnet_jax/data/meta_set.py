@@ -5,20 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cmwnet_jax.data.batches import Selection
 from cmwnet_jax.data.bias import BiasedLabels, Seed
 from cmwnet_jax.errors import UsageError
-
-
-class MetaSet(NamedTuple):
-    """A meta set of training examples.
-
-    Attributes:
-        rows: [M] int64, ascending rows of the training examples.
-        labels: [M] int class indices or [M, C] float distributions, what the meta loss compares with.
-    """
-
-    rows: np.ndarray
-    labels: np.ndarray
 
 
 class Rightness(NamedTuple):
@@ -62,7 +51,7 @@ def lowest_loss(losses: np.ndarray, labels: np.ndarray, num_classes: int, per_cl
     return np.sort(np.concatenate(rows))
 
 
-def with_labels(rows: np.ndarray, labels: ArrayLike) -> MetaSet:
+def with_labels(rows: np.ndarray, labels: ArrayLike) -> Selection:
     """A meta set under the labels of a table: the given ones, or pseudo-labels (Sec. 4.2, Q20).
 
     The authors' code uses the given labels of low-loss examples, the text also mentions their
@@ -81,7 +70,7 @@ def with_labels(rows: np.ndarray, labels: ArrayLike) -> MetaSet:
             f"meta set: labels of shape {labels.shape}, expected [N] or [N, C] with a row for each of the "
             f"training examples"
         )
-    return MetaSet(rows=rows, labels=labels[rows])
+    return Selection(rows=rows, labels=labels[rows])
 
 
 def balanced(labels: np.ndarray, num_classes: int, per_class: int, seed: Seed) -> np.ndarray:
@@ -141,7 +130,7 @@ def hold_out(labels: BiasedLabels, per_class: int, seed: Seed) -> tuple[np.ndarr
     return labels.ids[rows], labels.take(np.setdiff1d(np.arange(len(labels.ids)), rows))
 
 
-def rightness(labels: BiasedLabels, meta: MetaSet) -> Rightness:
+def rightness(labels: BiasedLabels, meta: Selection) -> Rightness:
     """How many of a meta set are in truth rightly labelled; a soft label by its most likely class.
 
     Args:

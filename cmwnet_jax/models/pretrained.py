@@ -10,8 +10,8 @@ import numpy as np
 from flax import traverse_util
 
 from cmwnet_jax import array_files
+from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError, unknown_name
-from cmwnet_jax.types import PyTree
 
 
 class _Layout(NamedTuple):

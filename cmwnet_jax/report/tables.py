@@ -13,6 +13,7 @@ from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import read_json
 from cmwnet_jax.report.find import Found
 from cmwnet_jax.report.runs import mean_and_sd
+from cmwnet_jax.runs import stored
 from cmwnet_jax.runs.stored import ACCURACY, TEACHER_ACCURACY, WEIGHT_AUC, few_epochs
 
 Paper = Mapping[str, tuple[float, float | None]]
@@ -172,13 +173,13 @@ def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
 
 
 def _in_order(runs: Sequence[Found]) -> list[str]:
-    """Plain training first, CMW-Net's own last, others between them by name."""
-    last = ("mwnet", "cmwnet", "cmwnet_sl")
-
-    def place(row):
-        return (row != "erm", last.index(row) + 1 if row in last else 0, _natural((row,)))
-
-    return sorted({run.row for run in runs}, key=place)
+    """In the order of the methods, as finished runs have it; older ones by name, those without weights first."""
+    places = {}
+    for run in runs:
+        result = run.result or {}
+        place = result.get(stored.METHOD_PLACE, 0), result.get(stored.WEIGHT_AUC) is not None
+        places[run.row] = max(place, places.get(run.row, place))
+    return sorted(places, key=lambda row: (places[row], _natural((row,))))
 
 
 def _natural(parts: tuple[str, ...]) -> tuple:

@@ -19,6 +19,7 @@ _LAYOUTS = {
         "meta_class": ("iu", "n"),
         "losses": ("f", "n"),
         "weights": ("f", "n"),
+        "seen?": ("b", "n"),
         "centers": ("f", "K"),
         "grid?": ("f", "g"),
         "functions?": ("f", "Kg"),
@@ -95,6 +96,7 @@ def read_confidences(run: Path) -> np.ndarray:
 def _check(arrays: Mapping[str, np.ndarray], name: str) -> None:
     """Raises a ValueError where an array is missing, or of another kind, shape or range than a run's."""
     sizes: dict[str, int] = {}
+    arrays = {**arrays, **_of_seen(arrays)} if name == "weights" else arrays
     for array, (kinds, axes) in _LAYOUTS[name].items():
         array, optional = array.rstrip("?"), array.endswith("?")
         if array in arrays:
@@ -107,6 +109,16 @@ def _check(arrays: Mapping[str, np.ndarray], name: str) -> None:
             raise ValueError(
                 f"its array {array!r} has {places.min()} to {places.max()}, expected less than {sizes[axis]}"
             )
+
+
+def _of_seen(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Losses and weights with 0 in place of the NaN of examples that the last epoch has not seen."""
+    seen, blank = arrays.get("seen"), {}
+    for array in ("losses", "weights"):
+        values = arrays.get(array)
+        if seen is not None and values is not None and values.shape == seen.shape and seen.dtype == bool:
+            blank[array] = np.where(np.isnan(values) & ~seen, 0, values) if values.dtype.kind == "f" else values
+    return blank
 
 
 def _check_array(what: str, found: np.ndarray, kinds: str, axes: str, sizes: dict[str, int]) -> None:

@@ -4,10 +4,13 @@ Whatever has become of a file in the meantime, the error is one sentence about i
 """
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import check_regular, parse_json, read_json
@@ -27,6 +30,8 @@ TEACHER_ACCURACY = "teacher_test_accuracy_percent_last10"
 WEIGHT_AUC = "weight_auc_last10"
 AVERAGED, IN_WARMUP = "last_epochs_averaged", "last_epochs_are_warmup"
 """Of how many epochs these are means, and whether there were none but the warm-up's; in result.json."""
+METHOD_PLACE = "method_place"
+"""Where the method stands among all, in the order in which tables show them; in result.json."""
 LAST_EPOCHS = 10
 """How many that are, where a run has as many after its warm-up."""
 
@@ -251,3 +256,12 @@ def _is_metric(value: Any) -> bool:
 def _is_name(value: Any) -> bool:
     """It becomes a row of tables and a part of files' names."""
     return isinstance(value, str) and value != "" and value.isprintable() and "/" not in value
+
+
+def as_json(config: ConfigDict) -> str:
+    """The config as config.json has it, which is what a restarted run is compared with.
+
+    Args:
+        config: any.
+    """
+    return json.dumps(json.loads(config.to_json_best_effort()), indent=2) + "\n"

@@ -18,7 +18,7 @@ from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.check_config import check_config
-from cmwnet_jax.train.config import as_json
+from cmwnet_jax.train.config import as_json, explained
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.show import print_result
 
@@ -26,6 +26,9 @@ _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the run writes")
 _PRINT_CONFIG = flags.DEFINE_bool(
     "print_config", False, "check the config, print it as config.json has it, and exit"
+)
+_EXPLAIN_CONFIG = flags.DEFINE_bool(
+    "explain_config", False, "check the config, print every field with its meaning, and exit"
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "join the run's other processes; SLURM, Open MPI, GKE and TPU pods are found"
@@ -43,6 +46,9 @@ def main(argv: list[str]) -> None:
     check_config(config)
     if _PRINT_CONFIG.value:
         print(as_json(config), end="")
+        return
+    if _EXPLAIN_CONFIG.value:
+        print(explained(config), end="")
         return
     workdir = command.required(_WORKDIR.value, "workdir", "the folder that the run should be written to")
     if not _DISTRIBUTED.value and (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value) != (None,) * 3:

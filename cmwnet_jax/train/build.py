@@ -1,127 +1,162 @@
-"""Turns a config's names into the model, the steps and the state; `build_data` does it for data."""
+"""Turns a config and its data into the model, the method and the state before the first step."""
 
 import dataclasses
 import math
 import sys
+from collections.abc import Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from cmwnet_jax.data.batches import TrainOrder
+from cmwnet_jax.core.meta_classes import MetaClasses
+from cmwnet_jax.core.schedules import step_decay, warm_restarts
+from cmwnet_jax.core.types import MetaState, PyTree
+from cmwnet_jax.data.augment import check_augmentation
+from cmwnet_jax.data.batches import BatchOrder
+from cmwnet_jax.data.load import Data
 from cmwnet_jax.errors import UsageError, about
+from cmwnet_jax.methods import METHODS
+from cmwnet_jax.methods.base import Method, Parts
+from cmwnet_jax.methods.steps import InPasses, Step, Switched
 from cmwnet_jax.models import MODELS, check_image, model_fields
 from cmwnet_jax.models.pretrained import load_pretrained
-from cmwnet_jax.schedules import step_decay, warm_restarts
-from cmwnet_jax.soft_labels import Teacher
 from cmwnet_jax.train import parallel
-from cmwnet_jax.train.build_data import Data, check_augmentation, train_order
-from cmwnet_jax.train.build_method import MAKERS
-from cmwnet_jax.train.check_combined import check_length
-from cmwnet_jax.train.method_parts import Method, Parts
-from cmwnet_jax.train.methods import METHODS, Kind, kind_of
-from cmwnet_jax.train.programs import InPasses
-from cmwnet_jax.transfer import SavedWeightNet
-from cmwnet_jax.types import MetaState, PyTree, StepFn
-from cmwnet_jax.weight_net import WeightNet, weighting_functions
 
 _MOST_PARAMETERS = 2**30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recipe:
-    """What a run computes: `warmup(state, batch, meta_batch)` first, `main(...)` after it.
+    """What a run computes.
 
-    `learned_elsewhere` is what the weight net starts from; None for a random one.
+    Attributes:
+        model: the classifier.
+        method: what its steps are.
+        learning_rate: the classifier's, by step.
+        state: before the first step, on one device; its table on the host.
+        orders: the rows of every batch, of the streams that are not planned.
+        epoch_steps: steps per epoch.
+        one_step_a_call: whether steps are called from Python; else consecutive steps are one program.
     """
 
     model: nn.Module
-    kind: Kind
-    weight_net: WeightNet | None
-    learned_elsewhere: SavedWeightNet | None
+    method: Method
     learning_rate: optax.Schedule
-    warmup: StepFn
-    main: StepFn | InPasses
     state: MetaState
-    order: TrainOrder
-    warmup_epochs: int
-    meta_every_steps: int
+    orders: Mapping[str, BatchOrder]
+    epoch_steps: int
     one_step_a_call: bool
-
-    @property
-    def frozen_range(self) -> tuple[float, float] | None:
-        """The losses that a frozen weight net has learned from, the lowest and the highest."""
-        if self.learned_elsewhere is None or self.kind.learns_weights:
-            return None
-        return self.learned_elsewhere.loss_range
-
-    def learns_weights(self, epoch: int) -> bool:
-        """Whether weights are learned in this epoch, and so a meta set is needed."""
-        return self.kind.learns_weights and epoch >= self.warmup_epochs
-
-    def weighs(self, epoch: int) -> bool:
-        """Whether examples have weights in this epoch, learned in it or by a weight net from elsewhere."""
-        return epoch >= self.warmup_epochs and (self.kind.learns_weights or self.kind.has_weight_net)
-
-    def meta_steps(self, epoch: int) -> np.ndarray:
-        """[steps] bool, in which of an epoch's steps the weight net learns."""
-        numbers = np.arange(epoch * self.order.steps, (epoch + 1) * self.order.steps)
-        return self.learns_weights(epoch) & (numbers % self.meta_every_steps == 0)
-
-    def weighting_arrays(self, weight_params: PyTree, history: list[dict]) -> dict[str, np.ndarray]:
-        """The weighting functions for weights.npz, from loss 0 to the highest that was learned from.
-
-        Args:
-            weight_params: the weight net's parameters.
-            history: every epoch's metrics.
-        """
-        learned = [line["loss_max"] for line in history if line["epoch"] >= self.warmup_epochs]
-        if self.weight_net is None or not learned:
-            return {}
-        grid = jnp.linspace(0, max(learned), 200)
-        count = self.weight_net.num_meta_classes
-        functions = weighting_functions(self.weight_net.apply, weight_params, grid, count)
-        return {"grid": np.asarray(grid), "functions": np.asarray(functions)}
 
 
 def build_recipe(config: ConfigDict, data: Data) -> Recipe:
-    """The model, both steps and the state before the first of them."""
-    order = train_order(config, data)
-    check_length(config, order.steps)
-    check_augmentation(config, data.image_shape)
+    """The model, the method's steps and the state before the first of them.
+
+    Args:
+        config: the run's, checked.
+        data: the run's.
+
+    Raises:
+        UsageError: they do not go together.
+    """
+    spec = METHODS[config.method]
+    spec.check_data(config, data)
+    _check_batch_size(config, data)
+    epoch_steps = len(data.biased.ids) // config.batch_size
+    _check_length(config, epoch_steps)
     check_image(config.model.name, data.image_shape)
     model = build_model(config, data.source.num_classes)
     _check_size(config, model, data.image_shape)
-    steps = config.num_epochs * order.steps
-    fields = config.optimizer
-    learning_rate = _learning_rate(config, order.steps)
+    learning_rate = _learning_rate(config, epoch_steps)
     optimizer = optax.chain(
-        optax.add_decayed_weights(fields.weight_decay),
-        optax.sgd(learning_rate, momentum=fields.momentum, nesterov=fields.nesterov),
+        optax.add_decayed_weights(config.optimizer.weight_decay),
+        optax.sgd(learning_rate, momentum=config.optimizer.momentum, nesterov=config.optimizer.nesterov),
     )
-    method = MAKERS[config.method](Parts(config, data, model, optimizer, learning_rate, steps))
+    method = spec.build(
+        Parts(
+            config=config,
+            data=data,
+            model=model,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            num_steps=config.num_epochs * epoch_steps,
+            meta_classes=fit_meta_classes(config, data),
+            axis_name=parallel.axis_name(),
+            compile=parallel.pmap,
+        )
+    )
+    _check_streams(config, method, data)
     images = jnp.zeros((1, *data.image_shape))
     state = _initial_state(config, model, images, method, optimizer)
     variables = {"params": state.params, **state.model_state}
+    slow = parallel.loops_are_slow(lambda v, x: model.apply(v, x, train=False), variables, images)
     return Recipe(
         model=model,
-        kind=kind_of(config),
-        weight_net=method.weight_net,
-        learned_elsewhere=method.learned_elsewhere,
+        method=method,
         learning_rate=learning_rate,
-        warmup=method.warmup,
-        main=method.main,
         state=state,
-        order=order,
-        warmup_epochs=config.warmup_epochs,
-        meta_every_steps=config.meta_every_steps,
-        one_step_a_call=config.low_memory
-        or parallel.loops_are_slow(lambda v, x: model.apply(v, x, train=False), variables, images),
+        orders=_orders(config, data, method, epoch_steps),
+        epoch_steps=epoch_steps,
+        one_step_a_call=slow or any(_is_in_passes(phase.step) for phase in method.phases),
     )
+
+
+def fit_meta_classes(config: ConfigDict, data: Data) -> MetaClasses:
+    """The meta-classes of the run's method, by the sizes of the given classes.
+
+    Args:
+        config: the run's.
+        data: the run's.
+
+    Raises:
+        UsageError: there are fewer classes than meta-classes.
+    """
+    with about("weight_net"):
+        return MetaClasses.fit(data.biased.class_counts, METHODS[config.method].num_meta_classes(config))
+
+
+def _check_batch_size(config: ConfigDict, data: Data) -> None:
+    examples = len(data.biased.ids)
+    if config.batch_size > examples:
+        raise UsageError(
+            f"batch_size is {config.batch_size}, expected at most the {examples} training examples "
+            f"that {config.data.name} has under the bias {config.data.bias!r}: lower it"
+        )
+
+
+def _check_length(config: ConfigDict, epoch_steps: int) -> None:
+    """Raises a UsageError for more steps than can be counted."""
+    total = config.num_epochs * epoch_steps
+    if total >= 2**31:
+        raise UsageError(
+            f"num_epochs is {config.num_epochs}, which comes to {total} steps, expected fewer than {2**31}: "
+            f"lower it"
+        )
+
+
+def _check_streams(config: ConfigDict, method: Method, data: Data) -> None:
+    """Raises a UsageError for views of images that are too small, and batches that devices cannot share."""
+    for stream in method.streams.values():
+        for change in stream.views.values():
+            check_augmentation(change, data.image_shape)
+        parallel.check_divides(stream.field, stream.batch_size, config.micro_batches)
+        if stream.least_planned is not None:
+            parallel.round_down(stream.planned_by or stream.field, stream.least_planned, config.micro_batches)
+
+
+def _orders(config: ConfigDict, data: Data, method: Method, epoch_steps: int) -> dict[str, BatchOrder]:
+    return {
+        name: BatchOrder(config.seed, len(data.splits[stream.split]), stream.batch_size, epoch_steps, name)
+        for name, stream in method.streams.items()
+        if not stream.planned
+    }
+
+
+def _is_in_passes(step: Step) -> bool:
+    return isinstance(step, InPasses) or (isinstance(step, Switched) and isinstance(step.if_true, InPasses))
 
 
 def _learning_rate(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
@@ -138,7 +173,7 @@ def _learning_rate(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
 
 
 def build_model(config: ConfigDict, num_classes: int) -> nn.Module:
-    """The classifier; for LDAM with the normalised head of its authors (Q27).
+    """The classifier, with the head that its method asks for.
 
     Args:
         config: the run's.
@@ -146,12 +181,11 @@ def build_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """
     name = config.model.name
     own = {"hidden": tuple(config.model.hidden), "batch_norm": config.model.batch_norm}
-    uses_ldam = config.method == "ldam" or config.loss.name == "ldam"
     return MODELS[name](
         num_classes=num_classes,
         axis_name=parallel.axis_name() if config.model.batch_norm_over == "all" else None,
         dtype=jnp.dtype(config.model.dtype),
-        cosine_scale=config.loss.ldam_scale if uses_ldam else 0.0,
+        cosine_scale=METHODS[config.method].cosine_scale(config),
         **{field: value for field, value in own.items() if field in model_fields(name)},
     )
 
@@ -175,19 +209,17 @@ def _initial_state(
 ) -> MetaState:
     pretrained = _pretrained(config, model, images)
 
-    def create(rng, variables):
+    def create(rng, pretrained):
         model_rng, weight_rng, step_rng = jax.random.split(rng, 3)
-        if variables is None:
-            variables = model.init(model_rng, images, train=False)
-        model_state = {name: value for name, value in variables.items() if name != "params"}
+
+        def make_variables(key):
+            return model.init(key, images, train=False) if pretrained is None else pretrained
+
         return MetaState.create(
-            params=variables["params"],
-            model_state=model_state,
-            weight_params=method.init_weights(weight_rng),
+            **method.initial(make_variables, model_rng, weight_rng),
             optimizer=optimizer,
             weight_optimizer=method.weight_optimizer,
             rng=step_rng,
-            teacher=Teacher(variables["params"], model_state) if METHODS[config.method].has_teacher else (),
         )
 
     return jax.jit(create)(jax.random.key(config.seed), pretrained).replace(memory=method.memory)

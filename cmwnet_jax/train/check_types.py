@@ -5,6 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.methods.fields import shown
 
 _WORDS = {
     bool: "True or False",
@@ -46,19 +47,6 @@ def check_types(config: ConfigDict, default: ConfigDict, section: str = "") -> N
         elif not _is_like(value, expected):
             example = f", e.g. {shown(expected)}" if expected not in ("", False) else ""
             raise UsageError(f"{field} is {shown(value)}, expected {_WORDS[type(expected)]}{example}")
-
-
-def shown(value: Any) -> str:
-    """A value for a message: on one line, and not too long.
-
-    Args:
-        value: anything.
-    """
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # whatever somebody put into a config, e.g. a number of more than 4,300 digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _value(config: ConfigDict, name: str, field: str) -> Any:

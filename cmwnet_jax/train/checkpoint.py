@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cmwnet_jax import array_facts, transfer
+from cmwnet_jax import transfer
+from cmwnet_jax.core.types import MetaState, PyTree
 from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import local_folder
 from cmwnet_jax.train import parallel
-from cmwnet_jax.transfer import orbax_folder
-from cmwnet_jax.types import MetaState, PyTree
+from cmwnet_jax.transfer import array_facts, orbax_folder
 
 _STATE, _EPOCH = "state", "epoch"
 _CONTENTS = "contents"  # the item that says what these two must hold: shapes, dtypes, checksums

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cmwnet_jax.data.batches import Raw
-from cmwnet_jax.data.meta_set import MetaSet
+from cmwnet_jax.data.batches import Raw, Selection
 
-_STEPS, _META_SET = "steps_", "meta_set_"  # prefixes of names in a checkpoint
+_STEPS, _SELECTION = "steps_", "{}_set_"  # prefixes of names in a checkpoint, the second with the stream's name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -17,27 +16,33 @@ class Epoch:
 
     Attributes:
         number: from 0.
-        rows: [num_steps, n] int32, each step's training examples.
-        is_meta: [num_steps] bool, in which steps the weight net learns.
-        meta_set: chosen with the parameters at the epoch's start; None where the weight net does not learn.
-        meta: the meta set on the devices, or something of its form.
-        meta_rows: [num_steps, m] int32, each step's rows of `meta`.
+        main_stream: the stream whose examples the steps report on.
+        rows: by stream, [num_steps, n] int32, each step's rows of the split or of the selection.
+        is_meta: [num_steps] bool, in which steps weights are learned.
+        selections: planned streams' examples, chosen with the parameters at the epoch's start.
+        loaded: the same on the devices.
         reported: what the steps so far have reported, by name: [steps_done] float each, `losses` and
             `weights` [steps_done, n].
     """
 
     number: int
-    rows: np.ndarray
+    main_stream: str
+    rows: Mapping[str, np.ndarray]
     is_meta: np.ndarray
-    meta_set: MetaSet | None
-    meta: Raw
-    meta_rows: np.ndarray
+    selections: Mapping[str, Selection]
+    loaded: Mapping[str, Raw]
     reported: Mapping[str, np.ndarray]
 
     @property
     def num_steps(self) -> int:
         """Steps of the whole epoch."""
-        return len(self.rows)
+        return len(self.is_meta)
+
+    @property
+    def main_rows(self) -> np.ndarray:
+        """[num_steps, n] int32, rows of the split that the main stream is of."""
+        rows = self.rows[self.main_stream]
+        return self.selections[self.main_stream].rows[rows] if self.main_stream in self.selections else rows
 
     @property
     def steps_done(self) -> int:
@@ -93,21 +98,26 @@ class Epoch:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What going on inside the epoch takes besides the state, the seed and the position."""
-        meta_set = {} if self.meta_set is None else self.meta_set._asdict()
+        chosen = {
+            _SELECTION.format(stream) + name: values
+            for stream, selection in self.selections.items()
+            for name, values in selection._asdict().items()
+        }
         return {
-            **{_META_SET + name: values for name, values in meta_set.items()},
+            **chosen,
             **{_STEPS + name: values for name, values in self.reported.items()},
         }
 
 
-def saved_meta_set(arrays: Mapping[str, np.ndarray]) -> MetaSet | None:
-    """The meta set in what `Epoch.arrays` gave; None where there was none.
+def saved_selection(stream: str, arrays: Mapping[str, np.ndarray]) -> Selection | None:
+    """A stream's selection in what `Epoch.arrays` gave; None where there was none.
 
     Args:
+        stream: its name.
         arrays: by name.
     """
-    fields = _without(_META_SET, arrays)
-    return MetaSet(**fields) if fields else None
+    fields = _without(_SELECTION.format(stream), arrays)
+    return Selection(**fields) if fields else None
 
 
 def saved_reports(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,58 +1,10 @@
-"""What the classifier makes of each example, in evaluation mode, and its numbers over the test split."""
+"""A classifier's numbers over the test split, from what it makes of each example."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
-from cmwnet_jax.losses import cross_entropy
-from cmwnet_jax.meta_classes import MetaClasses
+from cmwnet_jax.core.meta_classes import MetaClasses
+from cmwnet_jax.methods.measure import Measured
 from cmwnet_jax.train import scores
-from cmwnet_jax.types import PyTree
-
-
-class Measured(NamedTuple):
-    """What a classifier makes of n examples.
-
-    Attributes:
-        losses: [n] float32, cross-entropy with the label.
-        predictions: [n] int32, the class of the highest logit, the first of several.
-        confidence: [n] float32, the softmax probability of that class.
-        ranks: [n] int32, how many classes come before the label's: 0 where the prediction is right; C
-            where the logits are NaN.
-    """
-
-    losses: jax.Array | np.ndarray
-    predictions: jax.Array | np.ndarray
-    confidence: jax.Array | np.ndarray
-    ranks: jax.Array | np.ndarray
-
-
-def make_measure(model: nn.Module) -> Callable[..., Measured]:
-    """(params, model_state, batch) -> `Measured`, each array [n]."""
-
-    def measure(params: PyTree, model_state: PyTree, batch: dict[str, jax.Array]) -> Measured:
-        logits = model.apply({"params": params, **model_state}, batch["image"], train=False)
-        return Measured(
-            losses=cross_entropy(logits, batch["label"]),
-            predictions=jnp.argmax(logits, axis=-1).astype(jnp.int32),
-            confidence=jnp.max(jax.nn.softmax(logits), axis=-1),
-            ranks=_ranks(logits, batch["label"]),
-        )
-
-    return measure
-
-
-def _ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """How many classes come before the label's; equal logits in the order of the classes, as argmax has it."""
-    of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)[None]
-    # Which do *not* come before, negated: no comparison with NaN is true, so that NaN is last and not first.
-    not_before = (logits < of_label) | ((logits == of_label) & (classes >= labels[:, None]))
-    return jnp.sum(~not_before, axis=-1).astype(jnp.int32)
 
 
 def split_metrics(

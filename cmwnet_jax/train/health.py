@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import TrainingDiverged
-from cmwnet_jax.types import PyTree
 
 _META = ("meta_loss", "meta_grad_norm")
 _TINY = float(np.finfo(np.float32).tiny)

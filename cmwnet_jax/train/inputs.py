@@ -1,4 +1,4 @@
-"""The two input paths, with one interface: data that lives on the devices, and data that streams.
+"""The two input paths, with one interface: splits that live on the devices, and splits that are streamed.
 
 Both hand the same batches, in the same order and with the same augmentation, to the same step.
 """
@@ -12,21 +12,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmwnet_jax.data.augment import Augmentation, augment, standardize
-from cmwnet_jax.data.batches import PassOrder, Raw, TrainOrder
-from cmwnet_jax.data.meta_set import MetaSet
-from cmwnet_jax.data.stream import Stream
-from cmwnet_jax.data.streams import Purpose
+from cmwnet_jax.core.types import MetaState, Metrics, PyTree
+from cmwnet_jax.data.batches import BatchOrder, PassOrder, Raw, Selection, crop_purpose
+from cmwnet_jax.data.load import Data
+from cmwnet_jax.data.streaming import StreamedSplit
+from cmwnet_jax.methods.base import Phase, Stream
 from cmwnet_jax.train import parallel
-from cmwnet_jax.train.programs import InPasses, Prepare, Program, by_number, with_input
-from cmwnet_jax.types import MetaState, Metrics, PyTree, StepFn
+from cmwnet_jax.train.compiling import Prepare, Program, by_number, with_input
+from cmwnet_jax.train.views import channel_moments, evaluation_view, prepare_streams
 
 _STEPS_AHEAD = 4
-_CHUNK = 1000  # examples a device a call in evaluation, at most
+_CHUNK = 1000  # examples per device and call in evaluation, at most
 _CHUNK_BYTES = 64 << 20  # of their pixels as float32
 
-RunSteps = Callable[[MetaState, np.ndarray, Raw, np.ndarray], tuple[MetaState, Metrics]]
-"""(replicated state, rows [steps, n], meta set on devices, its rows [steps, m]) -> (state, metrics).
+Rows = Mapping[str, np.ndarray]
+"""[steps, n] int32 of each stream: rows of its split or, of a planned stream, of its selection."""
+
+RunSteps = Callable[[MetaState, Rows, Mapping[str, Raw]], tuple[MetaState, Metrics]]
+"""(replicated state, rows, planned streams' examples on the devices) -> (state, metrics).
 
 Metrics are stacked over the steps, and alike on all D devices.
 """
@@ -35,86 +38,108 @@ Metrics are stacked over the steps, and alike on all D devices.
 class Input(Protocol):
     """What the loop asks of an input path; splits have the names `train`, `test` and, maybe, `held_out`."""
 
-    def load_meta(self, split: str, meta_set: MetaSet, epoch: int) -> Raw:
-        """An epoch's meta set on every device."""
+    def load(self, stream: str, selection: Selection, epoch: int) -> Raw:
+        """A planned stream's examples of an epoch, on every device."""
 
-    def make_run_steps(self, step: StepFn | InPasses) -> RunSteps:
-        """Some steps on end; nothing is compiled before its first call."""
+    def make_run_steps(self, phase: Phase) -> RunSteps:
+        """Runs consecutive steps of a phase; nothing is compiled before its first call."""
 
-    def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
-        """(*replicated arguments) -> the outputs of function(*arguments, batch), each [N, ...]."""
+    def map_split(self, split: str, function: Callable) -> Callable[..., PyTree]:
+        """(*replicated arguments) -> function(*arguments, batch), with leaves [N, ...] on the host."""
 
 
-def make_prepare(augmentation: Augmentation, mean: np.ndarray, std: np.ndarray) -> Prepare:
-    """(raw batch, key) -> batch with `image` float32, `label` and `row`; not augmented where the key is None.
+def open_input(
+    data: Data,
+    streams: Mapping[str, Stream],
+    orders: Mapping[str, BatchOrder],
+    seed: int,
+    one_step_a_call: bool,
+) -> Input:
+    """The data's input path.
 
     Args:
-        augmentation: what happens to training images.
-        mean: [channels] float32, of pixels scaled to [0, 1].
-        std: [channels] float32, of the same.
+        data: the run's.
+        streams: the method's.
+        orders: of the streams that are not planned.
+        seed: of random crops.
+        one_step_a_call: whether the device path calls the step from Python; else consecutive steps are one
+            program.
     """
-
-    def prepare(raw: Raw, key: jax.Array | None) -> dict[str, jax.Array]:
-        image = raw.image if key is None else augment(raw.image, raw.row, key, augmentation)
-        return {"image": standardize(image, mean, std), "label": raw.label, "row": raw.row}
-
-    return prepare
+    mean, std = channel_moments(data.splits["train"])
+    paths = {
+        "streams": streams,
+        "prepare": prepare_streams(streams, mean, std),
+        "for_evaluation": evaluation_view(mean, std),
+    }
+    if isinstance(data.splits["train"], Raw):
+        return DeviceInput(data.splits, **paths, one_step_a_call=one_step_a_call)
+    return StreamInput(data.splits, **paths, orders=orders, seed=seed)
 
 
 class DeviceInput:
     """Splits on every device as uint8; batches are gathered inside the compiled program."""
 
-    def __init__(self, splits: Mapping[str, Raw], prepare: Prepare, one_step_a_call: bool):
+    def __init__(
+        self,
+        splits: Mapping[str, Raw],
+        *,
+        streams: Mapping[str, Stream],
+        prepare: Prepare,
+        for_evaluation: Callable[[Raw], PyTree],
+        one_step_a_call: bool,
+    ):
         """Copies the splits to the devices.
 
         Args:
             splits: whole splits by name.
-            prepare: from raw batches to the step's.
-            one_step_a_call: whether to call the step from Python; else steps on end are one program.
+            streams: the method's.
+            prepare: from raw batches by stream to the step's.
+            for_evaluation: from a raw batch to `Measure`'s.
+            one_step_a_call: as in `open_input`.
         """
         self._splits = {name: parallel.replicate(split) for name, split in splits.items()}
         self._sizes = {name: len(split) for name, split in splits.items()}
-        self._prepare, self._one_step_a_call = prepare, one_step_a_call
+        self._streams, self._prepare, self._for_evaluation = streams, prepare, for_evaluation
+        self._one_step_a_call = one_step_a_call
         self._take = parallel.pmap(lambda table, rows, label: table.take(rows).replace(label=label))
 
-    def load_meta(self, split: str, meta_set: MetaSet, epoch: int) -> Raw:
+    def load(self, stream: str, selection: Selection, epoch: int) -> Raw:
         """As `Input` says."""
         del epoch  # what is random about these images happens inside the step
         rows, labels = parallel.replicate(
-            (np.asarray(meta_set.rows, np.int32), _device_labels(meta_set.labels))
+            (np.asarray(selection.rows, np.int32), _device_labels(selection.labels))
         )
-        return self._take(self._splits[split], rows, labels)
+        return self._take(self._splits[self._streams[stream].split], rows, labels)
 
-    def make_run_steps(self, step: StepFn | InPasses) -> RunSteps:
+    def make_run_steps(self, phase: Phase) -> RunSteps:
         """As `Input` says."""
-        table = self._splits["train"]
 
-        def fetch(table, meta, rows, meta_rows):
-            return table.take(rows), meta.take(meta_rows)
+        def fetch(tables, rows):
+            return {name: tables[name].take(rows[name]) for name in phase.streams}
+
+        def tables_of(loaded):
+            return {name: loaded.get(name, self._splits[self._streams[name].split]) for name in phase.streams}
 
         if self._one_step_a_call:
-            programs = by_number(step, self._prepare, fetch)
+            programs = by_number(phase.step, self._prepare, fetch)
 
-            def one_by_one(state, rows, meta, meta_rows):
-                rows, places = parallel.share_steps(rows), parallel.share_steps(meta_rows)
-                steps = ((table, meta, rows[:, i], places[:, i]) for i in range(len(meta_rows)))
-                return _each_step(programs, state, steps)
+            def one_by_one(state, rows, loaded):
+                tables, rows = tables_of(loaded), parallel.share_steps(rows)
+                return _each_step(programs, state, ((tables, at_step) for at_step in _step_by_step(rows)))
 
             return one_by_one
-        one = with_input(step, self._prepare, fetch)
+        one = with_input(phase.step, self._prepare, fetch)
 
-        def scanned(state, table, meta, rows, meta_rows):
-            return jax.lax.scan(lambda s, r: one(s, table, meta, *r), state, (rows, meta_rows))
+        def scanned(state, tables, rows):
+            return jax.lax.scan(lambda s, r: one(s, tables, r), state, rows)
 
         program = parallel.pmap(scanned, donate_argnums=(0,))
-        return lambda state, rows, meta, meta_rows: program(
-            state, table, meta, parallel.share_steps(rows), parallel.share_steps(meta_rows)
-        )
+        return lambda state, rows, loaded: program(state, tables_of(loaded), parallel.share_steps(rows))
 
-    def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
+    def map_split(self, split: str, function: Callable) -> Callable[..., PyTree]:
         """As `Input` says."""
         program = parallel.pmap(
-            lambda table, rows, *args: parallel.gather(function(*args, self._prepare(table.take(rows), None)))
+            lambda table, rows, *args: parallel.gather(function(*args, self._for_evaluation(table.take(rows))))
         )
         order = _pass_order(self._sizes[split], self._splits[split].image[0, 0])
 
@@ -126,43 +151,79 @@ class DeviceInput:
 
 
 class StreamInput:
-    """Splits that are read as they are needed; an epoch's meta set lives on the devices."""
+    """Splits that are read as they are needed; a planned stream's examples live on the devices for an epoch."""
 
-    def __init__(self, splits: Mapping[str, Stream], prepare: Prepare, order: TrainOrder, first_step: int):
-        """Opens the streams; workers start with the first batch.
+    def __init__(
+        self,
+        splits: Mapping[str, StreamedSplit],
+        *,
+        streams: Mapping[str, Stream],
+        prepare: Prepare,
+        for_evaluation: Callable[[Raw], PyTree],
+        orders: Mapping[str, BatchOrder],
+        seed: int,
+    ):
+        """Opens nothing: workers start with a stream's first batch.
 
         Args:
             splits: whole splits by name.
-            prepare: from raw batches to the step's.
-            order: rows of each step.
-            first_step: where the training stream begins; steps must follow without a gap from there.
+            streams: the method's.
+            prepare: from raw batches by stream to the step's.
+            for_evaluation: from a raw batch to `Measure`'s.
+            orders: of the streams that are not planned.
+            seed: of random crops.
         """
-        self._splits, self._prepare, self._order = splits, prepare, order
-        self._train = _put_ahead(splits["train"].batches(_Share(order), start=first_step, seed=order.seed))
+        self._splits, self._streams, self._orders, self._seed = splits, streams, orders, seed
+        self._prepare, self._for_evaluation = prepare, for_evaluation
+        self._open = {}
 
-    def load_meta(self, split: str, meta_set: MetaSet, epoch: int) -> Raw:
+    def load(self, stream: str, selection: Selection, epoch: int) -> Raw:
         """As `Input` says."""
-        raw = self._splits[split].read(meta_set.rows, (self._order.seed, Purpose.META_CROP, epoch))
-        return parallel.replicate(raw.replace(label=_device_labels(meta_set.labels)))
+        crops = (self._seed, *crop_purpose(stream), epoch)
+        raw = self._splits[self._streams[stream].split].read(selection.rows, crops)
+        return parallel.replicate(raw.replace(label=_device_labels(selection.labels)))
 
-    def make_run_steps(self, step: StepFn | InPasses) -> RunSteps:
+    def make_run_steps(self, phase: Phase) -> RunSteps:
         """As `Input` says."""
-        programs = by_number(step, self._prepare, lambda raw, meta, meta_rows: (raw, meta.take(meta_rows)))
+        planned = [name for name in phase.streams if self._streams[name].planned]
+        read = [name for name in phase.streams if not self._streams[name].planned]
 
-        def run_steps(state, rows, meta, meta_rows):
-            del rows  # the stream is where the steps before have left it
-            places = parallel.share_steps(meta_rows)
-            steps = ((next(self._train), meta, places[:, i]) for i in range(len(meta_rows)))
-            return _each_step(programs, state, steps)
+        def fetch(raws, tables, rows):
+            return {**raws, **{name: tables[name].take(rows[name]) for name in planned}}
+
+        programs = by_number(phase.step, self._prepare, fetch)
+
+        def run_steps(state, rows, loaded):
+            tables = {name: loaded[name] for name in planned}
+            places = parallel.share_steps({name: rows[name] for name in planned})
+            first, count = int(parallel.unreplicate(state.step)), len(next(iter(rows.values())))
+            batches = {name: self._batches(name, first) for name in read}
+
+            def steps():
+                for index in range(count):
+                    raws = {name: next(batches[name]) for name in read}
+                    yield raws, tables, jax.tree.map(lambda x, index=index: x[:, index], places)
+
+            return _each_step(programs, state, steps())
 
         return run_steps
 
-    def map_split(self, split: str, function: Callable) -> Callable[..., list[np.ndarray]]:
+    def _batches(self, stream: str, step: int) -> Iterator[PyTree]:
+        """Batches from this step on: those that are under way, if they have come as far."""
+        iterator = self._open.get(stream)
+        if iterator is None or iterator.next_step != step:
+            order, split = self._orders[stream], self._splits[self._streams[stream].split]
+            crops = (self._seed, *crop_purpose(stream))
+            iterator = _Counted(_put_ahead(split.batches(_Share(order), start=step, crops=crops)), step)
+            self._open[stream] = iterator
+        return iterator
+
+    def map_split(self, split: str, function: Callable) -> Callable[..., PyTree]:
         """As `Input` says."""
-        program = parallel.pmap(lambda raw, *args: parallel.gather(function(*args, self._prepare(raw, None))))
-        stream = self._splits[split]
-        order = _pass_order(len(stream), stream.read(np.zeros(1, np.int32)).image)
-        chunks = _put_ahead(stream.batches(_Share(order)))
+        program = parallel.pmap(lambda raw, *args: parallel.gather(function(*args, self._for_evaluation(raw))))
+        source = self._splits[split]
+        order = _pass_order(len(source), source.read(np.zeros(1, np.int32)).image)
+        chunks = _put_ahead(source.batches(_Share(order)))
 
         def run(*args):
             return _joined((program(next(chunks), *args) for _ in range(len(order))), order.num_examples)
@@ -175,10 +236,16 @@ def _device_labels(labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.int32 if np.issubdtype(labels.dtype, np.integer) else np.float32)
 
 
+def _step_by_step(rows: PyTree) -> Iterator[PyTree]:
+    """Leaves [D, steps, n] as [D, n], one step after the other."""
+    steps = len(jax.tree.leaves(rows)[0][0])
+    return (jax.tree.map(lambda x, i=i: x[:, i], rows) for i in range(steps))
+
+
 def _each_step(
     programs: Callable[[int], Program], state: MetaState, steps: Iterator[tuple]
 ) -> tuple[MetaState, Metrics]:
-    """Calls a program a step, a few steps ahead of the devices; metrics stacked as a scan would."""
+    """Calls one program per step, a few steps ahead of the devices; metrics stacked as a scan would."""
     collected, first = [], int(parallel.unreplicate(state.step))
     for number, arguments in enumerate(steps, first):
         state, metrics = programs(number)(state, *arguments)
@@ -195,10 +262,21 @@ def _pass_order(num_examples: int, image: np.ndarray) -> PassOrder:
     return PassOrder(num_examples, devices * size)
 
 
-def _joined(chunks: Iterator[tuple], num_examples: int) -> list[np.ndarray]:
-    """Outputs of each chunk, alike on all devices, as one [num_examples, ...] each; the padding is cut off."""
-    outputs = zip(*(parallel.unreplicate(chunk) for chunk in chunks), strict=True)
-    return [np.concatenate(parts)[:num_examples] for parts in outputs]
+def _joined(chunks: Iterator[PyTree], num_examples: int) -> PyTree:
+    """Outputs of each chunk, alike on all devices, with leaves [num_examples, ...]; the padding is cut off."""
+    outputs = [parallel.unreplicate(chunk) for chunk in chunks]
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:num_examples], *outputs)
+
+
+class _Counted:
+    """Batches, and the number of the step that the next one is for."""
+
+    def __init__(self, batches: Iterator[PyTree], first_step: int):
+        self._batches, self.next_step = batches, first_step
+
+    def __next__(self) -> PyTree:
+        self.next_step += 1
+        return next(self._batches)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,31 +1,30 @@
 """The training loop: check, build, restore, then epochs of chunks of steps, measure, save; then the result."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmwnet_jax.data.meta_set import rightness
-from cmwnet_jax.data.record import save_record
+from cmwnet_jax.core.types import MetaState
+from cmwnet_jax.data.bias_record import save_record
+from cmwnet_jax.data.load import Data, load_data
+from cmwnet_jax.runs.run_folder import RunFolder
 from cmwnet_jax.train import health, parallel
 from cmwnet_jax.train.build import Recipe, build_recipe
-from cmwnet_jax.train.build_data import Data, build_data
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.checkpoint import Checkpoints, Restored
 from cmwnet_jax.train.clock import Clock
-from cmwnet_jax.train.corrections import correction_arrays
+from cmwnet_jax.train.config import run_folder
 from cmwnet_jax.train.epoch import Epoch
-from cmwnet_jax.train.evaluate import Measured, evaluation_arrays, split_metrics
+from cmwnet_jax.train.evaluate import evaluation_arrays, split_metrics
 from cmwnet_jax.train.metrics import weight_metrics
 from cmwnet_jax.train.preemption import StopRequests
-from cmwnet_jax.train.result import confidence_rows, summarize, weight_arrays
-from cmwnet_jax.train.run_folder import RunFolder
+from cmwnet_jax.train.result import summarize, weight_arrays, weighting_arrays
 from cmwnet_jax.train.saving import Saver
 from cmwnet_jax.train.show import ProgressBar
 from cmwnet_jax.train.trainer import Trainer
 from cmwnet_jax.train.watch import Board, is_due
-from cmwnet_jax.transfer.portable import encoded
-from cmwnet_jax.types import MetaState
 
 
 def train(config: ConfigDict, workdir: str) -> dict:
@@ -53,9 +52,9 @@ def train(config: ConfigDict, workdir: str) -> dict:
     clock = Clock()
     parallel.use_compilation_cache()
     with parallel.scratch_unless_first(workdir) as own_workdir:
-        folder = RunFolder(own_workdir)
+        folder = run_folder(own_workdir)
         folder.check(config)
-        data = build_data(config)
+        data = load_data(config)
         recipe = build_recipe(_from_own_copy(config, folder), data)
         with (
             folder.writing(config),
@@ -92,29 +91,29 @@ def _train(launch: _Launch) -> dict:
     """The part of `train` that writes."""
     config, recipe, clock = launch.config, launch.recipe, launch.clock
     steps_done, state, saved = _restore(launch)
-    first_epoch, first = divmod(steps_done, recipe.order.steps)
+    first_epoch, first = divmod(steps_done, recipe.epoch_steps)
     _start_folder(launch, first_epoch)
     state = parallel.replicate(state)
-    trainer = Trainer(config, launch.data, recipe, steps_done)
+    trainer = Trainer(config, launch.data, recipe)
     with (
         Board(launch.folder.path / "tensorboard", first_epoch) as board,
-        _progress_bar(config, first_epoch + first / recipe.order.steps) as bar,
+        _progress_bar(config, first_epoch + first / recipe.epoch_steps) as bar,
         StopRequests(bar.say) as stop,
     ):
-        saver = Saver(config, launch.workdir, launch.data, recipe, launch.folder, launch.checkpoints, stop)
+        saver = Saver(config, launch.workdir, recipe, launch.folder, launch.checkpoints, stop)
         for number in range(first_epoch, config.num_epochs):
             clock.start_epoch()
             with clock.compute():
-                epoch = trainer.start_epoch(number, state, saved if number == first_epoch else {})
+                state, epoch = trainer.start_epoch(number, state, saved if number == first_epoch else {})
             while not epoch.is_over:
                 state, epoch = _run_chunk(launch, trainer, bar, state, epoch)
                 if not epoch.is_over:
                     saver.after_chunk(epoch, state)
             with clock.compute():
-                test, teacher = trainer.test(state), trainer.test_teacher(state)
-            health.check_test_losses(test.losses, epoch.run_steps_done)
-            _report(launch, board, bar, epoch, test, teacher)
-            _picture(launch, board, epoch, test, state)
+                tested = trainer.test(state)
+            health.check_test_losses(tested[""].losses, epoch.run_steps_done)
+            _report(launch, board, bar, epoch, tested)
+            _picture(launch, board, epoch, tested[""], state)
             saver.after_epoch(epoch, state)
     launch.checkpoints.wait()
     return _finish(launch) if parallel.is_first() else {}
@@ -130,8 +129,9 @@ def _restore(launch: _Launch) -> Restored:
 def _start_folder(launch: _Launch, first_epoch: int) -> None:
     # The other processes' folders are new each time.
     launch.folder.start(launch.config, first_epoch if parallel.is_first() else 0)
-    if launch.recipe.learned_elsewhere is not None:
-        launch.folder.write_initial_weight_net(encoded(launch.recipe.learned_elsewhere))
+    role = launch.recipe.method.weight_net
+    if role is not None and role.content is not None:
+        launch.folder.write_initial_weight_net(role.content)
     save_record(launch.folder.path, launch.data.record, launch.data.true_labels)
 
 
@@ -153,32 +153,35 @@ def _run_chunk(
         scalars,
         epoch.losses[chunk],
         epoch.weights[chunk],
-        ids=launch.data.biased.ids[epoch.rows[chunk]],
+        ids=launch.data.biased.ids[epoch.main_rows[chunk]],
         is_meta=epoch.is_meta[chunk],
         first_step=epoch.number * epoch.num_steps + first,
-        may_weigh_nothing=launch.recipe.kind.may_weigh_nothing,
+        may_weigh_nothing=launch.recipe.method.may_weigh_nothing,
     )
     bar.advance(epoch.run_steps_done / epoch.num_steps, float(np.mean(scalars["loss"])))
     return state, epoch
 
 
 def _report(
-    launch: _Launch, board: Board, bar: ProgressBar, epoch: Epoch, test: Measured, teacher: Measured | None
+    launch: _Launch, board: Board, bar: ProgressBar, epoch: Epoch, tested: dict[str, NamedTuple]
 ) -> None:
     """Writes and shows an epoch's line of metrics."""
-    data = launch.data
+    data, method, test = launch.data, launch.recipe.method, tested[""]
     metrics = {
         "epoch": epoch.number,
         "learning_rate": float(launch.recipe.learning_rate(epoch.run_steps_done - 1)),
         **health.scalar_means(epoch.scalars, epoch.is_meta),
         **epoch.loss_range(),
-        **(_weight_metrics(launch, epoch) if launch.recipe.weighs(epoch.number) else {}),
-        **(_meta_set_metrics(launch, epoch) if epoch.meta_set is not None else {}),
-        **split_metrics(test, data.test_labels, data.biased.class_counts, data.meta_classes),
+        **(_weight_metrics(launch, epoch) if method.phase(epoch.number).weighs else {}),
+        **method.describe_plan(epoch.selections),
+        **split_metrics(test, data.test_labels, data.biased.class_counts, method.meta_classes),
+        **method.test_numbers(test),
         **launch.clock.epoch_seconds(),
     }
-    if teacher is not None:
-        metrics["teacher_test_accuracy_percent"] = float(100 * np.mean(teacher.predictions == data.test_labels))
+    for name, measured in tested.items():
+        if name:
+            is_right = measured.predictions == data.test_labels
+            metrics[f"{name}_test_accuracy_percent"] = float(100 * np.mean(is_right))
     launch.folder.append_metrics(metrics)
     board.add_metrics(metrics)
     bar.update(metrics)
@@ -186,36 +189,30 @@ def _report(
 
 def _weight_metrics(launch: _Launch, epoch: Epoch) -> dict:
     """The health of the epoch's weights; of a frozen weight net's, how many are extrapolated."""
-    data, rows = launch.data, epoch.rows.ravel()
+    data, method, rows = launch.data, launch.recipe.method, epoch.main_rows.ravel()
     is_wrong = data.biased.is_wrong[rows] if data.biased.truth_known else None
-    meta_class = data.meta_classes.of_class[data.biased.given[rows]]
-    metrics = weight_metrics(epoch.weights.ravel(), is_wrong, meta_class, data.meta_classes.num_meta_classes)
-    known = launch.recipe.frozen_range
-    if known is not None:
-        share = health.share_outside(epoch.losses, known)
+    classes = method.meta_classes
+    meta_class = classes.of_class[data.biased.given[rows]]
+    metrics = weight_metrics(epoch.weights.ravel(), is_wrong, meta_class, classes.num_meta_classes)
+    role = method.weight_net
+    if role is not None and not role.learns:
+        share = health.share_outside(epoch.losses, role.known_range)
         metrics["loss_share_outside_range"] = share
         if share and parallel.is_first():
-            health.warn_of_extrapolation(epoch.number, share, known)
+            health.warn_of_extrapolation(epoch.number, share, role.known_range)
     return metrics
 
 
-def _meta_set_metrics(launch: _Launch, epoch: Epoch) -> dict:
-    """The meta set's size, and how much of it is truly rightly labelled."""
-    held_out = launch.config.meta_set.kind == "held_out"
-    known = launch.data.biased.truth_known
-    percent = 100.0 if held_out and known else rightness(launch.data.biased, epoch.meta_set).percent
-    return {"meta_set_size": len(epoch.meta_set.rows), "meta_set_right_percent": percent}
-
-
-def _picture(launch: _Launch, board: Board, epoch: Epoch, test: Measured, state: MetaState) -> None:
+def _picture(launch: _Launch, board: Board, epoch: Epoch, test: NamedTuple, state: MetaState) -> None:
     """Draws what has been learned, now and then; at the end leaves its arrays, before the last checkpoint."""
     is_last = epoch.number + 1 == launch.config.num_epochs
     if not is_last and not is_due(epoch.number, launch.config.watch.pictures_every_epochs):
         return
-    data, folder = launch.data, launch.folder
-    arrays = weight_arrays(data, epoch.rows.ravel(), epoch.losses.ravel(), epoch.weights.ravel())
+    data, folder, method = launch.data, launch.folder, launch.recipe.method
+    reported = (epoch.main_rows, epoch.losses, epoch.weights)
+    arrays = weight_arrays(data, method.meta_classes, *(values.ravel() for values in reported))
     weight_params = parallel.unreplicate(state.weight_params)
-    arrays |= launch.recipe.weighting_arrays(weight_params, folder.metrics())
+    arrays |= weighting_arrays(method, weight_params, folder.metrics())
     tested = evaluation_arrays(test, data.test_labels, data.source.num_classes)
     board.add_pictures(epoch.number, arrays, tested["confusion"], data.source.class_names)
     if is_last:
@@ -223,14 +220,11 @@ def _picture(launch: _Launch, board: Board, epoch: Epoch, test: Measured, state:
         health.check_state(whole, epoch.run_steps_done)
         folder.write_weights(**arrays)
         folder.write_evaluation(**tested)
-        if launch.recipe.kind.from_candidates:
-            folder.write_confidences(confidence_rows(data, whole.memory.values))
-        if launch.recipe.kind.has_teacher:
-            corrections = correction_arrays(data, whole.memory.values, launch.config.seed)
-            folder.write_corrections(**corrections)
+        for name, contents in method.leave(whole).items():
+            folder.write_left(name, contents)
 
 
 def _finish(launch: _Launch) -> dict:
-    result = summarize(launch.config, launch.data, launch.folder, launch.clock)
+    result = summarize(launch.config, launch.data, launch.recipe.method, launch.folder, launch.clock)
     launch.folder.write_result(result)
     return result

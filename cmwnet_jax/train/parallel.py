@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from cmwnet_jax.core.table import Table, blocks, joined
+from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError, first_line
-from cmwnet_jax.memory import Table, blocks, joined
-from cmwnet_jax.types import PyTree
 
 AXIS = "devices"
 """Name of the pmap axis."""
@@ -205,9 +205,9 @@ def share(rows: np.ndarray) -> np.ndarray:
     return parts[..., jax.process_index(), :, :]
 
 
-def share_steps(rows: np.ndarray) -> np.ndarray:
-    """[steps, n] becomes [D, steps, n / (D * processes)], what an epoch's program scans over."""
-    return share(rows).transpose(1, 0, 2)
+def share_steps(rows: PyTree) -> PyTree:
+    """Leaves [steps, n] become [D, steps, n / (D * processes)], what an epoch's program scans over."""
+    return jax.tree.map(lambda leaf: share(leaf).transpose(1, 0, 2), rows)
 
 
 def split(batch: PyTree) -> PyTree:

@@ -7,15 +7,15 @@ import jax
 from ml_collections import ConfigDict
 
 from cmwnet_jax.data.batches import Raw
+from cmwnet_jax.data.load import load_data
 from cmwnet_jax.data.probabilities import save_probabilities
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import file_to_write
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
-from cmwnet_jax.train.build_data import build_data, build_input
 from cmwnet_jax.train.checkpoint import Checkpoints
-from cmwnet_jax.train.config import default_config
-from cmwnet_jax.train.run_folder import RunFolder
+from cmwnet_jax.train.config import run_folder
+from cmwnet_jax.train.inputs import open_input
 
 
 def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> Path:
@@ -31,9 +31,9 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
     Raises:
         UsageError: the run is not finished, was trained on biased labels, or streams its data.
     """
-    folder, path = RunFolder(workdir), file_to_write("output", output, ".npy")
+    folder, path = run_folder(workdir), file_to_write("output", output, ".npy")
     config = folder.finished_config()
-    data = build_data(config)
+    data = load_data(config)
     is_biased = data.biased.is_wrong.any() or len(data.biased.ids) != len(data.true_labels)
     if is_biased and not of_given_labels:
         raise UsageError(
@@ -50,28 +50,32 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
     recipe = build_recipe(folder.from_own_copy(config), data)
     with Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints:
         steps_done, state, _ = checkpoints.restore(recipe.state)
-    if steps_done != config.num_epochs * recipe.order.steps:
+    if steps_done != config.num_epochs * recipe.epoch_steps:
         raise UsageError(f"workdir is {workdir!r}, whose last checkpoint is missing: train it again")
     if not path.parent.is_dir():
         raise UsageError(f"output is {output!r}, in a folder that does not exist: make it")
 
-    def probabilities(params, model_state, batch):
-        logits = recipe.model.apply({"params": params, **model_state}, batch["image"], train=False)
+    def probabilities(variables, batch):
+        logits = recipe.model.apply(variables, batch["image"], train=False)
         return (jax.nn.softmax(logits),)
 
     # In the place of the test split: pixels are normalised by the moments of the run's own training split.
     splits = data.splits | {"test": _whole_training_split(config)}
-    inputs = build_input(config, dataclasses.replace(data, splits=splits), 0, recipe.one_step_a_call)
-    state = parallel.replicate(state)
-    (posterior,) = inputs.map_split("test", probabilities)(state.params, state.model_state)
+    inputs = open_input(
+        dataclasses.replace(data, splits=splits),
+        recipe.method.streams,
+        recipe.orders,
+        config.seed,
+        recipe.one_step_a_call,
+    )
+    (classifier, *_) = recipe.method.classifiers(parallel.replicate(state)).values()
+    (posterior,) = inputs.map_split("test", probabilities)(classifier)
     save_probabilities(path, posterior, data.true_labels, data.source.class_names)
     return path
 
 
 def _whole_training_split(config: ConfigDict) -> Raw:
     """Every training image of the run's data set, also those that its bias left out."""
-    plain = default_config()
-    plain.method, plain.seed, plain.batch_size = "erm", config.seed, config.batch_size
-    plain.data.update(config.data)
-    plain.data.bias, plain.data.record = "none", ""
-    return build_data(plain).splits["train"]
+    plain = config.copy_and_resolve_references()
+    plain.data.bias, plain.data.record, plain.meta_set.kind = "none", "", "balanced"  # nothing is set apart
+    return load_data(plain).splits["train"]

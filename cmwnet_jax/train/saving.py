@@ -5,16 +5,16 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from cmwnet_jax.core.types import MetaState
+from cmwnet_jax.runs.run_folder import RunFolder
 from cmwnet_jax.train import health, parallel
 from cmwnet_jax.train.build import Recipe
-from cmwnet_jax.train.build_data import Data
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.epoch import Epoch
 from cmwnet_jax.train.preemption import StopRequests
-from cmwnet_jax.train.result import saved_weight_net
-from cmwnet_jax.train.run_folder import RunFolder
+from cmwnet_jax.train.result import learned_ranges
 from cmwnet_jax.train.watch import is_due
-from cmwnet_jax.types import MetaState
+from cmwnet_jax.transfer import SavedWeightNet
 
 
 class Saver:
@@ -24,7 +24,6 @@ class Saver:
         self,
         config: ConfigDict,
         workdir: str | Path,
-        data: Data,
         recipe: Recipe,
         folder: RunFolder,
         checkpoints: Checkpoints,
@@ -35,14 +34,12 @@ class Saver:
         Args:
             config: the run's.
             workdir: the run's folder, for messages.
-            data: the run's.
             recipe: the run's.
             folder: where this process's metrics are.
             checkpoints: the run's.
             stop: who may have asked to stop.
         """
-        self._config, self._workdir, self._data = config, workdir, data
-        self._before = recipe.learned_elsewhere
+        self._config, self._workdir, self._method = config, workdir, recipe.method
         self._folder, self._checkpoints, self._stop = folder, checkpoints, stop
         self._every_seconds = 60 * config.checkpoint.every_minutes
         self._saved = time.monotonic()
@@ -95,8 +92,15 @@ class Saver:
         if not epoch.is_over:
             arrays, epochs_done = epoch.arrays(), epoch.number
             history.append({"epoch": epoch.number, **epoch.loss_range()})
-        learned = saved_weight_net(
-            self._config, self._data, state.weight_params, history, epochs_done, self._before
-        )
+        learned = self._weight_net(state, history, epochs_done)
         self._checkpoints.save(epoch.run_steps_done, state, learned, arrays)
         self._saved = time.monotonic()
+
+    def _weight_net(self, state: MetaState, history: list[dict], epochs_done: int) -> SavedWeightNet | None:
+        """The weight net to be used elsewhere; None before it has learned anything, and if it is frozen."""
+        role = self._method.weight_net
+        ranges = learned_ranges(self._method, history)
+        if role is None or not role.learns or not ranges:
+            return None
+        lows, highs = zip(*ranges, strict=True)
+        return role.save(state.weight_params, (min(lows), max(highs)), epochs_done)

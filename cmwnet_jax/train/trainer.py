@@ -1,64 +1,68 @@
-"""What a run computes: an epoch's meta set, its chunks of steps, and what the classifier makes of a split."""
+"""What a run computes: an epoch's plan, its chunks of steps, and what its classifiers make of a split."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmwnet_jax.data import batches
-from cmwnet_jax.data.meta_set import MetaSet
+from cmwnet_jax.core.types import MetaState
+from cmwnet_jax.data.batches import BatchOrder, Selection
+from cmwnet_jax.data.load import Data
+from cmwnet_jax.methods.base import EpochStart, Variables
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import Recipe
-from cmwnet_jax.train.build_data import Data, build_input, build_meta_set, needs_losses
-from cmwnet_jax.train.epoch import Epoch, saved_meta_set, saved_reports
-from cmwnet_jax.train.evaluate import Measured, make_measure
-from cmwnet_jax.types import MetaState
+from cmwnet_jax.train.epoch import Epoch, saved_reports, saved_selection
+from cmwnet_jax.train.inputs import open_input
 
 
 class Trainer:
     """Steps and measures on all devices; states are replicated, and given away to the steps."""
 
-    def __init__(self, config: ConfigDict, data: Data, recipe: Recipe, first_step: int):
+    def __init__(self, config: ConfigDict, data: Data, recipe: Recipe):
         """Opens the input; nothing is compiled before it is first needed.
 
         Args:
             config: the run's.
             data: the run's.
             recipe: the run's.
-            first_step: number of the first step in the run.
         """
-        self._config, self._data, self._recipe = config, data, recipe
-        self._inputs = build_input(config, data, first_step, recipe.one_step_a_call)
-        self._run_warmup, self._run_main = (
-            self._inputs.make_run_steps(step) for step in (recipe.warmup, recipe.main)
+        self._config, self._recipe, self._method = config, recipe, recipe.method
+        self._inputs = open_input(
+            data, recipe.method.streams, recipe.orders, config.seed, recipe.one_step_a_call
         )
-        self._measure_train, self._measure_test = (
-            self._inputs.map_split(split, make_measure(recipe.model)) for split in ("train", "test")
-        )
-        one = MetaSet(np.zeros(1, np.int32), np.zeros(1, np.int32))
-        self._no_meta = self._inputs.load_meta("train", one, 0)  # for steps that do not look at it
+        self._run_steps = {
+            phase.first_epoch: self._inputs.make_run_steps(phase) for phase in recipe.method.phases
+        }
 
-    def start_epoch(self, number: int, state: MetaState, saved: Mapping[str, np.ndarray]) -> Epoch:
-        """An epoch from its start, or from where a checkpoint has it.
+    def start_epoch(
+        self, number: int, state: MetaState, saved: Mapping[str, np.ndarray]
+    ) -> tuple[MetaState, Epoch]:
+        """(state, epoch) at the epoch's start, or where a checkpoint has it.
 
         Args:
             number: of the epoch, from 0.
             state: before its next step.
             saved: `Epoch.arrays` of the checkpoint; empty for an epoch's start.
         """
-        rows = self._recipe.order.epoch(number)
-        chosen, meta, meta_rows = None, self._no_meta, np.zeros_like(rows)
-        if self._recipe.learns_weights(number):
-            split, chosen = self._meta_set(number, state, saved)
-            meta = self._inputs.load_meta(split, chosen, number)
-            meta_rows = self._meta_rows(number, chosen, len(rows))
-        return Epoch(
+        phase, method = self._method.phase(number), self._method
+        planned = [name for name in phase.streams if method.streams[name].planned]
+        if saved:  # the plan was made at the epoch's start, and its changes of the state are in the state
+            selections = {name: saved_selection(name, saved) for name in planned}
+        else:
+            plan = method.plan_epoch(EpochStart(number, state, self.measure))
+            selections, state = dict(plan.selections), state.replace(**plan.state)
+        selections = {name: chosen for name, chosen in selections.items() if chosen is not None}
+        steps = self._recipe.epoch_steps
+        numbers = np.arange(number * steps, (number + 1) * steps)
+        return state, Epoch(
             number=number,
-            rows=rows,
-            is_meta=self._recipe.meta_steps(number),
-            meta_set=chosen,
-            meta=meta,
-            meta_rows=meta_rows,
+            main_stream=method.main_stream,
+            rows={name: self._order(name, selections).epoch(number) for name in phase.streams},
+            is_meta=phase.learns(numbers),
+            selections=selections,
+            loaded={name: self._inputs.load(name, selections[name], number) for name in planned},
             reported=saved_reports(saved),
         )
 
@@ -69,43 +73,39 @@ class Trainer:
             state: before them.
             epoch: before them.
         """
-        run = self._run_warmup if epoch.number < self._config.warmup_epochs else self._run_main
         chunk = epoch.chunk(self._config.chunk_steps)
-        state, reported = run(state, epoch.rows[chunk], epoch.meta, epoch.meta_rows[chunk])
+        rows = {name: rows[chunk] for name, rows in epoch.rows.items()}
+        run_steps = self._run_steps[self._method.phase(epoch.number).first_epoch]
+        state, reported = run_steps(state, rows, epoch.loaded)
         reported = parallel.unreplicate(reported)
         return state, epoch.extended({name: np.asarray(values) for name, values in reported.items()})
 
-    def test(self, state: MetaState) -> Measured:
-        """What the classifier makes of the test split.
+    def test(self, state: MetaState) -> dict[str, NamedTuple]:
+        """What each of the method's classifiers makes of the test split, by its name.
 
         Args:
-            state: the classifier's.
+            state: replicated.
         """
-        return Measured(*self._measure_test(state.params, state.model_state))
+        return {name: self.measure("test", held) for name, held in self._method.classifiers(state).items()}
 
-    def test_teacher(self, state: MetaState) -> Measured | None:
-        """What the teacher of soft labels makes of the test split; None where there is none.
+    def measure(self, split: str, variables: Variables) -> NamedTuple:
+        """The method's `Measure` of every example of a split, in order, on the host.
 
         Args:
-            state: the teacher's.
+            split: `train`, `test` or `held_out`.
+            variables: replicated.
         """
-        if not self._recipe.kind.has_teacher:
-            return None
-        return Measured(*self._measure_test(state.teacher.params, state.teacher.model_state))
+        return self._map(split)(variables)
 
-    def _meta_set(self, number: int, state: MetaState, saved: Mapping[str, np.ndarray]) -> tuple[str, MetaSet]:
-        """(split, meta set), the checkpoint's own where it has one: the choice was the epoch's start's."""
-        chosen = saved_meta_set(saved)
-        if chosen is not None:
-            return "held_out" if self._config.meta_set.kind == "held_out" else "train", chosen
-        measured = None
-        if needs_losses(self._config):
-            judge = state.teacher if self._recipe.kind.has_teacher else state  # Q20
-            measured = Measured(*self._measure_train(judge.params, judge.model_state))
-        return build_meta_set(self._config, self._data, number, measured)
+    @functools.cache  # noqa: B019  (as long as the trainer, which holds the input)
+    def _map(self, split: str) -> Callable:
+        return self._inputs.map_split(split, self._method.measure)
 
-    def _meta_rows(self, number: int, chosen: MetaSet, steps: int) -> np.ndarray:
-        """Meta batches of a size that the devices can share evenly."""
-        size = min(self._config.meta_set.batch_size, len(chosen.rows))
-        size = parallel.round_down("meta_set.batch_size", size, self._config.micro_batches)
-        return batches.meta_rows(self._config.seed, number, len(chosen.rows), steps, size)
+    def _order(self, name: str, selections: Mapping[str, Selection]) -> BatchOrder:
+        """Of a planned stream batches are of a size that the devices can share evenly."""
+        if name not in selections:
+            return self._recipe.orders[name]
+        stream, examples = self._method.streams[name], len(selections[name].rows)
+        size = min(stream.batch_size, examples)
+        size = parallel.round_down(stream.field, size, self._config.micro_batches)
+        return BatchOrder(self._config.seed, examples, size, self._recipe.epoch_steps, name)

@@ -10,9 +10,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from numpy.typing import ArrayLike
 
-from cmwnet_jax import array_facts
+from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError, about, first_line
 from cmwnet_jax.files import folder_to_write, local_path, refused
+from cmwnet_jax.transfer import array_facts
 from cmwnet_jax.transfer.orbax_folder import (
     broken_seal,
     check_has_arrays,
@@ -21,7 +22,6 @@ from cmwnet_jax.transfer.orbax_folder import (
     seal,
 )
 from cmwnet_jax.transfer.saved import SavedWeightNet, check_format
-from cmwnet_jax.types import PyTree
 
 ITEM = "weight_net"
 """Name of the weight net's folder in each of a run's checkpoints."""

@@ -14,11 +14,12 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from cmwnet_jax import array_facts, array_files
+from cmwnet_jax import array_files
+from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError, about
 from cmwnet_jax.files import file_to_write, local_path, refused, replace_file
+from cmwnet_jax.transfer import array_facts
 from cmwnet_jax.transfer.saved import SavedWeightNet, check_format
-from cmwnet_jax.types import PyTree
 
 SUFFIX = ".safetensors"
 _KEY, _CHECKSUM = "cmwnet_jax", "crc32"
@@ -32,7 +33,7 @@ _PUBLISHED_ABOUT = {
     "source": "the authors' published weight net (vnet_119.pth)",
     "dataset": "cifar10",
     "bias": "PMD type I 35% and asymmetric 30%",
-    "method": "cmwnet_sl",
+    "method": "CMW-Net-SL",
     "model": "resnet34_cifar_unpadded",
     "normalize": "mean",
     "epochs_done": 120,

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmwnet_jax import array_facts
+from cmwnet_jax.core.types import PyTree
+from cmwnet_jax.core.weight_net import WeightNet, weighting_functions
 from cmwnet_jax.errors import UsageError, first_line
-from cmwnet_jax.types import PyTree
-from cmwnet_jax.weight_net import WeightNet, weighting_functions
+from cmwnet_jax.transfer import array_facts
 
 _FORMAT = 1
 

@@ -25,7 +25,7 @@ from cmwnet_jax.data.bias.partial import (
     partial_labels,
 )
 from cmwnet_jax.data.bias.pmd import pmd_noise, pmd_noise_plc
-from cmwnet_jax.data.streams import Purpose, stream
+from cmwnet_jax.data.random import Purpose, generator
 from cmwnet_jax.errors import UsageError, unknown_name
 
 
@@ -158,7 +158,7 @@ def apply(
             raise UsageError(f"bias is {name!r}, where {part!r} follows partial labels: put these last")
         if kind.needs and getattr(inputs, kind.needs) is None:
             raise UsageError(f"bias is {part!r}, which needs {kind.needs}: pass {_HELP_OF_NEED[kind.needs]}")
-        labels = kind.apply(labels, amount, stream(seed, Purpose.BIAS, position), inputs)
+        labels = kind.apply(labels, amount, generator(seed, Purpose.BIAS, position), inputs)
     return labels
 
 

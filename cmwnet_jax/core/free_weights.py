@@ -1,0 +1,111 @@
+"""Weights without a weight net: L2RW and MCW, as parts of `make_meta_step` (Sec. 4.1's baselines).
+
+Both give each example of a batch a free number, zero before every step, that one meta-gradient moves.
+The weight parameters are these numbers, [n] float over the batch of *all* devices, alike on each.
+
+    L2RW: weight_fn = free_weight_fn(axis_name)
+          weight_optimizer = reweighting_optimizer()
+    MCW:  weight_fn = class_and_free_weight_fn(class_balanced_weights(class_counts), axis_name)
+          weight_optimizer = optax.sgd(weight_lr)
+
+    step = afresh(make_meta_step(weight_fn=..., weight_optimizer=..., ...))
+
+A step's numbers mean nothing to another batch: every batch takes a meta step.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from numpy.typing import ArrayLike
+
+from cmwnet_jax.core.class_balance import for_labels
+from cmwnet_jax.core.types import PyTree, StepFn, WeightFn
+from cmwnet_jax.errors import UsageError
+
+
+def free_weight_fn(axis_name: str | None = None) -> WeightFn:
+    """Weights that are the parameters themselves: L2RW's epsilon (Ren et al. 2018).
+
+    It does not clip at 0, where each step starts and where a clip would have no gradient;
+    `reweighting_optimizer` does.
+
+    Args:
+        axis_name: the pmap axis, where there is one; each device takes its own part.
+
+    Returns:
+        (weight_params [n over all devices], losses [n], meta_class [n]) -> weights [n].
+
+    Raises:
+        UsageError: on the first call, there is not one parameter an example.
+    """
+
+    def weight_fn(weight_params, losses, meta_class):
+        del meta_class
+        n, devices = len(losses), 1 if axis_name is None else jax.lax.psum(1, axis_name)
+        if jnp.shape(weight_params) != (devices * n,):
+            raise UsageError(
+                f"weight_params have shape {jnp.shape(weight_params)}, expected one free weight an example, "
+                f"({devices * n},) for {devices} device(s) with {n} each: start from jnp.zeros({devices * n})"
+            )
+        if axis_name is None:
+            return weight_params
+        return jax.lax.dynamic_slice_in_dim(weight_params, jax.lax.axis_index(axis_name) * n, n)
+
+    return weight_fn
+
+
+def class_and_free_weight_fn(class_weights: ArrayLike, axis_name: str | None = None) -> WeightFn:
+    """Class weights plus a free number an example, `max(w_y + eps, 0)`: MCW (Jamal et al. 2020).
+
+    Args:
+        class_weights: [C] float, of `class_balanced_weights`.
+        axis_name: as in `free_weight_fn`.
+
+    Returns:
+        (weight_params [n over all devices], losses [n], meta_class [n]) -> weights [n]. Here the
+        meta-class is the class itself, K = C: build the objective with
+        `MetaClasses(centers=class_counts, of_class=np.arange(C, dtype=np.int32))`, as
+        `MetaClasses.fit` sorts by size. Outside of [0, C) the weight is NaN.
+
+    Raises:
+        UsageError: as in `free_weight_fn`.
+    """
+    free = free_weight_fn(axis_name)
+
+    def weight_fn(weight_params, losses, meta_class):
+        eps = free(weight_params, losses, meta_class)
+        return jnp.maximum(for_labels(jnp.asarray(class_weights, eps.dtype), meta_class) + eps, 0)
+
+    return weight_fn
+
+
+def reweighting_optimizer() -> optax.GradientTransformation:
+    """New parameters max(-gradient, 0), whatever the old were: L2RW's weights (Ren et al. 2018).
+
+    The step's `normalize="sum"` then divides them by their sum. Of old parameters other than 0
+    a rounding error remains.
+
+    Returns:
+        An optax optimiser, without a learning rate and without a state.
+    """
+
+    def update(gradients: PyTree, params: PyTree) -> PyTree:
+        return jax.tree.map(lambda g, p: jnp.maximum(-g, 0) - p, gradients, params)
+
+    return optax.stateless(update)
+
+
+def afresh(step: StepFn) -> StepFn:
+    """A meta step that starts with all weight parameters at 0.
+
+    Args:
+        step: (state, batch, ...) -> (new state, metrics), of `make_meta_step`.
+
+    Returns:
+        The same; the new state holds the weight parameters that this batch was trained with.
+    """
+
+    def from_zero(state, *batches):
+        return step(state.replace(weight_params=jax.tree.map(jnp.zeros_like, state.weight_params)), *batches)
+
+    return from_zero

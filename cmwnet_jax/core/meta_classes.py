@@ -1,0 +1,78 @@
+"""Meta-classes: K-means over class sizes, in ascending order (Sec. 3.3, 3.4.1)."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.cluster import KMeans
+
+from cmwnet_jax.core.class_balance import checked_counts
+from cmwnet_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MetaClasses:
+    """Which of K scales of class size each class belongs to.
+
+    Attributes:
+        centers: [K] float64, the scales mu_1 <= ... <= mu_K, in examples a class.
+        of_class: [C] int32, the index in [0, K) of each class's nearest scale.
+    """
+
+    centers: np.ndarray
+    of_class: np.ndarray
+
+    @property
+    def num_meta_classes(self) -> int:
+        """K."""
+        return len(self.centers)
+
+    @classmethod
+    def fit(cls, class_counts: ArrayLike, num_meta_classes: int = 3, seed: int = 0) -> "MetaClasses":
+        """K-means on the class sizes, centres sorted and labels renumbered to match (Q4).
+
+        Where only D < K sizes are distinct (a balanced set has D = 1) there is nothing to tell K
+        groups apart: a warning says so, the classes share meta-classes 0 to D - 1, and the other
+        centres repeat the largest, with no class of their own (Q8). A class without examples has no size
+        to group by: it takes no part in K-means, and is of meta-class 0, the smallest classes'.
+
+        Args:
+            class_counts: [C] non-negative integers, examples of each class by *given* label.
+            num_meta_classes: K, from 1 to C.
+            seed: of K-means' ten starts.
+
+        Raises:
+            UsageError: K or the counts are out of range, all of them 0, or labels instead of counts.
+
+        Example:
+            >>> MetaClasses.fit([5000, 4800, 40, 900, 50], num_meta_classes=3).of_class
+            array([2, 2, 0, 1, 0], dtype=int32)
+        """
+        counts = checked_counts(class_counts)
+        num_classes = len(counts)
+        if not isinstance(num_meta_classes, int | np.integer) or not 1 <= num_meta_classes <= num_classes:
+            raise UsageError(
+                f"num_meta_classes is {num_meta_classes!r}, expected a whole number from 1 to the "
+                f"number of classes, {num_classes}: set it in that range (the paper uses 3)"
+            )
+        present = counts > 0
+        if not present.any():
+            raise UsageError("class_counts are all 0, expected examples in at least one class")
+        distinct = len(np.unique(counts[present]))
+        if distinct < num_meta_classes:
+            warnings.warn(
+                f"the class sizes take only {distinct} distinct value(s), fewer than "
+                f"num_meta_classes = {num_meta_classes}: classes share meta-classes 0 to {distinct - 1}, "
+                f"and the weight net's other heads see no example and stay as initialised",
+                stacklevel=2,
+            )
+        clusters = min(num_meta_classes, distinct)
+        fitted = KMeans(clusters, n_init=10, random_state=seed).fit(counts[present, None])
+        order = np.argsort(fitted.cluster_centers_[:, 0])
+        rank = np.empty(clusters, np.int32)
+        rank[order] = np.arange(clusters, dtype=np.int32)
+        centers = np.pad(fitted.cluster_centers_[order, 0], (0, num_meta_classes - clusters), "edge")
+        of_class = np.zeros(num_classes, np.int32)
+        of_class[present] = rank[fitted.labels_]
+        return cls(centers=centers, of_class=of_class)

@@ -1,0 +1,252 @@
+"""Objectives and meta losses of the usual kind, from a Linen-style `apply`."""
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from numpy.typing import ArrayLike
+
+from cmwnet_jax.core.losses import LossFn, cross_entropy, elr_regularizer, elr_targets
+from cmwnet_jax.core.meta_classes import MetaClasses
+from cmwnet_jax.core.types import MetaLossFn, Objective, ObjectiveFn, PyTree, entry
+from cmwnet_jax.errors import UsageError
+
+TRAIN_SWITCHES = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "is_train": True,
+    "deterministic": False,
+    "use_running_average": False,
+    "inference": False,
+}
+"""Names that models give the argument or field that tells training from evaluation, with what says training."""
+
+
+def classification_objective(
+    apply_fn: Callable,
+    meta_classes: MetaClasses,
+    loss: LossFn = cross_entropy,
+    train_kwargs: Mapping[str, Any] | None = None,
+) -> ObjectiveFn:
+    """CMW-Net's objective (Eq. 6): terms and losses are both the per-example losses, base is 0.
+
+    Args:
+        apply_fn: `model.apply` of a Linen module, or a function `(variables, inputs)` that gives logits
+            [n, C]. It is passed `mutable` and `rngs={"dropout": key}`, with Linen's meaning, where it takes
+            them; with `mutable` it gives (logits, new model_state).
+        meta_classes: the meta-class of each of the C classes.
+        loss: (logits [n, C], labels [n] or [n, C]) -> [n].
+        train_kwargs: what puts the model into train mode, e.g. `{"is_teaching": True}`; None passes
+            the `TRAIN_SWITCHES` that the signature of the model, or of `apply_fn`, has as arguments, but for
+            those that `functools.partial` has set. A warning where `**` hides them.
+
+    Returns:
+        An `objective` for `make_meta_step`, of batches with the entries `image` (the model's
+        input, [n, ...]) and `label` ([n] int in [0, C), or [n, C] float, whose most likely class counts
+        for the meta-class). It tells its K, so that a step refuses a weight net with another one.
+
+    Raises:
+        UsageError: a field of the model says evaluation; on the first call, an entry of the batch is missing,
+            or labels, logits and `meta_classes` are not of the same classes.
+    """
+    forward = train_mode(apply_fn, train_kwargs)
+
+    def objective(params, model_state, batch, rng):
+        label = entry(batch, "label")
+        logits, new_model_state = forward(params, model_state, entry(batch, "image"), rng)
+        losses = loss(logits, label)
+        meta_class = meta_class_of(meta_classes, label, logits.shape[-1])
+        return Objective(terms=losses, losses=losses, meta_class=meta_class), new_model_state
+
+    objective.num_meta_classes = meta_classes.num_meta_classes
+    return objective
+
+
+def elr_objective(apply_fn: Callable, *, strength: float, momentum: float) -> ObjectiveFn:
+    """Cross-entropy and early-learning regularisation (Liu et al. 2020; ELR of Table 6).
+
+    Args:
+        apply_fn: as in `classification_objective`.
+        strength: lambda, what the regulariser is multiplied by.
+        momentum: of the targets, in [0, 1).
+
+    Returns:
+        An `objective` of batches with `image`, `label` [n] int and `memory` [n, C] (see
+        `memory.remembering`), whose `aux` is the new targets [n, C]. It has one meta-class.
+    """
+    forward = train_mode(apply_fn)
+
+    def objective(params, model_state, batch, rng):
+        label, memory = entry(batch, "label"), entry(batch, "memory")
+        logits, model_state = forward(params, model_state, entry(batch, "image"), rng)
+        targets = elr_targets(memory.astype(logits.dtype), logits, momentum=momentum)
+        losses = cross_entropy(logits, label)
+        terms = losses + strength * elr_regularizer(logits, targets)
+        return Objective(terms, losses, jnp.zeros_like(label), aux=targets), model_state
+
+    objective.num_meta_classes = 1
+    return objective
+
+
+def with_meta_class(objective: ObjectiveFn, of_row: ArrayLike) -> ObjectiveFn:
+    """The objective with meta-classes that are looked up by example instead of by label.
+
+    Args:
+        objective: of batches with `row` [n] int32.
+        of_row: [N] int32, each training example's meta-class.
+    """
+    of_row = jnp.asarray(of_row)
+
+    def looked_up(params, model_state, batch, rng):
+        out, model_state = objective(params, model_state, batch, rng)
+        return out._replace(meta_class=of_row[entry(batch, "row")]), model_state
+
+    return looked_up
+
+
+def meta_class_of(meta_classes: MetaClasses, label: jax.Array, num_outputs: int | None = None) -> jax.Array:
+    """The meta-class [n] int32 of each label; -1, which gets the weight NaN, for a label that is no class.
+
+    Args:
+        meta_classes: of C classes.
+        label: [n] int, or [n, C] float, whose most likely class counts.
+        num_outputs: logits an example, where they are known: C, or one alone.
+
+    Raises:
+        UsageError: labels of another shape, or another number of logits.
+    """
+    of_class = jnp.asarray(meta_classes.of_class)
+    if num_outputs not in (None, 1, len(of_class)):
+        raise UsageError(
+            f"meta_classes are of {len(of_class)} classes and the model gives {num_outputs} logits, expected "
+            f"as many of both: take MetaClasses.fit(np.bincount(labels, minlength={num_outputs}))"
+        )
+    is_hard = jnp.issubdtype(label.dtype, jnp.integer)
+    if label.ndim != (1 if is_hard else 2) or label.shape[1:] not in ((), (len(of_class),)):
+        raise UsageError(
+            f"labels have shape {label.shape} and dtype {label.dtype}, expected [n] integers (class indices) "
+            f"or [n, {len(of_class)}] floats (distributions): squeeze or convert them"
+        )
+    hard = label if is_hard else jnp.argmax(label, axis=-1)
+    # An unchecked gather would silently read another class's.
+    return of_class.at[jnp.where(hard < 0, len(of_class), hard)].get(mode="fill", fill_value=-1)
+
+
+def classification_meta_loss(
+    apply_fn: Callable, loss: LossFn = cross_entropy, train_kwargs: Mapping[str, Any] | None = None
+) -> MetaLossFn:
+    """The mean loss on a meta batch (Eq. 5), in train mode, running statistics thrown away (Q18).
+
+    Args:
+        apply_fn: as in `classification_objective`.
+        loss: (logits [m, C], labels [m] or [m, C]) -> [m].
+        train_kwargs: as in `classification_objective`.
+    """
+    forward = train_mode(apply_fn, train_kwargs)
+
+    def meta_loss(params, model_state, meta_batch, rng):
+        image, label = (entry(meta_batch, name, "meta batch") for name in ("image", "label"))
+        logits, _ = forward(params, model_state, image, rng)
+        return jnp.mean(loss(logits, label))
+
+    return meta_loss
+
+
+def train_mode(apply_fn: Callable, train_kwargs: Mapping[str, Any] | None = None) -> Callable:
+    """(params, model_state, inputs, rng) -> (logits [n, C], new model_state), in train mode.
+
+    Args:
+        apply_fn, train_kwargs: as in `classification_objective`.
+    """
+    inner, fixed = _without_partial(apply_fn)
+    names, takes_any = _arguments(apply_fn, inner, fixed.get("method"))
+    if train_kwargs is None:
+        _check_mode(
+            inner, takes_any and names.isdisjoint(TRAIN_SWITCHES) and fixed.keys().isdisjoint(TRAIN_SWITCHES)
+        )
+        train_kwargs = {name: on for name, on in TRAIN_SWITCHES.items() if name in names - fixed.keys()}
+
+    def forward(params, model_state, inputs, rng):
+        linen = {"mutable": list(model_state), "rngs": {"dropout": rng}}
+        taken = {name: value for name, value in linen.items() if name in names or takes_any}
+        out = apply_fn({"params": params, **model_state}, inputs, **taken, **train_kwargs)
+        logits, new_model_state = out if isinstance(out, tuple) and len(out) == 2 else (out, model_state)
+        if not getattr(logits, "ndim", 0):
+            raise UsageError(
+                f"apply_fn gave an output of shape {jax.tree.map(jnp.shape, logits)}, expected logits [n, C], "
+                f"or with mutable (logits, new model_state): wrap a model that gives anything else"
+            )
+        return logits, _like(model_state, new_model_state)
+
+    return forward
+
+
+def _without_partial(apply_fn: Callable) -> tuple[Callable, dict[str, Any]]:
+    """The function inside of `functools.partial` and `functools.wraps`, and the keywords that are set."""
+    fixed = {}
+    while True:
+        # `apply` itself is wrapped: what is inside of it would be of no module.
+        apply_fn = inspect.unwrap(apply_fn, stop=lambda f: hasattr(f, "__self__"))
+        if not isinstance(apply_fn, functools.partial):
+            return apply_fn, fixed
+        apply_fn, fixed = apply_fn.func, {**apply_fn.keywords, **fixed}
+
+
+def _module(inner: Callable) -> nn.Module | None:
+    """The Linen module whose `apply` this is."""
+    owner = getattr(inner, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def _arguments(apply_fn: Callable, inner: Callable, method: str | Callable | None) -> tuple[set[str], bool]:
+    """Arguments that can be passed by name, and whether `**` takes any; Linen's `apply` hides its module's."""
+    parameters = dict(inspect.signature(apply_fn).parameters)
+    module = _module(inner)
+    if module is not None:
+        called = getattr(type(module), method) if isinstance(method, str) else method or type(module).__call__
+        parameters |= inspect.signature(called).parameters
+    takes_any = module is None and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {name for name, p in parameters.items() if p.kind is not p.POSITIONAL_ONLY}, takes_any
+
+
+def _check_mode(inner: Callable, is_hidden: bool) -> None:
+    """A UsageError where a module's own field says evaluation; a warning where its arguments are hidden."""
+    module = _module(inner)
+    for name, on in TRAIN_SWITCHES.items():
+        if module is not None and getattr(module, name, None) is (not on):
+            raise UsageError(
+                f"{type(module).__name__}.{name} is {not on}, which is evaluation, expected a model in train "
+                f"mode: make it with {name}={on}, or pass train_kwargs={{}} to leave it so"
+            )
+    if is_hidden:
+        warnings.warn(
+            "apply_fn takes ** arguments, which hide whether it has a switch to train mode: pass train_kwargs, "
+            "e.g. {'train': True}, or {} where it has none",
+            stacklevel=4,
+        )
+
+
+def _like(model_state: PyTree, new_model_state: PyTree) -> PyTree:
+    """The new one as the type of the old, or a UsageError where it holds other arrays."""
+    new_model_state = type(model_state)(new_model_state)
+    old, new = (
+        {
+            jax.tree_util.keystr(path): jnp.shape(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (model_state, new_model_state)
+    )
+    if new != old:
+        first = sorted(dict(old.items() ^ new.items()))[0]
+        raise UsageError(
+            f"model_state{first} has the shape {new.get(first, 'none')} after a forward pass and "
+            f"{old.get(first, 'none')} before, expected the same arrays: leave out of model_state what grows, "
+            f"as sown intermediates do"
+        )
+    return new_model_state

@@ -1,0 +1,228 @@
+"""What the meta step in one program and the one in several have in common."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cmwnet_jax.core.types import MetaState, Objective, ObjectiveFn, PyTree, VirtualFilter, WeightFn
+from cmwnet_jax.core.weight_net import WeightNet
+from cmwnet_jax.errors import UsageError, unknown_name
+
+NORMALIZATIONS = ("sum", "mean", "none")
+
+
+def virtual_part(tree: PyTree, params: PyTree, virtual_filter: VirtualFilter | None) -> PyTree:
+    """The leaves that the virtual step moves, and None in place of the others.
+
+    Args:
+        tree: of the structure of `params`.
+        params: the classifier's parameters.
+        virtual_filter: as in `make_meta_step`.
+
+    Raises:
+        UsageError: the filter selects no parameter.
+    """
+    if virtual_filter is None:
+        return tree
+    moves = jax.tree.broadcast(virtual_filter(params), params)
+    if not any(jax.tree.leaves(moves)):
+        raise UsageError(
+            "virtual_filter selects no parameter, expected True for at least one: without a virtual step "
+            "the weight net has no gradient"
+        )
+    return jax.tree.map(lambda leaf, moved: leaf if moved else None, tree, moves)
+
+
+def with_virtual_part(params: PyTree, part: PyTree) -> PyTree:
+    """The parameters with the leaves of a `virtual_part` in the place of their own."""
+    return jax.tree.map(lambda new, old: old if new is None else new, part, params, is_leaf=lambda x: x is None)
+
+
+def sgd(params: PyTree, grads: PyTree, learning_rate: jax.Array | float) -> PyTree:
+    """One plain SGD step that keeps each parameter's dtype."""
+    return jax.tree.map(lambda p, g: (p - learning_rate * g).astype(p.dtype), params, grads)
+
+
+def schedule_of(virtual_lr: float | optax.Schedule) -> optax.Schedule:
+    """The virtual step's learning rate by step, or a UsageError where it is not positive."""
+    if callable(virtual_lr):
+        return virtual_lr
+    if not isinstance(virtual_lr, jax.core.Tracer) and not 0 < virtual_lr < math.inf:
+        raise UsageError(
+            f"virtual_lr is {virtual_lr!r}, expected a positive number or a schedule: take the classifier's "
+            f"learning rate"
+        )
+    return lambda step: virtual_lr
+
+
+def apply_optimizer(
+    field: str, optimizer: optax.GradientTransformation, grads: PyTree, opt_state: PyTree, params: PyTree, value
+) -> tuple[PyTree, PyTree]:
+    """(new parameters, new optimiser state), of an optimiser that may read the loss, too.
+
+    Args:
+        field: the optimiser's argument name, for messages.
+        optimizer: optax's; polyak_sgd, reduce_on_plateau and the like take `value`.
+        grads: the gradient of `value`, over all devices.
+        opt_state: the optimiser's.
+        params: the parameters.
+        value: scalar, the loss at `params` over all devices.
+
+    Raises:
+        UsageError: the optimiser evaluates the loss at parameters of its own choice.
+    """
+
+    def cannot_be_served(*args, grad_fn=None):  # by name: a line search passes its value_fn no others
+        raise UsageError(
+            f"{field} evaluates the loss at other parameters (value_fn, grad_fn: a line search, opaque SAM), "
+            f"which a step does not offer: take an optimizer without, e.g. optax.lbfgs(0.1, linesearch=None)"
+        )
+
+    extra = {"value": value, "grad": grads, "value_fn": cannot_be_served, "grad_fn": cannot_be_served}
+    parameters = inspect.signature(optimizer.update).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        extra = {name: argument for name, argument in extra.items() if name in parameters}
+    try:
+        updates, opt_state = optimizer.update(grads, opt_state, params, **extra)
+    except TypeError:  # a link of a chain that takes none of them, as SAM
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+def normalization(normalize: str, axis_name: str | None) -> Callable[[jax.Array], jax.Array]:
+    """Weights [n] -> weights [n], divided as `normalize` says over all devices' examples."""
+    if normalize not in NORMALIZATIONS:
+        raise unknown_name("normalize", normalize, NORMALIZATIONS)
+
+    def normalized(weights):
+        if normalize == "none":
+            return weights
+        if normalize == "mean":
+            return weights / (weights.size * axis_size(axis_name))
+        total = psum(jax.lax.stop_gradient(jnp.sum(weights)), axis_name)
+        return weights / jnp.where(total == 0, 1, total)
+
+    return normalized
+
+
+def step_rngs(state: MetaState, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    """Keys for the training and the meta forward pass: a function of base key, step and device."""
+    rng = jax.random.fold_in(state.rng, state.step)
+    if axis_name is not None:
+        rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
+    batch_rng, meta_rng = jax.random.split(rng)
+    return batch_rng, meta_rng
+
+
+def axis_size(axis_name: str | None) -> int:
+    """Devices on the axis; 1 without one."""
+    return 1 if axis_name is None else jax.lax.psum(1, axis_name)
+
+
+def varying(tree: PyTree, axis_name: str | None) -> PyTree:
+    """The tree as each device's own, so that its gradient is this device's part of the whole.
+
+    Of parameters that are alike on all devices `jax.shard_map` sums the gradient by itself, and of a value
+    that is alike it hands each device's part back whole; a step does both sums where they belong. Elsewhere
+    (`pmap`, `shard_map` with `check_vma=False`, no axis) everything is each device's own already.
+    """
+    if axis_name is None:
+        return tree
+
+    def cast(leaf, axis):
+        # There is no question for whether a leaf varies that JAX 0.10 to 0.12 all answer: it refuses those.
+        try:
+            return jax.lax.pcast(leaf, axis, to="varying")
+        except ValueError:
+            return leaf
+
+    for axis in axis_name if isinstance(axis_name, tuple) else (axis_name,):
+        tree = jax.tree.map(lambda leaf, axis=axis: cast(leaf, axis), tree)
+    return tree
+
+
+def check_axes(params: PyTree, terms: jax.Array) -> None:
+    """A UsageError where `shard_map` splits the examples over an axis that the step does not know of."""
+
+    def axes_of(tree):
+        kinds = [getattr(jax.typeof(leaf), "mat", None) for leaf in jax.tree.leaves(tree)]
+        return frozenset().union(*(getattr(kind, "varying", ()) for kind in kinds))
+
+    unknown = sorted(map(str, axes_of(terms) - axes_of(params)))
+    if unknown:
+        raise UsageError(
+            f"shard_map splits the examples over {', '.join(unknown)}, expected the step's axis_name to say "
+            f"so: make it with axis_name={unknown[0]!r}"
+        )
+
+
+def psum(tree: PyTree, axis_name: str | None) -> PyTree:
+    """Sum over devices."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
+    """Mean over devices of the floating-point leaves; counters and random keys are alike on all."""
+    if axis_name is None:
+        return tree
+    return jax.tree.map(
+        lambda x: jax.lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
+def check_meta_classes(objective: ObjectiveFn, weight_fn: WeightFn) -> None:
+    """A UsageError where a weight net has not one head a meta-class, as far as both are known."""
+    classes = getattr(objective, "num_meta_classes", None)
+    inner = weight_fn.func if isinstance(weight_fn, functools.partial) else weight_fn
+    net = getattr(inner, "__self__", None)
+    if classes is not None and isinstance(net, WeightNet) and net.num_meta_classes != classes:
+        raise UsageError(
+            f"weight_fn is of a weight net with num_meta_classes = {net.num_meta_classes} and the objective "
+            f"has {classes} meta-classes, expected as many of both: fit MetaClasses with num_meta_classes = "
+            f"{net.num_meta_classes}, or take another weight net"
+        )
+
+
+def check_objective(out: Objective) -> None:
+    """Per-example float vectors of one length and a scalar base, or a UsageError that names the entry."""
+    n = jnp.shape(out.terms)[:1]
+    for name in ("terms", "losses", "meta_class"):
+        shape = jnp.shape(getattr(out, name))
+        if len(shape) != 1 or shape != n:
+            raise UsageError(
+                f"Objective.{name} has shape {shape}, expected [n], one entry an example, as long as "
+                f"terms, {jnp.shape(out.terms)}: do not reduce it over the batch"
+            )
+    if jnp.shape(out.base) != ():
+        raise UsageError(f"Objective.base has shape {jnp.shape(out.base)}, expected a scalar: take its mean")
+    for name in ("terms", "losses"):
+        dtype = jnp.result_type(getattr(out, name))
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise UsageError(f"Objective.{name} has dtype {dtype}, expected a float: it has no gradient")
+    if not jnp.issubdtype(jnp.result_type(out.meta_class), jnp.integer):
+        raise UsageError(
+            f"Objective.meta_class has dtype {jnp.result_type(out.meta_class)}, expected an integer: "
+            f"use MetaClasses.of_class[labels]"
+        )
+
+
+def checked_meta_loss(value: jax.Array, axis_name: str | None) -> jax.Array:
+    """The meta loss, each device's own, or a UsageError where it is no scalar."""
+    if jnp.shape(value) != ():
+        raise UsageError(f"meta_loss gave shape {jnp.shape(value)}, expected a scalar: take its mean")
+    return varying(value, axis_name)
+
+
+def checked_weights(weights: jax.Array, losses: jax.Array) -> jax.Array:
+    """The weights, or a UsageError where they are not one an example."""
+    if jnp.shape(weights) != jnp.shape(losses):
+        raise UsageError(
+            f"weight_fn gave weights of shape {jnp.shape(weights)}, expected one an example, "
+            f"{jnp.shape(losses)}: index or squeeze its output to [n]"
+        )
+    return weights

@@ -1,0 +1,121 @@
+"""What an objective remembers of each training example, in rows that the devices share out.
+
+Pseudo-labels [N, C] of a large data set (2.4 million examples of 1,000 classes are 9.6 GB) fit no
+device, so each device of the pmap axis keeps its own block of rows. A batch's rows are asked of all
+devices at once, which gives exactly what one device with the whole table would give (Q40).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from cmwnet_jax.core.types import StepFn, entry
+from cmwnet_jax.errors import UsageError
+
+
+@struct.dataclass
+class Table:
+    """Rows by example: the whole table outside of a mapped function, a device's block inside of one.
+
+    Attributes:
+        values: [N, ...] float; on D devices [R, ...] each, R = ceil(N / D), the last rows padding.
+        num_rows: N.
+    """
+
+    values: jax.Array
+    num_rows: int = struct.field(pytree_node=False)
+
+    @classmethod
+    def full(cls, values: jax.Array | np.ndarray) -> "Table":
+        """A whole table.
+
+        Args:
+            values: [N, ...] float.
+        """
+        return cls(values, len(values))
+
+    def read(self, rows: jax.Array, axis_name: str | None = None) -> jax.Array:
+        """The values [n, ...] of these rows, each device its own.
+
+        Args:
+            rows: [n] int32 in [0, N).
+            axis_name: the pmap axis over which the table is shared out; None where it is whole.
+        """
+        if axis_name is None:
+            return self.values[rows]
+        place, is_here = self._places(jax.lax.all_gather(rows, axis_name, tiled=True), axis_name)
+        found = self.values[jnp.where(is_here, place, 0)]
+        found = jnp.where(is_here.reshape(-1, *[1] * (found.ndim - 1)), found, 0)
+        # All but one device have added zeros: the sum is the row itself, in any dtype.
+        return jax.lax.psum_scatter(found, axis_name, scatter_dimension=0, tiled=True)
+
+    def write(self, rows: jax.Array, values: jax.Array, axis_name: str | None = None) -> "Table":
+        """The table with new values in these rows.
+
+        Args:
+            rows: [n] int32 in [0, N), none of them twice over all devices.
+            values: [n, ...] of any float dtype; they are kept in the table's.
+            axis_name: as in `read`.
+        """
+        values = values.astype(self.values.dtype)
+        if axis_name is None:
+            return self.replace(values=self.values.at[rows].set(values))
+        rows, values = jax.lax.all_gather((rows, values), axis_name, tiled=True)
+        place, is_here = self._places(rows, axis_name)
+        place = jnp.where(is_here, place, len(self.values))
+        return self.replace(values=self.values.at[place].set(values, mode="drop"))
+
+    def _places(self, rows: jax.Array, axis_name: str) -> tuple[jax.Array, jax.Array]:
+        """Where rows are in this device's block, and whether they are."""
+        place = rows - jax.lax.axis_index(axis_name) * len(self.values)
+        return place, (place >= 0) & (place < len(self.values))
+
+
+def blocks(table: Table, num_devices: int) -> Table:
+    """A whole table as one block a device, [D, R, ...], the last rows padded with zeros.
+
+    Args:
+        table: whole.
+        num_devices: D, of the whole run.
+    """
+    rows = -(-table.num_rows // num_devices)
+    padding = [(0, rows * num_devices - table.num_rows), *[(0, 0)] * (np.ndim(table.values) - 1)]
+    padded = np.pad(np.asarray(table.values), padding)
+    return table.replace(values=padded.reshape(num_devices, rows, *padded.shape[1:]))
+
+
+def joined(table: Table) -> Table:
+    """The whole table of its blocks [D, R, ...]."""
+    values = np.asarray(table.values)
+    return table.replace(values=values.reshape(-1, *values.shape[2:])[: table.num_rows])
+
+
+def remembering(step: StepFn, axis_name: str | None = None) -> StepFn:
+    """A step whose objective reads `batch["memory"]` and gives the new rows as `Objective.aux`.
+
+    Args:
+        step: (state, batch, ...) -> (state, metrics).
+        axis_name: the pmap axis, where there is one.
+
+    Returns:
+        The same of a state whose `memory` is a `Table`, and of a batch (a dictionary) with `row` [n]
+        int32, its examples' rows in the table. The metrics are without `aux`.
+    """
+
+    def run(state, batch, *meta_batch):
+        if not isinstance(state.memory, Table):
+            raise UsageError("state.memory is no Table: pass MetaState.create(..., memory=Table.full(values))")
+        seen = state.memory.read(entry(batch, "row"), axis_name)
+        new_state, metrics = step(state, {**batch, "memory": seen}, *meta_batch)
+        metrics = dict(metrics)
+        new = metrics.pop("aux", ())
+        if np.shape(new) != seen.shape:
+            raise UsageError(
+                f"Objective.aux has shape {np.shape(new)}, expected the new rows of state.memory, "
+                f"{seen.shape}: return Objective(..., aux=rows)"
+            )
+        memory = state.memory.write(batch["row"], new, axis_name)
+        return new_state.replace(memory=memory), metrics
+
+    return run

@@ -1,0 +1,198 @@
+"""A bias on disk: `bias.json` to read, `bias.npz` with the arrays; a run can be started from it."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from cmwnet_jax import array_files
+from cmwnet_jax.data.bias import BiasedLabels
+from cmwnet_jax.data.checksums import labels_checksum
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.files import read_json, replace_file
+
+_FORMAT = 1
+_JSON, _NPZ = "bias.json", "bias.npz"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+    """A bias as it came out, with what it came from.
+
+    Attributes:
+        labels: the biased labels.
+        name: the bias's name, as `bias.apply` takes it.
+        seed: the seed it was applied with.
+        dataset: the data set's name.
+        held_out: [M] int64, ids of the clean meta set that was set apart; None where there is none.
+    """
+
+    labels: BiasedLabels
+    name: str
+    seed: int
+    dataset: str
+    held_out: np.ndarray | None = None
+
+
+def save_record(folder: str | os.PathLike, record: Record, true_labels: np.ndarray) -> None:
+    """Writes `bias.json` and `bias.npz`; each is replaced as a whole or not at all.
+
+    Args:
+        folder: made where it is missing.
+        record: the bias.
+        true_labels: [training split] int, the data set's own labels.
+
+    Raises:
+        UsageError: the record's labels are not this data set's, or the folder cannot be written.
+    """
+    _check_dataset(record, true_labels, "the record")
+    folder = Path(folder).expanduser()
+    contents = io.BytesIO()
+    np.savez_compressed(contents, **_arrays(record))
+    fields = _fields(record, true_labels)
+    fields["checksum"] = _checksum(contents.getvalue(), fields)
+    text = json.dumps(fields, indent=2, allow_nan=False) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # The JSON last: it vouches for the arrays, and an old one does not vouch for new arrays.
+        replace_file(folder / _NPZ, contents.getvalue())
+        replace_file(folder / _JSON, text.encode())
+    except OSError as error:
+        raise UsageError(
+            f"the record's folder is {str(folder)!r}, which cannot be written ({error}): choose another"
+        ) from error
+
+
+def load_record(folder: str | os.PathLike, *, dataset: str, true_labels: np.ndarray) -> Record:
+    """The record in a folder, exactly as it was saved.
+
+    Args:
+        folder: holds `bias.json` and `bias.npz`, e.g. a run's folder.
+        dataset: name of the data set that the record is to be used with.
+        true_labels: [training split] int, that data set's own labels.
+
+    Raises:
+        UsageError: the files are missing, damaged or edited, or belong to another data set.
+    """
+    folder = Path(folder).expanduser()
+    for name in (_JSON, _NPZ):
+        if folder.is_dir() and not os.path.lexists(folder / name):
+            raise UsageError(
+                f"the record in {str(folder)!r} lacks {name}: expected {_JSON} and {_NPZ} in one folder"
+            )
+    said = f"the record in {str(folder)!r} cannot be read", "make the bias anew"
+    with array_files.reading(folder / _JSON, *said):  # also where a field is missing, or of another type
+        fields, arrays = _read(folder, *said)
+        _check_names(folder, fields, dataset, true_labels)
+        record = _record(fields, arrays)
+        _check_dataset(record, true_labels, f"the record in {str(folder)!r}")
+    return record
+
+
+def _check_names(folder: Path, fields: dict, dataset: str, true_labels: np.ndarray) -> None:
+    """What a record says of its data set must be so, before its labels are looked at."""
+    if fields["dataset"] != dataset:
+        raise UsageError(
+            f"the record in {str(folder)!r} is of the data set {fields['dataset']!r}, expected {dataset!r}: "
+            f"use a record of this data set, or set data.name"
+        )
+    if fields["dataset_checksum"] != labels_checksum(true_labels):
+        raise UsageError(
+            f"the record in {str(folder)!r} is of a {dataset} with other labels or another order "
+            f"({fields['dataset_size']} examples, here {len(true_labels)}): prepare the data set as it was, or "
+            f"make the bias anew"
+        )
+
+
+def _fields(record: Record, true_labels: np.ndarray) -> dict:
+    """What bias.json holds, but for the checksum."""
+    labels = record.labels
+    return {
+        "format": _FORMAT,
+        "dataset": record.dataset,
+        "name": record.name,
+        "seed": int(record.seed),
+        "num_examples": len(labels.ids),
+        "num_classes": int(labels.num_classes),
+        "wrong_rate": labels.wrong_rate if labels.truth_known else None,
+        "truth_known": labels.truth_known,
+        "num_foreign": int(labels.is_foreign.sum()),
+        "foreign_dataset": labels.foreign_dataset,
+        "class_counts": labels.class_counts.tolist(),
+        # Equal for equal biases, whatever wrote them; `checksum` is of these very files.
+        "labels_checksum": labels_checksum(labels.ids, labels.given, labels.true),
+        "dataset_size": len(true_labels),
+        "dataset_checksum": labels_checksum(true_labels),
+    }
+
+
+def _arrays(record: Record) -> dict[str, np.ndarray]:
+    """What bias.npz holds; optional arrays only where they are."""
+    labels = record.labels
+    arrays = {
+        "ids": labels.ids,
+        "given": labels.given,
+        "true": labels.true,
+        "transition_matrix": labels.transition_matrix,
+    }
+    optional = {"foreign": labels.foreign, "candidates": labels.candidates, "held_out": record.held_out}
+    return arrays | {name: array for name, array in optional.items() if array is not None}
+
+
+def _record(fields: dict, arrays: dict[str, np.ndarray]) -> Record:
+    """The record that `_fields` and `_arrays` were made from."""
+    labels = BiasedLabels(
+        ids=arrays["ids"],
+        given=arrays["given"],
+        true=arrays["true"],
+        num_classes=fields["num_classes"],
+        foreign=arrays.get("foreign"),
+        foreign_dataset=fields["foreign_dataset"],
+        truth_known=fields["truth_known"],
+        candidates=arrays.get("candidates"),
+    )
+    return Record(
+        labels=labels,
+        name=fields["name"],
+        seed=fields["seed"],
+        dataset=fields["dataset"],
+        held_out=arrays.get("held_out"),
+    )
+
+
+def _read(folder: Path, *said: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """Both files' contents; the arrays are parsed only once the checksum has vouched for them."""
+    what = f"the record in {str(folder)!r}"
+    fields = read_json(folder / _JSON)
+    with array_files.reading(folder / _NPZ, *said) as path:
+        contents = path.read_bytes()
+    if fields.get("format") != _FORMAT:
+        raise UsageError(f"{what} has format {fields.get('format')!r}, expected {_FORMAT}: make the bias anew")
+    if fields.pop("checksum", None) != _checksum(contents, fields):
+        raise UsageError(
+            f"{what} does not match its checksum: {_JSON} or {_NPZ} was damaged or edited, or they are of "
+            f"two records; make the bias anew"
+        )
+    with array_files.reading(folder / _NPZ, *said):
+        return fields, array_files.npz(io.BytesIO(contents), len(contents))
+
+
+def _check_dataset(record: Record, true_labels: np.ndarray, what: str) -> None:
+    """The true labels must be the data set's at the record's ids, foreign images aside."""
+    labels = record.labels
+    own = ~labels.is_foreign
+    inside = len(labels.ids) == 0 or (labels.ids.min() >= 0 and labels.ids.max() < len(true_labels))
+    if not inside or not np.array_equal(np.asarray(true_labels)[labels.ids[own]], labels.true[own]):
+        raise UsageError(
+            f"{what} has true labels that are not those of {record.dataset}'s {len(true_labels)} training "
+            f"examples: pass the labels of the data set that the bias was made on"
+        )
+
+
+def _checksum(contents: bytes, fields: dict) -> str:
+    """Of all that the two files hold."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode() + contents).hexdigest()

@@ -1,0 +1,211 @@
+"""A run's data as a value: the data set that a config names, with the config's bias on it."""
+
+import dataclasses
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cmwnet_jax.data import bias, meta_set, sources
+from cmwnet_jax.data.batches import Raw
+from cmwnet_jax.data.bias_record import Record, load_record
+from cmwnet_jax.data.human_labels import human_labels
+from cmwnet_jax.data.image_sizes import check_one_size
+from cmwnet_jax.data.probabilities import check_class_order, load_probabilities
+from cmwnet_jax.data.random import Purpose, generator
+from cmwnet_jax.data.streaming import Fit, StreamedSplit
+from cmwnet_jax.data.truth import check_known_as, is_truth_known
+from cmwnet_jax.errors import UsageError, about
+
+_DEVICE_LIMIT = 2 << 30  # bytes of pixels that "auto" still puts on each device
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """What a run trains and tests on.
+
+    Attributes:
+        source: the data set as it came.
+        record: the bias as it came out.
+        true_labels: [training split] int32, the data set's own labels.
+        splits: `train`, `test` and, maybe, `held_out`, in memory (`Raw`) or streamed.
+        test_labels: [N test] int32.
+        image_shape: (height, width, channels) that the network sees.
+    """
+
+    source: sources.Source
+    record: Record
+    true_labels: np.ndarray
+    splits: dict[str, Raw] | dict[str, StreamedSplit]
+    test_labels: np.ndarray
+    image_shape: tuple[int, int, int]
+
+    @property
+    def biased(self) -> bias.BiasedLabels:
+        """The training labels as given, and the truth about them."""
+        return self.record.labels
+
+
+def load_data(config: ConfigDict) -> Data:
+    """Loads the data set and puts the config's bias on it, or a saved record's.
+
+    Args:
+        config: the run's, checked.
+
+    Raises:
+        UsageError: a field of the config is wrong, by itself or for this data set.
+    """
+    source = sources.open(config.data.name, config.data.dir, config.data.raw_dir)
+    if source.num_classes < 2:
+        raise UsageError(
+            f"data.name is {source.name!r}, whose training set has {source.num_classes} class, expected at "
+            f"least 2: there is nothing to tell apart"
+        )
+    check_known_as(config.data.known_as, source.num_classes)
+    dataset = None
+    if _on_device(config, source):
+        dataset = sources.load(config.data.name, config.data.dir, config.data.raw_dir)
+        true_labels, test_labels = dataset.train.labels, dataset.test.labels
+    else:
+        true_labels, test_labels = (sources.read_labels(source, s) for s in ("train", source.test_split))
+    record = _record(config, source, dataset, true_labels)
+    if dataset is None:
+        splits = _streamed(config, source, record, true_labels, test_labels)
+        shape = splits["train"].read(np.arange(1)).image.shape[1:]
+    else:
+        splits = _raws(config, dataset, record)
+        shape = splits["train"].image.shape[1:]
+    return Data(source, record, true_labels, splits, test_labels, shape)
+
+
+def _on_device(config: ConfigDict, source: sources.Source) -> bool:
+    """Whether the set lives on the devices: as the config says, or where it is small enough."""
+    if config.data.path != "auto":
+        return config.data.path == "device"
+    if config.data.resize_pixels or config.data.crop_pixels:
+        return False
+    pixels = source.train[0]["image"].size
+    return pixels * (len(source.train) + len(source.test)) <= _DEVICE_LIMIT
+
+
+def _record(
+    config: ConfigDict, source: sources.Source, dataset: sources.Dataset | None, true_labels: np.ndarray
+) -> Record:
+    """The saved record that the config names, or the bias that it asks for, applied now."""
+    if config.meta_set.kind == "held_out" and not _truth_known(config, source):
+        raise UsageError(
+            f"meta_set.kind is 'held_out', but {source.name}'s labels are not known to be right: use "
+            f"lowest_loss or balanced, or set data.truth to 'known' if they are right"
+        )
+    if config.data.record:
+        with about("data.record"):
+            record = load_record(config.data.record, dataset=source.name, true_labels=true_labels)
+        if config.meta_set.kind == "held_out" and record.held_out is None:
+            raise UsageError(
+                f"meta_set.kind is 'held_out', but the record in {config.data.record} has set nothing apart: "
+                f"use a record of a run that has"
+            )
+        known = _truth_known(config, source) and (record.labels.truth_known or config.data.truth == "known")
+        return dataclasses.replace(record, labels=dataclasses.replace(record.labels, truth_known=known))
+    labels, held_out = bias.BiasedLabels.clean(true_labels, source.num_classes), None
+    labels = dataclasses.replace(labels, truth_known=_truth_known(config, source))
+    if config.meta_set.kind == "held_out":
+        held_out, labels = meta_set.hold_out(
+            labels, config.meta_set.per_class_examples, generator(config.seed, Purpose.HOLD_OUT)
+        )
+    needed = _needed(config, source, dataset, true_labels)
+    known_as = config.data.known_as or source.name
+    with about("data.bias"):
+        labels = bias.apply(
+            config.data.bias, labels, known_as, config.seed, class_names=source.class_names, **needed
+        )
+    return Record(labels, config.data.bias, config.seed, source.name, held_out=held_out)
+
+
+def _truth_known(config: ConfigDict, source: sources.Source) -> bool:
+    return is_truth_known(source.name, config.data.truth, config.data.known_as)
+
+
+def _needed(
+    config: ConfigDict, source: sources.Source, dataset: sources.Dataset | None, true_labels: np.ndarray
+) -> dict:
+    """What the bias needs besides labels, from the fields that name it."""
+    needs = bias.needs(config.data.bias)
+    needed = {}
+    if needs - {"confidences"} and dataset is None:
+        raise UsageError(
+            f"data.bias is {config.data.bias!r}, which is for sets in memory, but data.path is "
+            f"{config.data.path!r}: set it to 'device'"
+        )
+    if "posterior" in needs:
+        hint = "write one with python -m cmwnet_jax.data posterior"
+        needed["posterior"] = _probabilities(config, "posterior", hint, source, true_labels)
+    if "confidences" in needs:
+        hint = "e.g. confidences.npy in the folder of a finished run with the method proden"
+        needed["confidences"] = _probabilities(config, "confidences", hint, source, true_labels)
+    if "human_labels" in needs:
+        with about("data.human_labels"):
+            needed["human_labels"] = human_labels(config.data.human_labels, dataset)
+    if "foreign" in needs:
+        foreign = _foreign(config)
+        needed["foreign"] = bias.ForeignSet(foreign.name, len(foreign.train))
+    return needed
+
+
+def _probabilities(
+    config: ConfigDict, name: str, hint: str, source: sources.Source, true_labels: np.ndarray
+) -> np.ndarray:
+    """[training split, C], the class probabilities in the file that a field of `data` names."""
+    field, path, shape = f"data.{name}", config.data[name], (len(true_labels), source.num_classes)
+    names = source.class_names
+    values = load_probabilities(field, path, shape, hint, true_labels=true_labels, class_names=names)
+    check_class_order(field, path, values, true_labels)
+    return values
+
+
+def _foreign(config: ConfigDict) -> sources.Dataset:
+    return sources.load(config.data.open_set_from, config.data.dir, config.data.open_set_raw_dir)
+
+
+def _raws(config: ConfigDict, dataset: sources.Dataset, record: Record) -> dict[str, Raw]:
+    labels = record.labels
+    foreign = None
+    if labels.foreign is not None:
+        other = _foreign(config)
+        if other.name != labels.foreign_dataset:
+            raise UsageError(
+                f"data.open_set_from is {other.name!r}, but the record's images are of "
+                f"{labels.foreign_dataset!r}: set it to that"
+            )
+        foreign = other.train.images
+    splits = {
+        "train": Raw.whole(bias.shown_images(labels, dataset.train.images, foreign), labels.given),
+        "test": Raw.whole(dataset.test.images, dataset.test.labels),
+    }
+    if record.held_out is not None:
+        ids = record.held_out
+        splits["held_out"] = Raw.whole(dataset.train.images[ids], dataset.train.labels[ids])
+    return splits
+
+
+def _streamed(config, source, record, true_labels, test_labels) -> dict[str, StreamedSplit]:
+    if record.labels.foreign is not None:
+        raise UsageError(
+            "data.record is of an open-set bias, which is for sets in memory: set data.path to 'device', and "
+            "no resize_pixels or crop_pixels"
+        )
+    fit = Fit(config.data.resize_pixels, config.data.crop_pixels)
+    check_one_size(source, fit)
+    options = {
+        "fit": fit,
+        "workers": config.data.workers,
+        "prefetch": config.data.prefetch_batches,
+    }
+    splits = {
+        "train": StreamedSplit(source.train, record.labels.ids, record.labels.given, **options),
+        "test": StreamedSplit(source.test, np.arange(len(test_labels)), test_labels, **options),
+    }
+    if record.held_out is not None:
+        splits["held_out"] = StreamedSplit(
+            source.train, record.held_out, true_labels[record.held_out], **options
+        )
+    return splits

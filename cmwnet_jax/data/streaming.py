@@ -1,0 +1,182 @@
+"""The streaming path: batches read, decoded and cropped by Grain's worker processes."""
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from cmwnet_jax.data.batches import Raw
+from cmwnet_jax.data.random import generator
+from cmwnet_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How images of any size become images of one size.
+
+    Attributes:
+        resize_pixels: the shorter side after resizing; 0 leaves the size.
+        crop_pixels: the square that is cut out; 0 cuts nothing.
+    """
+
+    resize_pixels: int = 0
+    crop_pixels: int = 0
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Resizes with the aspect kept, and crops.
+
+        Args:
+            image: [height, width, channels] uint8.
+            rng: where to crop at random; None crops the centre.
+
+        Returns:
+            uint8, [crop_pixels, crop_pixels, channels] where a crop is asked for.
+        """
+        if self.resize_pixels:
+            image = _resized(image, self.resize_pixels / min(image.shape[:2]))
+        if self.crop_pixels:
+            image = _resized(image, max(self.crop_pixels / min(image.shape[:2]), 1))
+            room = np.array(image.shape[:2]) - self.crop_pixels
+            y, x = room // 2 if rng is None else rng.integers(room + 1)
+            image = image[y : y + self.crop_pixels, x : x + self.crop_pixels]
+        return image
+
+
+def _resized(image: np.ndarray, scale: float) -> np.ndarray:
+    if scale == 1:
+        return image
+    height, width, channels = image.shape
+    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+    picture = picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+    return np.asarray(picture).reshape(round(height * scale), round(width * scale), channels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamedSplit:
+    """A split that is read as it is needed.
+
+    Attributes:
+        source: random access: `source.__getitems__(ids)` gives dictionaries with a decoded `image`.
+        ids: [N] int64, the source's row of each of our rows.
+        labels: [N] int32, given labels.
+        fit: how images become one size.
+        workers: worker processes that read and decode; 0 does it in threads of this one.
+        prefetch: batches that are read ahead, for each worker.
+    """
+
+    source: Sequence[Any]
+    ids: np.ndarray
+    labels: np.ndarray
+    fit: Fit = Fit()
+    workers: int = 0
+    prefetch: int = 4
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, rows: np.ndarray, crops: tuple[int, ...] | None = None) -> Raw:
+        """The examples at these rows, now.
+
+        Args:
+            rows: [n] int32.
+            crops: seed, purpose and counter of the random crops, each row's stream its own; None crops
+                the centre.
+
+        Returns:
+            `Raw` of numpy arrays.
+
+        Raises:
+            UsageError: the images are not of one size after `fit`.
+        """
+        examples = self.source.__getitems__([int(i) for i in self.ids[rows]])
+        rngs = [None if crops is None else generator(*crops, int(row)) for row in rows]
+        images = [self.fit(example["image"], rng) for example, rng in zip(examples, rngs, strict=True)]
+        sizes = {image.shape for image in images}
+        if len(sizes) > 1:
+            raise UsageError(
+                f"data.crop_pixels is {self.fit.crop_pixels}, but images differ in size, e.g. "
+                f"{' and '.join(map(str, sorted(sizes)[:2]))}: set it to the size that the network should see"
+            )
+        return Raw(np.stack(images), self.labels[rows], np.asarray(rows, np.int32))
+
+    def take(self, rows: np.ndarray) -> Raw:
+        """The examples at these rows, as `Raw.take` gives them: cropped at the centre.
+
+        Args:
+            rows: [n] int32.
+
+        Raises:
+            UsageError: as `read`.
+        """
+        return self.read(rows)
+
+    def batches(
+        self,
+        order: Callable[[int], np.ndarray],
+        start: int = 0,
+        crops: tuple[int, ...] | None = None,
+    ) -> Iterator[Raw]:
+        """Batches without end, in order; the workers live as long as the iterator does.
+
+        Args:
+            order: step -> rows [n] int32, a `BatchOrder` or `PassOrder`; it must be picklable.
+            start: the first step that is wanted: a position to continue from.
+            crops: seed and purpose of the random crops; None crops the centre.
+
+        Yields:
+            `Raw` of numpy arrays for each step from `start`.
+        """
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, which a notebook never parses
+        dataset = grain.MapDataset.source(_Batches(self, order, start, crops))
+        threads = 1 if self.workers else os.cpu_count()
+        batches = dataset.to_iter_dataset(grain.ReadOptions(threads, max(self.prefetch, threads)))
+        if self.workers:
+            options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=self.prefetch)
+            batches = batches.mp_prefetch(options, worker_init_fn=_live_and_die_with_parent)
+        return iter(batches)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Batches:
+    """Whole batches as a random-access source, so that each worker makes one at a time."""
+
+    split: StreamedSplit
+    order: Callable[[int], np.ndarray]
+    start: int
+    crops: tuple[int, ...] | None
+
+    def __len__(self) -> int:
+        return 2**31  # no end that a run could reach
+
+    def __getitem__(self, index: int) -> Raw:
+        step = self.start + index
+        crops = None if self.crops is None else (*self.crops, step)
+        return self.split.read(self.order(step), crops)
+
+
+def _live_and_die_with_parent(worker: int, num_workers: int) -> None:
+    """Runs in each worker: only the process that reads its batches decides when it ends.
+
+    A SIGTERM or Ctrl-C to the whole process group, which asks a run to stop at the end of a chunk of
+    steps, must not take the batches until then away; and a run that is killed must not leave workers behind.
+    """
+    del worker, num_workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

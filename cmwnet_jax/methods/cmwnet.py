@@ -1,0 +1,51 @@
+"""CMW-Net: a weighting function per meta-class (Sec. 3, Algorithm 1)."""
+
+import numpy as np
+
+from cmwnet_jax.core import objectives
+from cmwnet_jax.data.random import Purpose, generator
+from cmwnet_jax.methods import loss_names, weight_nets
+from cmwnet_jax.methods.base import Method, Parts, Spec
+from cmwnet_jax.methods.fields import Field, one_of
+from cmwnet_jax.methods.loss_names import chosen_loss, cosine_scale
+from cmwnet_jax.methods.plain import warmup
+from cmwnet_jax.methods.weight_nets import check, with_weight_net
+
+_OWN_FIELDS = {
+    "weight_net.class_feature": Field(
+        "size",
+        "What cmwnet's meta-classes go by: size (of the class) or shuffled (dealt out at random: a control).",
+        one_of(("size", "shuffled")),
+    ),
+}
+"""Config fields that it reads."""
+
+
+def build(parts: Parts) -> Method:
+    """The warm-up, then Algorithm 1; with shuffled meta-classes, the control of the class feature."""
+    objective = parts.objective(chosen_loss(parts))
+    if parts.config.weight_net.class_feature == "shuffled":
+        objective = objectives.with_meta_class(objective, shuffled_meta_classes(parts))
+    return with_weight_net(parts, warmup(parts), objective, parts.config.weight_net.normalize)
+
+
+def shuffled_meta_classes(parts: Parts) -> np.ndarray:
+    """[N] int32, the examples' meta-classes dealt out at random: as many of each, and of no meaning.
+
+    Args:
+        parts: the run's.
+    """
+    of_row = parts.meta_classes.of_class[parts.data.biased.given]
+    rng = generator(parts.config.seed, Purpose.SHUFFLED_META_CLASSES)
+    return rng.permutation(of_row).astype(np.int32)
+
+
+SPEC = Spec(
+    "cmwnet",
+    build,
+    check,
+    cosine_scale=cosine_scale,
+    num_meta_classes=lambda config: config.weight_net.num_meta_classes,
+    fields={**weight_nets.FIELDS, **loss_names.FIELDS, **_OWN_FIELDS},
+    options=("loss.name", "low_memory", "weight_net.class_feature", "weight_net.init", "weight_net.frozen"),
+)

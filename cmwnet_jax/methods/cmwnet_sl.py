@@ -1,0 +1,163 @@
+"""CMW-Net-SL: CMW-Net with pseudo-labels of an averaged teacher, and mixup (Sec. 3.6, Algorithm 3)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from cmwnet_jax.core import objectives, soft_labels
+from cmwnet_jax.core.soft_labels import Teacher
+from cmwnet_jax.core.table import Table, remembering
+from cmwnet_jax.core.types import MetaState, StepFn
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.methods import mixup, steps, weight_nets
+from cmwnet_jax.methods.base import Method, Parts, Spec, Variables, one_classifier
+from cmwnet_jax.methods.corrections import correction_arrays
+from cmwnet_jax.methods.elr import empty_table
+from cmwnet_jax.methods.fields import Field, one_of, percent_of_steps, within
+from cmwnet_jax.methods.plain import warmup, weighted_step
+from cmwnet_jax.methods.weight_nets import with_weight_net
+
+_OWN_FIELDS = {
+    "soft_labels.momentum": Field(
+        0.9,
+        "cmwnet_sl: how much of an example's pseudo-label stays at each visit (Q11).",
+        within("[0, 1)"),
+    ),
+    "soft_labels.start_from": Field(
+        "prediction",
+        "Where pseudo-labels start: prediction (the first of the teacher) or given (the given label).",
+        one_of(("prediction", "given")),
+    ),
+    "soft_labels.teacher_momentum": Field(
+        0.997,
+        "How much of the teacher stays at each step.",
+        within("[0, 1]"),
+    ),
+    "soft_labels.freeze_teacher_at_percent": Field(
+        100.0,
+        "The teacher stays as it is from this share of the steps on; 100: never.",
+        percent_of_steps,
+    ),
+    "soft_labels.teacher_statistics": Field(
+        "running",
+        "What the teacher's BatchNorm uses: running (averages, as in a test) or batch (the batch's own, Q16).",
+        one_of(("running", "batch")),
+    ),
+    "soft_labels.second_loss": Field(
+        "own",
+        "What a mixed-in label's weight is read from: own (its own loss, Algorithm 3) or partner (Q10).",
+        one_of(soft_labels.SECOND_LOSSES),
+    ),
+    "soft_labels.dtype": Field(
+        "float32",
+        "How pseudo-labels are kept: float32 or bfloat16.",
+        one_of(("float32", "bfloat16")),
+    ),
+}
+"""Config fields that it reads."""
+
+
+def build(parts: Parts) -> Method:
+    """The teacher follows from the first step on; its labels count after the warm-up (Q13)."""
+    fields = parts.config.soft_labels
+    objective = soft_labels.soft_label_objective(
+        parts.model.apply,
+        parts.meta_classes,
+        momentum=fields.momentum,
+        mixup_alpha=parts.config.mixup_alpha,
+        second_loss=fields.second_loss,
+    )
+    kept, frozen_from = fields.teacher_momentum, parts.at_step(fields.freeze_teacher_at_percent)
+    if frozen_from == 0:
+        raise UsageError(
+            f"soft_labels.freeze_teacher_at_percent is {fields.freeze_teacher_at_percent}, with which the "
+            f"teacher would never learn: raise it"
+        )
+
+    def momentum(step):
+        return jnp.where(step < frozen_from, kept, 1.0)
+
+    def with_teacher(step: StepFn) -> StepFn:
+        step = soft_labels.reporting_own_labels(step)
+        step = soft_labels.teaching(step, _predict(parts), parts.axis_name)
+        return soft_labels.averaging(remembering(step, parts.axis_name), momentum)
+
+    before = soft_labels.averaging(weighted_step(parts, parts.objective()), momentum)
+    return with_weight_net(
+        parts,
+        dataclasses.replace(warmup(parts), step=steps.weighted(before)),
+        objective,
+        "mean",  # a weight and one minus it sum to one already (Q2)
+        around=with_teacher,
+        judge=the_teacher,
+        initial=_with_teacher,
+        memory=_table(parts),
+        classifiers=lambda state: {"": _student(state), "teacher": the_teacher(state)},
+        leave=lambda state: {
+            "corrected.npz": correction_arrays(parts.data, state.memory.values, parts.config.seed)
+        },
+    )
+
+
+def the_teacher(state: MetaState) -> Variables:
+    """The averaged classifier, which makes the pseudo-labels and chooses the meta data (Q20).
+
+    Args:
+        state: any of this method's.
+    """
+    return {"params": state.teacher.params, **state.teacher.model_state}
+
+
+def _student(state: MetaState) -> Variables:
+    return {"params": state.params, **state.model_state}
+
+
+def _with_teacher(*arguments) -> dict:
+    """The teacher starts as the classifier (Q12)."""
+    fields = one_classifier(*arguments)
+    return {**fields, "teacher": Teacher(fields["params"], fields["model_state"])}
+
+
+def _table(parts: Parts) -> Table:
+    """Where pseudo-labels start: empty, for the teacher's first prediction, or the given labels."""
+    fields = parts.config.soft_labels
+    table = empty_table(parts, jnp.dtype(fields.dtype))
+    if fields.start_from == "given":
+        given = np.eye(parts.num_classes, dtype=np.float32)[parts.data.biased.given]
+        table = Table.full(given.astype(table.values.dtype))
+    return table
+
+
+def _predict(parts: Parts):
+    """The teacher's logits: with its running statistics, or in train mode as published (Q16)."""
+    if parts.config.soft_labels.teacher_statistics == "batch":
+        forward = objectives.train_mode(parts.model.apply)
+        return lambda teacher, batch, key: forward(teacher.params, teacher.model_state, batch["image"], key)[0]
+
+    def predict(teacher, batch, key):
+        del key
+        return parts.model.apply({"params": teacher.params, **teacher.model_state}, batch["image"], train=False)
+
+    return predict
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UsageError for fields that contradict each other, or with which nothing is learned."""
+    weight_nets.check(config)
+    if not np.float32(config.soft_labels.teacher_momentum) < 1:
+        raise UsageError(
+            f"soft_labels.teacher_momentum is {config.soft_labels.teacher_momentum}, with which the teacher "
+            f"would never learn: set it to less than 1"
+        )
+
+
+SPEC = Spec(
+    "cmwnet_sl",
+    build,
+    check,
+    num_meta_classes=lambda config: config.weight_net.num_meta_classes,
+    fields={**weight_nets.FIELDS, **mixup.FIELDS, **_OWN_FIELDS},
+    options=("weight_net.init", "weight_net.frozen"),
+)

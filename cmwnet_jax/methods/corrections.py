@@ -1,0 +1,81 @@
+"""What pseudo-labels make of given labels: corrected.npz, of which the report draws a sheet (Fig. 6, 16)."""
+
+import numpy as np
+
+from cmwnet_jax.data.load import Data
+from cmwnet_jax.data.random import Purpose, generator
+from cmwnet_jax.data.streaming import Fit
+
+_SHOWN = 40
+_THUMBNAIL_PIXELS = 96  # the longer side, at most
+
+
+def correction_arrays(data: Data, pseudo_labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """How many labels the run has changed, and examples of these at random, the given classes in turn.
+
+    A label is changed where the most likely class of its pseudo-label is another. Examples are drawn class by
+    class, so that rare classes are seen: they say how changes look, and the counts how many there are.
+
+    Args:
+        data: the run's.
+        pseudo_labels: [N, C] float; a row of zeros has none yet.
+        seed: of the run.
+
+    Returns:
+        Of the n <= 40 examples, by given class: `images` [n, h, w, channels] uint8 of at most 96 pixels a side,
+        `ids` [n] int64, `given`, `new` and `true` [n] int32, and `probability` [n] float32, the pseudo-label's
+        of the new class. `true` is -1 where `truth_known` is False, and for an image of no class. Over all:
+        `num_labels`, `num_wrong` given ones, `num_changed` and `num_changed_rightly`, -1 where the truth is not
+        known; `truth_known` and `class_names` [C].
+    """
+    biased = data.biased
+    new = np.argmax(pseudo_labels, axis=1).astype(np.int32)
+    changed = np.flatnonzero((new != biased.given) & (np.max(pseudo_labels, axis=1) > 0))
+    chosen = spread_over_classes(biased.given[changed], _SHOWN, generator(seed, Purpose.CORRECTED_LABELS))
+    rows = changed[chosen]
+    rows = rows[np.lexsort((rows, new[rows], biased.given[rows]))]
+    known = biased.truth_known
+    return {
+        "images": _thumbnails(data, rows),
+        "ids": biased.ids[rows],
+        "given": biased.given[rows].astype(np.int32),
+        "new": new[rows],
+        "true": (biased.true[rows] if known else np.full(len(rows), -1)).astype(np.int32),
+        "probability": pseudo_labels[rows, new[rows]].astype(np.float32),
+        "num_labels": np.array(len(biased.ids)),
+        "num_wrong": np.array(np.sum(biased.is_wrong) if known else -1),
+        "num_changed": np.array(len(changed)),
+        "num_changed_rightly": np.array(np.sum(new[changed] == biased.true[changed]) if known else -1),
+        "truth_known": np.array(known),
+        "class_names": np.array(data.source.class_names),
+    }
+
+
+def spread_over_classes(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Places drawn at random without replacement, one of each class in turn until there are enough.
+
+    Args:
+        labels: [N] int.
+        size: how many, at most.
+        rng: what they are drawn with.
+
+    Returns:
+        [min(size, N)] int64 in [0, N).
+    """
+    order = rng.permutation(len(labels))
+    by_class = np.argsort(labels[order], kind="stable")
+    ordered = labels[order][by_class]
+    turn = np.empty(len(labels), np.int64)
+    turn[by_class] = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
+    return order[np.argsort(turn, kind="stable")[:size]]
+
+
+def _thumbnails(data: Data, rows: np.ndarray) -> np.ndarray:
+    """[n, h, w, channels] uint8, as the network sees them but for size, not augmented."""
+    sides = data.image_shape[:2]
+    images = data.splits["train"].take(rows).image if len(rows) else np.zeros((0, *data.image_shape), np.uint8)
+    if max(sides) <= _THUMBNAIL_PIXELS:
+        return images
+    fit = Fit(resize_pixels=max(1, min(sides) * _THUMBNAIL_PIXELS // max(sides)))
+    shape = fit(np.zeros(data.image_shape, np.uint8)).shape
+    return np.array([fit(image) for image in images], np.uint8).reshape(len(rows), *shape)

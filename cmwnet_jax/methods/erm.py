@@ -1,0 +1,32 @@
+"""Plain training: the mean of the losses, of any loss by name."""
+
+from ml_collections import ConfigDict
+
+from cmwnet_jax.methods.base import Method, Parts, Spec
+from cmwnet_jax.methods.fields import more_than_nothing
+from cmwnet_jax.methods.loss_names import FIELDS, chosen_loss, cosine_scale
+from cmwnet_jax.methods.plain import plain_training, warmup
+
+
+def build(parts: Parts) -> Method:
+    """All weights one; with cross-entropy, the warm-up is all there is."""
+    if parts.config.loss.name == "cross_entropy":
+        return parts.method((warmup(parts),), warmup_epochs=parts.config.warmup_epochs)
+    return plain_training(parts, chosen_loss(parts))
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UsageError where the loss is cross-entropy under another name."""
+    if config.loss.name == "focal":
+        more_than_nothing(config, "loss.focal_gamma")
+
+
+SPEC = Spec(
+    "erm",
+    build,
+    check,
+    cosine_scale=cosine_scale,
+    follows_warmup=lambda config: config.loss.name != "cross_entropy",
+    fields=FIELDS,
+    options=("loss.name",),
+)

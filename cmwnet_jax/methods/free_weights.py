@@ -1,0 +1,67 @@
+"""What L2RW and MCW share: a free weight per example of the batch, which starts afresh at every step."""
+
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from cmwnet_jax.core import free_weights
+from cmwnet_jax.core.meta_step import make_meta_step
+from cmwnet_jax.core.types import ObjectiveFn, WeightFn
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.methods import meta_data, steps
+from cmwnet_jax.methods.base import Method, Parts, Phase, one_classifier
+from cmwnet_jax.methods.plain import warmup
+
+
+def freely_weighted(
+    parts: Parts,
+    objective: ObjectiveFn,
+    weight_fn: WeightFn,
+    weight_optimizer: optax.GradientTransformation,
+    normalize: str,
+    **fields,
+) -> Method:
+    """The warm-up, then meta steps that each begin with weight parameters of 0.
+
+    Args:
+        parts: the run's.
+        objective, weight_fn, weight_optimizer, normalize: of `make_meta_step`.
+        **fields: others of `Method`.
+    """
+    meta_step = make_meta_step(
+        objective=objective,
+        meta_loss=meta_data.meta_loss(parts),
+        weight_fn=weight_fn,
+        optimizer=parts.optimizer,
+        weight_optimizer=weight_optimizer,
+        virtual_lr=parts.learning_rate,
+        normalize=normalize,
+        axis_name=parts.axis_name,
+    )
+
+    def initial(*arguments):
+        return {**one_classifier(*arguments), "weight_params": jnp.zeros(parts.config.batch_size)}
+
+    main = Phase(
+        steps.meta(free_weights.afresh(meta_step)),
+        streams=("train", meta_data.META),
+        first_epoch=parts.config.warmup_epochs,
+        weighs=True,
+        learns=lambda numbers: numbers >= 0,
+    )
+    return parts.method(
+        (warmup(parts), main),
+        weight_optimizer=weight_optimizer,
+        initial=initial,
+        **meta_data.meta_fields(parts),
+        **fields,
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UsageError for fields that these methods cannot obey."""
+    meta_data.check(config)
+    if config.meta_every_steps != 1:
+        raise UsageError(
+            f"meta_every_steps is {config.meta_every_steps}, expected 1: {config.method} weighs each batch anew"
+        )

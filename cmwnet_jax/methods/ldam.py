@@ -1,0 +1,73 @@
+"""LDAM: label-distribution-aware margins, and class weights from a share of the run on (Cao et al. 2019)."""
+
+from functools import partial
+
+from ml_collections import ConfigDict
+
+from cmwnet_jax.core import losses
+from cmwnet_jax.core.class_balance import ldam_margins
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.methods import class_balanced, steps
+from cmwnet_jax.methods.base import Method, Parts, Spec
+from cmwnet_jax.methods.class_balanced import class_weighted_step
+from cmwnet_jax.methods.fields import Field, more_than_nothing, percent_of_steps, within
+from cmwnet_jax.methods.plain import after_warmup, weighted_step
+
+FIELDS = {
+    "loss.ldam_margin": Field(
+        0.5,
+        "LDAM's margin of the smallest class, between cosines.",
+        within("(0, inf)"),
+    ),
+    "loss.ldam_scale": Field(
+        30.0,
+        "What LDAM's classifier multiplies its cosines by.",
+        within("(0, inf)"),
+    ),
+    "loss.reweight_at_percent": Field(
+        100.0,
+        "ldam weighs its classes as class_balanced does from this share of the steps on (DRW: 80); 100: never.",
+        percent_of_steps,
+    ),
+}
+"""Config fields that it reads."""
+
+
+def ldam_loss(parts: Parts) -> losses.LossFn:
+    """With the config's margin and scale."""
+    fields, counts = parts.config.loss, parts.data.biased.class_counts
+    margins = ldam_margins(counts, largest=fields.ldam_margin, scale=fields.ldam_scale)
+    return partial(losses.ldam, margins=margins)
+
+
+def build(parts: Parts) -> Method:
+    """The margins, and deferred re-weighting (DRW; Q9)."""
+    loss = ldam_loss(parts)
+    before = steps.weighted(weighted_step(parts, parts.objective(loss)))
+    percent = parts.config.loss.reweight_at_percent
+    first = parts.at_step(percent)
+    if percent == 100:
+        return after_warmup(parts, before)
+    if first >= parts.num_steps:
+        raise UsageError(
+            f"loss.reweight_at_percent is {percent}, which is after the last of {parts.num_steps} steps: lower "
+            f"it, or set it to 100 for no weights at all"
+        )
+    after = class_weighted_step(parts, loss)
+    return after_warmup(parts, steps.Switched(lambda number: number >= first, after, before))
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UsageError where the class weights would all be one."""
+    if config.loss.reweight_at_percent < 100:
+        more_than_nothing(config, "loss.class_balanced_beta")
+
+
+SPEC = Spec(
+    "ldam",
+    build,
+    check,
+    cosine_scale=lambda config: config.loss.ldam_scale,
+    fields={**FIELDS, **class_balanced.FIELDS},
+    options=("loss.reweight_at_percent",),
+)

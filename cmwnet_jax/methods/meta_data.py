@@ -1,0 +1,136 @@
+"""The meta data of methods that learn weights: the stream `meta`, chosen anew at each epoch (Sec. 4.2, B.1)."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cmwnet_jax.core import mixing, objectives
+from cmwnet_jax.core.types import MetaLossFn, MetaState
+from cmwnet_jax.data import meta_set
+from cmwnet_jax.data.augment import Augmentation
+from cmwnet_jax.data.batches import Selection
+from cmwnet_jax.data.random import Purpose, generator
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.methods.base import EpochStart, Parts, Plan, Stream, Variables, the_classifier
+from cmwnet_jax.methods.fields import INT32, Field, between, one_of
+
+META = "meta"
+"""The stream's name."""
+
+META_SETS = ("lowest_loss", "balanced", "held_out")
+
+
+FIELDS = {
+    "meta_set.kind": Field(
+        "lowest_loss",
+        "lowest_loss (each epoch, per class, the examples of lowest loss: no clean data needed, Sec. "
+        "4.2), balanced (each epoch, per class, random training examples, B.1), held_out (clean, set "
+        "apart).",
+        one_of(META_SETS),
+    ),
+    "meta_set.per_class_examples": Field(
+        10,
+        "Examples of each class, at most.",
+        between(1, INT32),
+    ),
+    "meta_set.pseudo_labels": Field(
+        False,
+        "Whether the meta loss compares with the classifier's own classes instead of the given labels (Q20).",
+    ),
+    "meta_set.mixup": Field(
+        False,
+        "Whether each meta batch is mixed up with itself, Beta(1, 1) (Sec. 4.2).",
+    ),
+    "meta_set.batch_size": Field(
+        100,
+        "Meta examples a step, over all devices; a smaller meta set is used whole.",
+        between(1, INT32),
+    ),
+}
+"""Config fields that it reads."""
+
+
+def meta_loss(parts: Parts) -> MetaLossFn:
+    """The mean cross-entropy on the meta batch, mixed with Beta(1, 1) where the config says so (Sec. 4.2)."""
+    plain = objectives.classification_meta_loss(parts.model.apply)
+    return mixing.mixed(plain, num_classes=parts.num_classes) if parts.config.meta_set.mixup else plain
+
+
+def meta_fields(
+    parts: Parts, judge: Callable[[MetaState], Variables] = lambda state: the_classifier(state)[""]
+) -> dict:
+    """Fields of `Method` that give it meta data.
+
+    Args:
+        parts: the run's.
+        judge: state -> the classifier whose losses and predictions choose the meta set (Q20).
+    """
+    return {
+        "streams": {"train": parts.train_stream, META: _stream(parts)},
+        "plan_epoch": lambda start: _plan(parts, start, judge),
+        "describe_plan": lambda selections: _numbers(parts, selections),
+    }
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UsageError for fields that contradict each other."""
+    if config.meta_set.kind == "held_out" and config.meta_set.pseudo_labels:
+        raise UsageError(
+            "meta_set.pseudo_labels is True, but held_out meta data have true labels: set it to False"
+        )
+
+
+def _stream(parts: Parts) -> Stream:
+    fields = parts.config.meta_set
+    return Stream(
+        split="held_out" if fields.kind == "held_out" else "train",
+        batch_size=fields.batch_size,
+        field="meta_set.batch_size",
+        planned=True,
+        least_planned=_size(parts),
+        planned_by=f"meta_set.per_class_examples is {fields.per_class_examples}: the meta set",
+        views={"image": Augmentation(**parts.config.augment)},
+    )
+
+
+def _size(parts: Parts) -> int:
+    """How many examples an epoch's meta set has."""
+    fields, counts = parts.config.meta_set, parts.data.biased.class_counts
+    if fields.kind == "held_out":
+        return len(parts.data.record.held_out)
+    most = fields.per_class_examples
+    if fields.kind == "balanced":
+        most = min(most, int(np.min(counts[counts > 0])))
+    return int(np.sum(np.minimum(counts, most)))
+
+
+def _plan(parts: Parts, start: EpochStart, judge: Callable[[MetaState], Variables]) -> Plan:
+    """This epoch's meta set; none in the warm-up, where no weights are learned."""
+    config, data = parts.config, parts.data
+    if start.number < config.warmup_epochs:
+        return Plan()
+    fields, labels = config.meta_set, data.biased.given
+    if fields.kind == "held_out":
+        ids = data.record.held_out
+        return Plan({META: Selection(np.arange(len(ids)), data.true_labels[ids])})
+    measured = None
+    if fields.kind == "lowest_loss" or fields.pseudo_labels:
+        measured = start.measure("train", judge(start.state))
+    if fields.kind == "balanced":
+        rng = generator(config.seed, Purpose.BALANCED_META_SET, start.number)
+        rows = meta_set.balanced(labels, parts.num_classes, fields.per_class_examples, rng)
+    else:
+        rows = meta_set.lowest_loss(measured.losses, labels, parts.num_classes, fields.per_class_examples)
+    shown = measured.predictions if fields.pseudo_labels else labels
+    return Plan({META: meta_set.with_labels(rows, shown)})
+
+
+def _numbers(parts: Parts, selections: Mapping[str, Selection]) -> dict[str, float]:
+    """The meta set's size, and how much of it is in truth rightly labelled."""
+    if META not in selections:
+        return {}
+    chosen, labels = selections[META], parts.data.biased
+    held_out = parts.config.meta_set.kind == "held_out" and labels.truth_known
+    percent = 100.0 if held_out else meta_set.rightness(labels, chosen).percent
+    return {"meta_set_size": len(chosen.rows), "meta_set_right_percent": percent}

@@ -1,0 +1,257 @@
+"""What MW-Net, CMW-Net and CMW-Net-SL share: a weight net, learned here or elsewhere (Algorithms 1 and 2)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from cmwnet_jax.core.low_memory import make_low_memory_step
+from cmwnet_jax.core.meta_step import make_meta_step
+from cmwnet_jax.core.step_parts import NORMALIZATIONS
+from cmwnet_jax.core.types import ObjectiveFn, StepFn
+from cmwnet_jax.core.weight_net import WeightNet, weighting_functions
+from cmwnet_jax.errors import UsageError, about
+from cmwnet_jax.methods import meta_data, steps
+from cmwnet_jax.methods.base import Method, Parts, Phase, WeightNetRole, one_classifier
+from cmwnet_jax.methods.fields import (
+    INT32,
+    LARGE,
+    MANY,
+    Field,
+    between,
+    is_nothing,
+    local_file,
+    more_than_nothing,
+    one_of,
+)
+from cmwnet_jax.methods.plain import weighted_step
+from cmwnet_jax.transfer import SavedWeightNet, load_weight_net
+from cmwnet_jax.transfer.array_facts import to_host
+from cmwnet_jax.transfer.portable import encoded
+
+FIELDS = {
+    **meta_data.FIELDS,
+    "meta_every_steps": Field(
+        1,
+        "The weight net learns on every so many-th step, and is applied on all (Algorithm 1: 1).",
+        between(1, INT32),
+    ),
+    "low_memory": Field(
+        False,
+        "For models that fill the memory, with mwnet and cmwnet: the meta step in four programs, at "
+        "about plain training's peak, for some 30% more time (`make_low_memory_step`).",
+    ),
+    "weight_net.num_meta_classes": Field(
+        3,
+        "K, the number of meta-classes, for cmwnet and cmwnet_sl; all others have 1.",
+        between(1, MANY),
+    ),
+    "weight_net.hidden": Field(
+        100,
+        "Units of its hidden layer.",
+        between(1, 2**16),
+    ),
+    "weight_net.learning_rate": Field(
+        1e-3,
+        "Adam's learning rate for it.",
+        between(0, LARGE),
+    ),
+    "weight_net.weight_decay": Field(
+        1e-4,
+        "Coupled L2 on its parameters.",
+        between(0, LARGE),
+    ),
+    "weight_net.normalize": Field(
+        "sum",
+        "What weights are divided by: sum (their own), mean (the batch size) or none (Q1), for mwnet "
+        "and cmwnet.",
+        one_of(NORMALIZATIONS),
+    ),
+    "weight_net.init": Field(
+        "",
+        "A learned one to start from (Algorithm 2): a run, checkpoint, saved weight net or exported "
+        "file of as many meta-classes and hidden units; empty: a random one. The run's folder keeps a"
+        " copy.",
+        local_file,
+    ),
+    "weight_net.frozen": Field(
+        False,
+        "Whether that one stays as it is: no meta steps, no meta set, the cost of plain training.",
+    ),
+}
+"""Config fields that it reads."""
+
+
+def with_weight_net(
+    parts: Parts,
+    warmup: Phase,
+    objective: ObjectiveFn,
+    normalize: str,
+    around=lambda step: step,
+    judge=None,
+    initial=one_classifier,
+    **fields,
+) -> Method:
+    """The warm-up, then steps that a weight net weighs; it learns in them unless it is frozen.
+
+    Args:
+        parts: the run's.
+        warmup: the phase before.
+        objective: what is minimised.
+        normalize: of `make_meta_step`.
+        around: a step of core -> the step to take instead: (state, batch, ...) -> (state, metrics).
+        judge: state -> the classifier that chooses the meta data; None for the one that learns.
+        initial: as in `Method`, without the weight net.
+        **fields: others of `Method`.
+
+    Raises:
+        UsageError: the weight net that the config names cannot be used here.
+    """
+    config, net, learned = parts.config, _weight_net(parts), _learned_elsewhere(parts)
+    learns = not config.weight_net.frozen
+
+    def start(make_variables, model_rng, weight_rng):
+        if learned is None:
+            weight_params = net.init(weight_rng, jnp.zeros(1), jnp.zeros(1, jnp.int32))
+        else:
+            weight_params = jax.tree.map(jnp.asarray, learned.weight_params)
+        return {**initial(make_variables, model_rng, weight_rng), "weight_params": weight_params}
+
+    main = Phase(
+        _step(parts, objective, normalize, around),
+        streams=("train", meta_data.META) if learns else ("train",),
+        first_epoch=config.warmup_epochs,
+        weighs=True,
+        learns=lambda numbers: learns & (numbers % config.meta_every_steps == 0),
+    )
+    if learns:
+        fields |= meta_data.meta_fields(parts) if judge is None else meta_data.meta_fields(parts, judge)
+        fields["weight_optimizer"] = _weight_optimizer(config)
+    role = WeightNetRole(
+        functions=lambda params, losses: weighting_functions(net.apply, params, losses, net.num_meta_classes),
+        save=lambda params, seen, epochs: _saved(parts, normalize, learned, params, seen, epochs),
+        known_range=None if learned is None else learned.loss_range,
+        learns=learns,
+        content=None if learned is None else encoded(learned),
+    )
+    return parts.method((warmup, main), initial=start, weight_net=role, **fields)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UsageError for fields that contradict each other, or with which nothing is learned."""
+    meta_data.check(config)
+    if config.loss.name == "focal":
+        more_than_nothing(config, "loss.focal_gamma")
+    fields = config.weight_net
+    if fields.frozen and not fields.init and fields.learning_rate:
+        raise UsageError(
+            "weight_net.frozen is True, but weight_net.init is empty, and a random weight net would never "
+            "learn: name a learned one there (or set weight_net.learning_rate to 0, too, for a random one as a "
+            "control)"
+        )
+    if not fields.frozen and is_nothing(fields.learning_rate):
+        raise UsageError(
+            f"weight_net.learning_rate is {fields.learning_rate}, with which the weight net would never learn: "
+            f"set it to more than 0, or weight_net.frozen to True"
+        )
+    if config.low_memory and fields.frozen:
+        raise UsageError(
+            "low_memory is True, but with weight_net.frozen there is no meta step, and plain training's memory "
+            "is all that a run takes: set it to False"
+        )
+
+
+def _check_some_step_learns(parts: Parts) -> None:
+    config, total = parts.config, parts.num_steps
+    start, every = config.warmup_epochs * (total // config.num_epochs), config.meta_every_steps
+    if -(-start // every) * every >= total:
+        raise UsageError(
+            f"meta_every_steps is {every}, but the steps from {start}, after the warm-up, to {total} have no "
+            f"multiple of it, so that no weights would be learned: lower it, or train for more epochs"
+        )
+
+
+def _step(parts: Parts, objective: ObjectiveFn, normalize: str, around) -> steps.Step:
+    """Meta steps, with weighted steps between where the config says so; a frozen net's are all weighted."""
+    weigh = {"weight_fn": _weight_net(parts).apply, "normalize": normalize}
+    between = steps.weighted(around(weighted_step(parts, objective, **weigh)))
+    if parts.config.weight_net.frozen:
+        return between
+    _check_some_step_learns(parts)
+    learned = {
+        "objective": objective,
+        "meta_loss": meta_data.meta_loss(parts),
+        "optimizer": parts.optimizer,
+        "weight_optimizer": _weight_optimizer(parts.config),
+        "virtual_lr": parts.learning_rate,
+        "axis_name": parts.axis_name,
+        **weigh,
+    }
+    if parts.config.low_memory:
+        step: StepFn = make_low_memory_step(
+            **learned, micro_batches=parts.config.micro_batches, compile=parts.compile, donate=True
+        )
+        meta_step = steps.InPasses(steps.meta(step))
+    else:
+        meta_step = steps.meta(around(make_meta_step(**learned)))
+    return steps.every(parts.config.meta_every_steps, meta_step, between)
+
+
+def _weight_net(parts: Parts) -> WeightNet:
+    return WeightNet(parts.meta_classes.num_meta_classes, parts.config.weight_net.hidden)
+
+
+def _weight_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_net.weight_decay), optax.adam(config.weight_net.learning_rate)
+    )
+
+
+def _learned_elsewhere(parts: Parts) -> SavedWeightNet | None:
+    """The weight net to start from, where the config names one."""
+    fields = parts.config.weight_net
+    if not fields.init:
+        return None
+    with about("weight_net.init"):
+        saved = load_weight_net(fields.init)
+    wanted = {"num_meta_classes": parts.meta_classes.num_meta_classes, "hidden": fields.hidden}
+    for name, value in wanted.items():
+        if getattr(saved, name) != value:
+            raise UsageError(
+                f"weight_net.init is {fields.init!r}, whose {name} is {getattr(saved, name)}, expected "
+                f"{value}, as {parts.config.method} has here: set weight_net.{name}, or take another method "
+                f"or weight net"
+            )
+    return saved
+
+
+def _saved(
+    parts: Parts,
+    normalize: str,
+    before: SavedWeightNet | None,
+    weight_params,
+    loss_range: tuple[float, float],
+    epochs_done: int,
+) -> SavedWeightNet:
+    """The weight net as a checkpoint keeps it; its losses are also those of the net that it started from."""
+    config, data = parts.config, parts.data
+    low, high = loss_range
+    if before is not None:
+        low, high = min(low, before.loss_range[0]), max(high, before.loss_range[1])
+    provenance = {
+        "dataset": config.data.name,
+        "bias": data.record.name,
+        "num_examples": parts.num_examples,
+        "class_counts": data.biased.class_counts.tolist(),
+        "meta_class_of_class": parts.meta_classes.of_class.tolist(),
+        "method": config.method,
+        "class_feature": config.weight_net.class_feature,
+        "loss": config.loss.name,
+        "model": config.model.name,
+        "normalize": normalize,
+        "seed": config.seed,
+        "init": config.weight_net.init,
+        "epochs_done": epochs_done,
+        "versions": {"jax": jax.__version__},
+    }
+    return SavedWeightNet(to_host(weight_params), parts.meta_classes.centers, (low, high), provenance)

@@ -1,0 +1,258 @@
+"""A run's folder: config.json, metrics.jsonl, arrays, the weight net it started from, and result.json last."""
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.files import (
+    folder_to_write,
+    local_folder,
+    local_path,
+    remove_partial_files,
+    replace_file,
+    sync,
+)
+from cmwnet_jax.runs import lock, stored
+from cmwnet_jax.runs.arrays import has_arrays, read_arrays, read_confidences
+
+_NEEDED = ("test_accuracy_percent", "loss_min", "loss_max")  # which the rest of a run reads of its first epochs
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+class RunFolder:
+    """Reads and writes one run's files; each file is replaced as a whole or not at all."""
+
+    def __init__(self, path: str | os.PathLike, filled: Callable[[dict], dict] = dict):
+        """Opens nothing.
+
+        Args:
+            path: of the folder; it may be missing.
+            filled: gives a config's fields the defaults of those that are younger than it.
+
+        Raises:
+            UsageError: it is no path of this machine.
+        """
+        self._filled = filled
+        self.path = local_path("workdir", path).absolute()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.path / stored.CHECKPOINTS
+
+    @property
+    def initial_weight_net(self) -> Path:
+        """The run's own copy of a weight net that it started from, which the original may not outlive."""
+        return self.path / stored.INITIAL_WEIGHT_NET
+
+    def check(self, config: ConfigDict) -> None:
+        """Checks that a run may be started or continued here, and leaves nothing behind.
+
+        Raises:
+            UsageError: another process is running in the folder, or it cannot be written, or holds a
+                finished run, another config's, or one that is spoilt.
+        """
+        local_folder("workdir", self.path)
+        stored.check_kinds(self.path)
+        lock.check_free(self._lock_file)
+        folder_to_write("workdir", self.path)
+        for name in stored.FOLDERS:
+            if (self.path / name).exists():
+                folder_to_write(f"the workdir's {name}", self.path / name)
+        self._check_contents(config)
+
+    @contextlib.contextmanager
+    def writing(self, config: ConfigDict) -> Iterator[None]:
+        """Makes the folder and keeps it from other processes; explains a full disk.
+
+        Args:
+            config: the run's.
+
+        Raises:
+            UsageError: as `check` does, since much may have happened since; or the disk is full.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with lock.hold(self._lock_file):
+                self._check_contents(config)
+                yield
+        except Exception as error:
+            if not _is_full_disk(error):
+                raise
+            raise UsageError(
+                f"workdir is {str(self.path)!r}, whose disk is full ({first_line(error)}): make room and give "
+                f"the same command again, it goes on from the newest checkpoint"
+            ) from error
+
+    def _check_contents(self, config: ConfigDict) -> None:
+        if stored.read_result(self.path) is not None:
+            raise UsageError(
+                f"workdir is {str(self.path)!r}, which holds a finished run: choose another folder or remove it"
+            )
+        epochs = stored.read_metrics(self.path, _NEEDED)
+        if not os.path.lexists(self._config_file):
+            if epochs or any(path.name.isdigit() for path in self.checkpoints.glob("*")):
+                raise UsageError(
+                    f"workdir is {str(self.path)!r}, which holds an unfinished run without its "
+                    f"{stored.CONFIG}: bring the file back, or choose another folder"
+                )
+        elif difference := self._difference(config):
+            raise UsageError(
+                f"workdir is {str(self.path)!r}, which holds an unfinished run of another config "
+                f"({difference}): choose another folder, or remove it"
+            )
+        # The last epoch leaves these before its checkpoint: going on, the run may not write them again.
+        for name in stored.ARRAYS:
+            if has_arrays(self.path, name):
+                read_arrays(self.path, name)
+        if os.path.lexists(self.path / stored.CONFIDENCES):
+            read_confidences(self.path)
+
+    def check_finished(self, config: ConfigDict) -> None:
+        """Raises a UsageError where the finished run in this folder is of another config, or spoilt."""
+        stored.read_result(self.path)
+        stored.read_metrics(self.path)
+        if self._difference(config):
+            raise UsageError(
+                f"{self.path} holds a finished run of another config: remove it, or take another workdir"
+            )
+
+    def finished_config(self) -> ConfigDict:
+        """The config of the finished run in this folder.
+
+        Raises:
+            UsageError: there is none, or it is spoilt.
+        """
+        if stored.read_result(self.path) is None:
+            raise UsageError(f"workdir is {str(self.path)!r}, which holds no finished run: train it first")
+        return ConfigDict(self._filled(stored.read_config(self.path)))
+
+    def from_own_copy(self, config: ConfigDict) -> ConfigDict:
+        """The config, starting from the run's own copy of the weight net where there is one.
+
+        Args:
+            config: the run's.
+        """
+        if not (config.weight_net.init and self.initial_weight_net.exists()):
+            return config
+        config = config.copy_and_resolve_references()
+        config.weight_net.init = str(self.initial_weight_net)
+        return config
+
+    def start(self, config: ConfigDict, epoch: int) -> None:
+        """Makes the folder, and drops metrics of epochs that will be run again.
+
+        Args:
+            config: the run's.
+            epoch: the first epoch that will be run.
+
+        Raises:
+            UsageError: metrics of epochs that will not be run again are missing.
+        """
+        kept = stored.read_metrics(self.path, ())[:epoch]
+        if len(kept) < epoch:
+            raise UsageError(
+                f"workdir is {str(self.path)!r}, whose metrics.jsonl has {len(kept)} of the {epoch} epochs "
+                f"that its newest checkpoint has done: bring the file back, or remove the workdir to start over"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        remove_partial_files(self.path)
+        replace_file(self._config_file, stored.as_json(config))
+        replace_file(self._metrics_file, "".join(_json(metrics) + "\n" for metrics in kept))
+
+    def append_metrics(self, metrics: dict) -> None:
+        """Adds one epoch's line to metrics.jsonl; a NaN becomes null."""
+        with self._metrics_file.open("ab") as file:
+            file.write((_json(metrics) + "\n").encode())
+            sync(file)  # a checkpoint of this epoch may follow, and must not outlive the line
+
+    def metrics(self) -> list[dict]:
+        """The epochs so far."""
+        return stored.read_metrics(self.path, (), first_epoch=None)
+
+    def write_weights(self, **arrays: np.ndarray) -> None:
+        """Writes weights.npz."""
+        replace_file(self.path / "weights.npz", lambda file: np.savez_compressed(file, **arrays))
+
+    def write_evaluation(self, **arrays: np.ndarray) -> None:
+        """Writes evaluation.npz."""
+        replace_file(self.path / "evaluation.npz", lambda file: np.savez_compressed(file, **arrays))
+
+    def write_left(self, name: str, contents: np.ndarray | Mapping[str, np.ndarray]) -> None:
+        """Writes what the method leaves: an array as `.npy`, arrays by name as `.npz`."""
+        if isinstance(contents, np.ndarray):
+            replace_file(self.path / name, lambda file: np.save(file, contents))
+        else:
+            replace_file(self.path / name, lambda file: np.savez_compressed(file, **contents))
+
+    def write_initial_weight_net(self, content: bytes) -> None:
+        """Writes initial_weight_net.safetensors."""
+        replace_file(self.initial_weight_net, content)
+
+    def write_result(self, result: dict) -> None:
+        """Writes result.json, which says that the run is finished."""
+        replace_file(self.path / stored.RESULT, _json(result, indent=2) + "\n")
+
+    def _difference(self, config: ConfigDict) -> str:
+        """The first between the run's config and another; empty where they are the same."""
+        old = self._filled(stored.read_config(self.path))
+        new = self._filled(json.loads(stored.as_json(config)))
+        return "" if old == new else _first_difference(old, new)
+
+    @property
+    def _config_file(self) -> Path:
+        return self.path / stored.CONFIG
+
+    @property
+    def _metrics_file(self) -> Path:
+        return self.path / stored.METRICS
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / stored.LOCK
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether this error or one that led to it says so; TensorStore's has no number, only words."""
+    if error is None:
+        return False
+    texts = [os.strerror(number) for number in _FULL_DISK]
+    return (
+        (isinstance(error, OSError) and error.errno in _FULL_DISK)
+        or any(text in str(error) for text in texts)
+        or _is_full_disk(error.__cause__)
+    )
+
+
+def _first_difference(old: dict, new: dict, prefix: str = "") -> str:
+    for name in sorted(old.keys() | new.keys()):
+        before, now = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(now, dict) and before != now:
+            return _first_difference(before, now, f"{prefix}{name}.")
+        if before != now:
+            return f"{prefix}{name} was {stored.shown(before)} and is {stored.shown(now)}"
+    raise AssertionError("the configs are equal")
+
+
+def _json(value: dict, indent: int | None = None) -> str:
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value):
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, np.ndarray):
+        return _finite(value.tolist())
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value

@@ -1,0 +1,117 @@
+"""A method of one's own: forty lines outside of the package, trained, killed and resumed by the launcher."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+import cmwnet_jax as cmw
+from cmwnet_jax import methods
+from cmwnet_jax.core import losses, objectives
+from cmwnet_jax.data.batches import Selection
+from cmwnet_jax.methods.base import Phase, Plan, Spec, Stream, the_classifier
+from cmwnet_jax.methods.fields import Field, between
+from cmwnet_jax.methods.plain import weighted_step
+
+
+# --- the method: from here ...
+def build(parts):
+    forward = objectives.train_mode(parts.model.apply)
+
+    def loss(params, model_state, stream, rng):
+        logits, model_state = forward(params, model_state, stream["image"], rng)
+        return losses.cross_entropy(logits, stream["label"]), model_state
+
+    def objective(params, model_state, batch, rng):
+        easy, model_state = loss(params, model_state, batch["easy"], rng)
+        terms, model_state = loss(params, model_state, batch["train"], rng)
+        base = parts.config.toy.strength * jnp.mean(easy)
+        return cmw.Objective(terms, terms, jnp.zeros(len(terms), int), base), model_state
+
+    def plan(start):
+        measured = start.measure("train", the_classifier(start.state)[""])
+        rows = np.argsort(measured.losses, kind="stable")[:96]
+        return Plan({"easy": Selection(rows, measured.predictions[rows])})
+
+    return parts.method(
+        (Phase(weighted_step(parts, objective), streams=("train", "easy")),),
+        streams={"train": parts.train_stream, "easy": Stream(24, "toy.strength", planned=True)},
+        plan_epoch=plan,
+        describe_plan=lambda chosen: {"toy_easy_right_percent": _right(parts.data, chosen["easy"])},
+        leave=lambda state: {"toy.npy": np.asarray(state.params["Dense_0"]["kernel"])},
+    )
+
+
+def _right(data, easy):
+    return float(100 * np.mean(data.biased.true[easy.rows] == easy.labels))
+
+
+STRENGTH = Field(0.5, "What the easy examples' mean loss is multiplied by.", between(0, 10))
+SPEC = Spec("toy", build, fields={"toy.strength": STRENGTH})
+# --- ... to here
+
+
+def launch(workdir, killed_in_epoch=-1):
+    """Trains it, in a process of its own; kills itself in the middle of an epoch."""
+    from test_train import small_config
+
+    from cmwnet_jax.train.loop import train
+    from cmwnet_jax.train.trainer import Trainer
+
+    methods.register(SPEC)
+    config = small_config(
+        method="toy",
+        toy__strength=0.25,
+        num_epochs=3,
+        chunk_steps=10,
+        data__bias="symmetric_40",
+        checkpoint__every_minutes=1e-9,
+    )
+    run_chunk = Trainer.run_chunk
+
+    def until_killed(trainer, state, epoch):
+        if epoch.number == killed_in_epoch and epoch.steps_done == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return run_chunk(trainer, state, epoch)
+
+    Trainer.run_chunk = until_killed
+    train(config, workdir)
+
+
+def started(*arguments):
+    code = f"import test_extending; test_extending.launch{arguments!r}"
+    root = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root.parent}"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+def test_a_method_outside_of_the_package_trains_and_survives_a_kill(tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    done = started(str(whole))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert started(str(run), 1).returncode == -signal.SIGKILL
+    assert not (run / "toy.npy").exists()
+    done = started(str(run))
+    assert done.returncode == 0, done.stderr[-2000:]
+    np.testing.assert_array_equal(np.load(run / "toy.npy"), np.load(whole / "toy.npy"))
+    lines = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (whole, run)
+    ]
+    for one, other in zip(*lines, strict=True):
+        assert {name: value for name, value in one.items() if not name.startswith("seconds")} == {
+            name: value for name, value in other.items() if not name.startswith("seconds")
+        }
+    assert lines[0][-1]["toy_easy_right_percent"] > 90
+    assert json.loads((run / "config.json").read_text())["toy"] == {"strength": 0.25}
+    assert json.loads((run / "result.json").read_text())["devices"].startswith("4 x")
+
+
+def test_the_toy_method_has_forty_lines():
+    text = Path(__file__).read_text()
+    assert text.split("# --- the method: from here ...\n")[1].split("# --- ... to here")[0].count("\n") <= 42
