@@ -1,18 +1,25 @@
 """Order, augmentation and the two input paths."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy import stats
 
+from cmwnet_jax.core.types import MetaState
 from cmwnet_jax.data import augment as augment_module
 from cmwnet_jax.data.augment import Augmentation, augment, pixel_moments, standardize
-from cmwnet_jax.data.batches import BatchOrder, PassOrder, Raw
+from cmwnet_jax.data.batches import BatchOrder, PassOrder, Raw, Selection
 from cmwnet_jax.data.streaming import Fit, StreamedSplit
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.methods.base import Phase, Stream
+from cmwnet_jax.train import parallel
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.config import default_config
+from cmwnet_jax.train.inputs import open_input
 
 
 def numbered_images(count, size=6, channels=1):
@@ -210,3 +217,48 @@ def test_images_of_different_sizes_are_named():
     stream = StreamedSplit(source, np.arange(2), np.zeros(2, np.int32))
     with pytest.raises(UsageError, match=r"crop_pixels is 0, but images differ.*\(5, 5, 1\) and \(6, 5, 1\)"):
         stream.read(np.arange(2))
+
+
+def handing_out(state, batch):
+    """A step that reports all that it was given."""
+    shown = {f"{name}/{view}": x for name, stream in batch.items() for view, x in stream.items()}
+    shown = {name: parallel.gather(x) for name, x in shown.items()}
+    rows = batch["labelled"]["row"]
+    return state.replace(step=state.step + 1), {"losses": rows, "weights": rows, **shown}
+
+
+def test_streams_and_their_views_are_alike_on_all_paths_from_any_step():
+    """Two streams, one of them shown twice, and a planned one with labels of its own."""
+    images, labels = numbered_images(40), np.arange(40, dtype=np.int32) % 5
+    crops = Augmentation(pad_pixels=1, flip=True)
+    streams = {
+        "labelled": Stream(4, "b", views={"weak": crops}),
+        "unlabelled": Stream(8, "b", views={"weak": crops, "strong": crops}),
+        "meta": Stream(4, "b", planned=True),
+    }
+    orders = {name: BatchOrder(3, 40, streams[name].batch_size, 5, name) for name in ("labelled", "unlabelled")}
+    chosen = Selection(np.array([7, 3, 30, 21]), np.eye(5, dtype=np.float32)[:4])
+    in_memory = Raw.whole(images, labels)
+    streamed = StreamedSplit(source_of(images), np.arange(40), labels)
+    seen = []
+    for split, one_step_a_call in ((in_memory, False), (in_memory, True), (streamed, True)):
+        inputs = open_input(SimpleNamespace(splits={"train": split}), streams, orders, 3, one_step_a_call)
+        loaded = {"meta": inputs.load("meta", chosen, 1)}
+        run_steps = inputs.make_run_steps(Phase(handing_out, tuple(streams)))
+        state = MetaState.create(params=jnp.ones(()), optimizer=optax.identity(), rng=jax.random.key(0))
+        state, parts = parallel.replicate(state.replace(step=jnp.array(6))), []
+        for steps in (slice(1, 3), slice(3, 5)):  # of the second epoch, in two chunks
+            rows = {name: order.epoch(1)[steps] for name, order in orders.items()}
+            rows["meta"] = np.tile(np.arange(4, dtype=np.int32), (2, 1))
+            state, metrics = run_steps(state, rows, loaded)
+            parts.append(parallel.unreplicate(metrics))
+        seen.append(jax.tree.map(lambda *x: np.concatenate(x), *parts))
+        for name, order in orders.items():
+            np.testing.assert_array_equal(seen[-1][f"{name}/row"], order.epoch(1)[1:])
+            np.testing.assert_array_equal(seen[-1][f"{name}/label"], labels[order.epoch(1)[1:]])
+        np.testing.assert_array_equal(seen[-1]["meta/row"], [chosen.rows] * 4)
+        np.testing.assert_array_equal(seen[-1]["meta/label"], [chosen.labels] * 4)
+        assert np.any(seen[-1]["unlabelled/weak"] != seen[-1]["unlabelled/strong"])
+    for other in seen[1:]:
+        for name, expected in seen[0].items():
+            np.testing.assert_allclose(other[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)

@@ -173,7 +173,7 @@ def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
 
 
 def _in_order(runs: Sequence[Found]) -> list[str]:
-    """In the order of the methods, as finished runs have it; older ones by name, those without weights first."""
+    """In the order of the methods, as finished runs have it; else by name, those without weights first."""
     places = {}
     for run in runs:
         result = run.result or {}

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ class RunFolder:
             UsageError: it is no path of this machine.
         """
         self._filled = filled
+        self._history: list[dict] = []
         self.path = local_path("workdir", path).absolute()
 
     @property
@@ -166,15 +167,23 @@ class RunFolder:
         remove_partial_files(self.path)
         replace_file(self._config_file, stored.as_json(config))
         replace_file(self._metrics_file, "".join(_json(metrics) + "\n" for metrics in kept))
+        self._history = kept
 
     def append_metrics(self, metrics: dict) -> None:
         """Adds one epoch's line to metrics.jsonl; a NaN becomes null."""
+        line = _json(metrics)
         with self._metrics_file.open("ab") as file:
-            file.write((_json(metrics) + "\n").encode())
+            file.write((line + "\n").encode())
             sync(file)  # a checkpoint of this epoch may follow, and must not outlive the line
+        self._history.append(json.loads(line))
+
+    @property
+    def history(self) -> Sequence[dict]:
+        """The epochs' metrics since `start`, with those that it has kept, as the file has them."""
+        return self._history
 
     def metrics(self) -> list[dict]:
-        """The epochs so far."""
+        """The epochs so far, read from the file."""
         return stored.read_metrics(self.path, (), first_epoch=None)
 
     def write_weights(self, **arrays: np.ndarray) -> None:

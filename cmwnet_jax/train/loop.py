@@ -195,7 +195,7 @@ def _weight_metrics(launch: _Launch, epoch: Epoch) -> dict:
     meta_class = classes.of_class[data.biased.given[rows]]
     metrics = weight_metrics(epoch.weights.ravel(), is_wrong, meta_class, classes.num_meta_classes)
     role = method.weight_net
-    if role is not None and not role.learns:
+    if role is not None and not role.learns and role.known_range is not None:
         share = health.share_outside(epoch.losses, role.known_range)
         metrics["loss_share_outside_range"] = share
         if share and parallel.is_first():
@@ -212,7 +212,7 @@ def _picture(launch: _Launch, board: Board, epoch: Epoch, test: NamedTuple, stat
     reported = (epoch.main_rows, epoch.losses, epoch.weights)
     arrays = weight_arrays(data, method.meta_classes, *(values.ravel() for values in reported))
     weight_params = parallel.unreplicate(state.weight_params)
-    arrays |= weighting_arrays(method, weight_params, folder.metrics())
+    arrays |= weighting_arrays(method, weight_params, folder.history)
     tested = evaluation_arrays(test, data.test_labels, data.source.num_classes)
     board.add_pictures(epoch.number, arrays, tested["confusion"], data.source.class_names)
     if is_last:

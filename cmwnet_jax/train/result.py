@@ -93,7 +93,7 @@ def summarize(config: ConfigDict, data: Data, method: Method, folder: RunFolder,
         folder: the run's, with every epoch's metrics and the last one's evaluation.npz.
         clock: of this launch.
     """
-    history, last = folder.metrics(), folder.metrics()[-1]
+    history, last = folder.history, folder.history[-1]
     counted = after_warmup(history, method.warmup_epochs)
     return {
         "workdir": str(folder.path),

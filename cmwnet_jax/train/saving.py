@@ -88,7 +88,7 @@ class Saver:
     def _save(self, epoch: Epoch, state: MetaState) -> None:
         state = parallel.unreplicate(state)
         health.check_state(state, epoch.run_steps_done)
-        history, arrays, epochs_done = self._folder.metrics(), {}, epoch.number + 1
+        history, arrays, epochs_done = list(self._folder.history), {}, epoch.number + 1
         if not epoch.is_over:
             arrays, epochs_done = epoch.arrays(), epoch.number
             history.append({"epoch": epoch.number, **epoch.loss_range()})
