@@ -1,7 +1,6 @@
 """CMW-Net in JAX: learn, by meta-gradients, how much each training example should count.
 
-The public names are loaded when they are first used, so that `cmwnet_jax.report` works on a machine
-without JAX.
+Public names are loaded on first use, so that `cmwnet_jax.report` works without JAX.
 """
 
 import importlib
@@ -39,7 +38,7 @@ _MODULES = (
     "schedules",
     "table",
 )
-"""Modules of `core` whose functions are public, too: `cmw.losses.focal`."""
+"""Public modules of `core`, e.g. `cmw.losses.focal`."""
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,7 @@
-"""Arrays from files that nobody vouches for: `.npy`, `.npz` and `.safetensors`, read in one way by all.
+"""Safe reading of arrays from untrusted `.npy`, `.npz` and `.safetensors` files.
 
-Nothing in a file is believed before it is checked: what it claims to hold against its size, types against
-numbers, contents against the checksums that zips have. Pickles could run any code and are never read.
+Everything in a file is checked before it is used: claimed sizes against the file's size, dtypes against a list
+of numeric types, contents against the checksums in zips. Pickles, which can run any code, are never read.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes  # JAX asks for it
+import ml_dtypes  # a dependency of JAX
 import numpy as np
 import safetensors
 
@@ -33,21 +33,21 @@ _NPY_HEADERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 
-# What a packed file may unpack to: as much as this, or as many times its own size; zeros pack 1,000 to 1.
+# Largest size that a packed file may unpack to: this, or so many times its own size; zeros pack 1,000 to 1.
 _UNPACKED_BYTES, _UNPACKED_TIMES = 1 << 30, 100
 
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike, problem: str, remedy: str) -> Iterator[Path]:
-    """Turns whatever is wrong with a file into one sentence, before it is opened and while it is read.
+    """Turns any error with a file into one sentence, both before it is opened and while it is read.
 
     Args:
-        path: the file's; `~` stands for the home folder.
-        problem: how the sentence begins: the field, the path, and what is expected.
-        remedy: how it ends: what to do.
+        path: the file; `~` stands for the home folder.
+        problem: beginning of the sentence: the field, the path, and what is expected.
+        remedy: end of the sentence: what to do.
 
     Yields:
-        The path, of a regular file.
+        The path of a regular file.
 
     Raises:
         UsageError: `problem (what is wrong): remedy`.
@@ -58,25 +58,25 @@ def reading(path: str | os.PathLike, problem: str, remedy: str) -> Iterator[Path
         yield path
     except UsageError:
         raise
-    # What numpy, zipfile, zlib, json or safetensors stumble over depends on where a file is damaged.
+    # The errors of numpy, zipfile, zlib, json or safetensors depend on where a file is damaged.
     except Exception as error:
         raise UsageError(f"{problem} ({first_line(error)}): {remedy}") from error
 
 
 def read_npy(path: str | os.PathLike, problem: str, remedy: str, *, finite: bool = True) -> np.ndarray:
-    """The array in an `.npy` file, whatever the file's name ends in.
+    """Reads the array in an `.npy` file; the file's name may have any ending.
 
     Args:
-        path: the file's.
-        problem: as `reading` takes it.
-        remedy: as `reading` takes it.
-        finite: whether NaN and infinite numbers are refused.
+        path: the file.
+        problem: as in `reading`.
+        remedy: as in `reading`.
+        finite: whether to refuse NaN and infinite numbers.
 
     Returns:
-        Numbers or booleans of the file's shape and dtype, in the machine's byte order.
+        Numbers or booleans with the file's shape and dtype, in the machine's byte order.
 
     Raises:
-        UsageError: the file cannot be read as such.
+        UsageError: the file cannot be read.
     """
     with reading(path, problem, remedy) as path, path.open("rb") as file:
         array = npy(file, path.stat().st_size)
@@ -88,17 +88,17 @@ def read_npy(path: str | os.PathLike, problem: str, remedy: str, *, finite: bool
 def read_npz(
     path: str | os.PathLike, problem: str, remedy: str, *, finite: bool = True, text: bool = False
 ) -> dict[str, np.ndarray]:
-    """The arrays in an `.npz` file by name, as `read_npy` gives them.
+    """Reads the arrays in an `.npz` file by name, each as in `read_npy`.
 
     Args:
-        path: the file's.
-        problem: as `reading` takes it.
-        remedy: as `reading` takes it.
-        finite: whether NaN and infinite numbers are refused.
-        text: whether arrays may be of text.
+        path: the file.
+        problem: as in `reading`.
+        remedy: as in `reading`.
+        finite: whether to refuse NaN and infinite numbers.
+        text: whether to allow arrays of text.
 
     Raises:
-        UsageError: the file cannot be read as such.
+        UsageError: the file cannot be read.
     """
     with reading(path, problem, remedy) as path, path.open("rb") as file:
         return npz(file, path.stat().st_size, finite=finite, text=text)
@@ -107,20 +107,20 @@ def read_npz(
 def read_safetensors(
     path: str | os.PathLike, problem: str, remedy: str, *, finite: bool = True
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays in a `.safetensors` file by name, as `read_npz` gives them, and its metadata.
+    """Reads the arrays in a `.safetensors` file by name, as in `read_npz`, and its metadata.
 
     Args:
-        path: the file's.
-        problem: as `reading` takes it.
-        remedy: as `reading` takes it.
-        finite: whether NaN and infinite numbers are refused.
+        path: the file.
+        problem: as in `reading`.
+        remedy: as in `reading`.
+        finite: whether to refuse NaN and infinite numbers.
 
     Raises:
-        UsageError: the file cannot be read as such.
+        UsageError: the file cannot be read.
     """
     with reading(path, problem, remedy) as path:
         with safetensors.safe_open(path, framework="numpy"):
-            pass  # the header has been checked: its length, and that its arrays fill the file
+            pass  # this checks the header: its length, and that the arrays fill the file
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length), object_pairs_hook=_once_each)
@@ -135,15 +135,15 @@ def read_safetensors(
 
 
 def to_float32(arrays: Mapping[str, np.ndarray], problem: str, remedy: str) -> dict[str, np.ndarray]:
-    """The arrays as float32, where they are of floats that float32 can hold.
+    """Converts floating-point arrays to float32.
 
     Args:
-        arrays: by name.
-        problem: as `reading` takes it.
-        remedy: as `reading` takes it.
+        arrays: arrays by name.
+        problem: as in `reading`.
+        remedy: as in `reading`.
 
     Raises:
-        UsageError: an array is of other numbers, or beyond float32.
+        UsageError: an array has no floating-point dtype, or values too large for float32.
     """
     converted = {}
     for name, array in arrays.items():
@@ -157,16 +157,16 @@ def to_float32(arrays: Mapping[str, np.ndarray], problem: str, remedy: str) -> d
 
 
 def npz(file: BinaryIO, size: int, *, finite: bool = True, text: bool = False) -> dict[str, np.ndarray]:
-    """The arrays of an open `.npz`, for use inside `reading`.
+    """Reads the arrays of an open `.npz`, inside `reading`.
 
     Args:
-        file: at its start.
-        size: its bytes.
-        finite: as `read_npz` takes it.
-        text: as `read_npz` takes it.
+        file: the file, at its start.
+        size: its size in bytes.
+        finite: as in `read_npz`.
+        text: as in `read_npz`.
 
     Raises:
-        Exception: of many kinds, whatever a damaged file leads to.
+        Exception: errors of many types if the file is damaged.
     """
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -177,15 +177,15 @@ def npz(file: BinaryIO, size: int, *, finite: bool = True, text: bool = False) -
 
 
 def npy(stream: BinaryIO, size: int, *, text: bool = False) -> np.ndarray:
-    """The array of an open `.npy`, for use inside `reading`.
+    """Reads the array of an open `.npy`, inside `reading`.
 
     Args:
-        stream: at its start.
-        size: its bytes.
-        text: as `read_npz` takes it.
+        stream: the file, at its start.
+        size: its size in bytes.
+        text: as in `read_npz`.
 
     Raises:
-        Exception: of many kinds, whatever a damaged file leads to.
+        Exception: errors of many types if the file is damaged.
     """
     version = np.lib.format.read_magic(stream)
     if version not in _NPY_HEADERS:
@@ -199,29 +199,29 @@ def npy(stream: BinaryIO, size: int, *, text: bool = False) -> np.ndarray:
 
 
 def check_unpacked(unpacked: int, packed: int) -> None:
-    """Checks what a packed file claims to hold, so that a few bytes cannot fill the memory.
+    """Checks the claimed size of a packed file, so that a few bytes cannot fill the memory.
 
     Args:
-        unpacked: bytes that it claims to unpack to.
-        packed: its size in bytes.
+        unpacked: claimed size after unpacking, in bytes.
+        packed: size of the packed file in bytes.
 
     Raises:
-        ValueError: it is far more than real data unpack to.
+        ValueError: the claimed size is far larger than that of real data.
     """
     if unpacked > max(_UNPACKED_BYTES, _UNPACKED_TIMES * packed):
         raise ValueError(f"it claims to unpack from {packed} to {unpacked} bytes, more than numbers do")
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, finite: bool, text: bool) -> np.ndarray:
-    """One array of an `.npz`; the zip's own checksum is compared at its end."""
+    """Reads one array of an `.npz`; at its end, zipfile compares the zip's own checksum."""
     try:
         if not member.filename.endswith(".npy"):
             raise ValueError("it is no .npy file")
-        if member.comment:  # a damaged length of it hides the members that follow
+        if member.comment:  # with a damaged length, it would hide the members that follow
             raise ValueError("it has a comment")
         with archive.open(member) as stream:
             array = npy(stream, member.file_size, text=text)
-            stream.read(1)  # arrives at the end also where the array is empty
+            stream.read(1)  # reaches the end, and so the checksum, even if the array is empty
         if finite:
             _check_finite({"": array})
     except Exception as error:
@@ -232,7 +232,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, finite: bool, tex
 def _tensor(
     file: BinaryIO, start: int, name: str, dtype: str, shape: list[int], data_offsets: list[int]
 ) -> np.ndarray:
-    """One array of a `.safetensors`, whose header has been checked."""
+    """Reads one array of a `.safetensors` whose header has been checked."""
     if dtype not in _SAFETENSORS_DTYPES:
         raise ValueError(f"{name!r} is of {dtype}, expected one of {', '.join(_SAFETENSORS_DTYPES)}")
     begin, end = data_offsets
@@ -241,7 +241,7 @@ def _tensor(
 
 
 def _filled(stream: BinaryIO, size: int, dtype: np.dtype) -> np.ndarray:
-    """The next `size` bytes as numbers, flat."""
+    """Reads the next `size` bytes as a flat array of numbers."""
     data = np.empty(size, np.uint8)
     for start in range(0, size, 1 << 24):
         block, at = memoryview(data)[start : start + (1 << 24)], 0
@@ -258,7 +258,7 @@ def _filled(stream: BinaryIO, size: int, dtype: np.dtype) -> np.ndarray:
 
 
 def _allowed(dtype: np.dtype, text: bool) -> np.dtype:
-    """The dtype to read, of one that a header names."""
+    """The dtype to read for a dtype in a header; raises a ValueError if it is not allowed."""
     if dtype.hasobject:
         raise ValueError("it holds Python objects, whose pickles could run any code")
     if dtype == np.dtype("V2"):
@@ -269,7 +269,7 @@ def _allowed(dtype: np.dtype, text: bool) -> np.dtype:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dictionary, of names that all differ."""
+    """A dictionary of these pairs; raises a ValueError if a name comes twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

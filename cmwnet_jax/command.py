@@ -1,7 +1,7 @@
-"""What every command shares: flags in, one sentence and a status out.
+"""Common parts of the commands: flag parsing, one-sentence errors, exit status.
 
-Status 0: done. 2: the user erred. 3: training broke down. 75 (EX_TEMPFAIL): asked to stop by SIGTERM or
-SIGINT; the same command goes on, or does it again. Anything else is a bug or a signal.
+Status 0: done. 2: error of the user. 3: training diverged. 75 (EX_TEMPFAIL): stopped by SIGTERM or SIGINT; the
+same command continues, or starts again. Anything else is a bug or a signal.
 """
 
 import difflib
@@ -21,18 +21,18 @@ from ml_collections import ConfigDict
 from cmwnet_jax.errors import Preempted, TrainingDiverged, UsageError, first_line
 from cmwnet_jax.files import check_regular
 
-_SAID = 300  # characters of what somebody else's error says
+_SAID = 300  # characters shown of an error from other code
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Parses the flags, runs `main`, and exits; errors that a user can mend are printed without a traceback.
+    """Parses the flags, runs `main`, and exits; errors of the user are printed without a traceback.
 
     Args:
-        main: takes the arguments that are not flags, the program's name first.
+        main: takes the arguments that are not flags; the first is the program's name.
     """
-    # Orbax and tfds narrate; Orbax logs an error from each of its threads before it raises it once.
+    # Orbax and tfds log much; Orbax logs an error in each of its threads before raising it once.
     logging.set_verbosity(logging.FATAL)
-    for stream in (sys.stdout, sys.stderr):  # names of files may be what no encoding knows
+    for stream in (sys.stdout, sys.stderr):  # a file name may not be encodable
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -43,26 +43,26 @@ def run(main: Callable[[list[str]], None]) -> None:
         _exit(f"error: {error}", 3)
     except Preempted as stop:
         _exit(f"stopped: {stop}", os.EX_TEMPFAIL)
-    except KeyboardInterrupt:  # where nobody listens for it, or for the second time
+    except KeyboardInterrupt:  # before signals are handled, or a second time
         _exit("stopped: SIGINT came; what is written stays, and the same command goes on", os.EX_TEMPFAIL)
 
 
 def _exit(message: str, status: int) -> NoReturn:
-    """Ends the process with one line, whatever the names in it hold."""
+    """Ends the process with one line, whatever characters it contains."""
     print("\\n".join(message.splitlines()), file=sys.stderr, flush=True)
     sys.exit(status)
 
 
 def required(value, flag: str, hint: str):
-    """The value of a flag that a command cannot do without.
+    """Returns the value of a required flag.
 
     Args:
-        value: what `flags` holds for it.
-        flag: its name.
-        hint: what to give it.
+        value: the flag's value in `flags`.
+        flag: name of the flag.
+        hint: what to give it, for the error.
 
     Raises:
-        UsageError: it was not given.
+        UsageError: the flag was not given.
     """
     if not value:
         raise UsageError(f"--{flag} is missing: give {hint}")
@@ -70,7 +70,7 @@ def required(value, flag: str, hint: str):
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """`flags.FLAGS`, with what config files and overrides raise turned into UsageErrors; or the help."""
+    """Parses the flags; turns errors of config files and overrides into UsageErrors. Also shows the help."""
     asked = [
         arg.lstrip("-") for arg in itertools.takewhile(lambda arg: arg != "--", argv[1:]) if arg[:1] == "-"
     ]
@@ -81,12 +81,12 @@ def _parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         _check_config(argv)
         return rest
-    except (Exception, SystemExit) as error:  # the latter, too, is the config file's: help has been given
+    except (Exception, SystemExit) as error:  # SystemExit comes from the config file: help is already handled
         if "only_check_flags" in asked:
             raise
         causes = list(_causes(error))
         own = [cause for cause in causes if isinstance(cause, UsageError)]
-        if own:  # raised by the config file, and wrapped in a traceback's text on the way
+        if own:  # raised by the config file, and wrapped in the text of a traceback since
             raise own[-1] from None
         if isinstance(error, flags.Error) and "\n" not in str(error):
             raise UsageError(str(error)) from None
@@ -94,7 +94,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _check_config(argv: list[str]) -> None:
-    """Raises what went wrong with a config flag, which says so only when its value is used."""
+    """Raises the error of a config flag, which absl reports only when the value is used."""
     if "config" not in flags.FLAGS or flags.FLAGS["config"].flag_type() == "string" or not _given(argv):
         return
     config = flags.FLAGS["config"].value
@@ -104,10 +104,10 @@ def _check_config(argv: list[str]) -> None:
 
 
 def no_config(value: Any) -> str:
-    """What to say of a get_config that returned something else.
+    """The message for a get_config that returned something other than a config.
 
     Args:
-        value: that.
+        value: the returned value.
     """
     got = "an empty ConfigDict" if isinstance(value, ConfigDict) else type(value).__name__
     return (
@@ -120,7 +120,7 @@ _HELPS = {"help", "helpshort", "helpfull", "helpxml", "h", "?"}
 
 
 def _show_help(asked: Collection[str]) -> NoReturn:
-    """Prints a command's flags and exits, whatever the other flags are; absl would exit with status 1."""
+    """Prints a command's flags and exits, even if other flags are wrong; absl would exit with status 1."""
     if "helpxml" in asked:
         flags.FLAGS.write_help_in_xml_format(sys.stdout)
     elif "helpfull" in asked:
@@ -132,13 +132,13 @@ def _show_help(asked: Collection[str]) -> NoReturn:
 
 
 def load_file(path: str) -> dict[str, Any]:
-    """The names that a config file defines.
+    """Runs a config file and returns the names that it defines.
 
     Args:
         path: a Python file.
 
     Raises:
-        UsageError: there is no such file, or it raises something itself.
+        UsageError: there is no such file, or it raises an error.
     """
     check_config_file(path)
     try:
@@ -150,29 +150,29 @@ def load_file(path: str) -> dict[str, Any]:
 
 
 def what_came(error: BaseException) -> str:
-    """An error of somebody else's code in one line: its type, what it says, and where it was raised.
+    """One line about an error in other code: its type, its message, and where it was raised.
 
     Args:
-        error: with its traceback.
+        error: an error with a traceback.
     """
     said = " ".join(str(error).split())[:_SAID]
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_someones(frame.filename)]
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    if isinstance(error, SyntaxError):  # which says itself where
+    if isinstance(error, SyntaxError):  # its message already has the place
         place = ""
     return f"{type(error).__name__}: {said}{place}"
 
 
 def _is_someones(file: str) -> bool:
-    """Whether a file is the user's or ours, and not one through which all errors come."""
+    """Whether a file is the user's or ours, rather than one that all errors pass through."""
     return "site-packages" not in file and not file.startswith("<") and file != __file__
 
 
 def check_config_file(path: str) -> None:
-    """Raises a UsageError for what is no file; one of the user's pipes would be waited on.
+    """Raises a UsageError unless a config file is a regular file; a pipe would block for ever.
 
     Args:
-        path: of a config file; empty where none was given, which others say.
+        path: the config file; empty if none was given, which is reported elsewhere.
     """
     try:
         if path:
@@ -190,10 +190,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _unknown_field(argv: list[str]) -> UsageError | None:
-    """The error for the first override of a field that the config has not, if there is one."""
+    """The error for the first override of a field that the config lacks; None if there is no such override."""
     try:
         config = _load(argv)
-    except (Exception, SystemExit):  # the file itself is what is broken
+    except (Exception, SystemExit):  # the file itself is broken
         return None
     for arg in argv:
         if arg.startswith("--config."):
@@ -209,7 +209,7 @@ def _unknown_field(argv: list[str]) -> UsageError | None:
 
 
 def _load(argv: list[str]) -> ConfigDict:
-    """The config without overrides; ml_collections reads those from `sys.argv` whatever it is given."""
+    """The config without overrides; ml_collections reads overrides from `sys.argv` in any case."""
     path, _, arg = _given(argv).partition(":")
     return load_file(path)["get_config"](*([arg] if arg else []))
 

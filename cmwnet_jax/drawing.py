@@ -1,8 +1,8 @@
-"""What runs learned, drawn into axes: for the report's figures and for a run's own pictures.
+"""Plots of what runs learned, drawn into given axes: for the report and for a run's own pictures.
 
-Everything is drawn from the arrays of a run's weights.npz (`train.result.weight_arrays`), so that a
-run can be looked at while it goes on as it is when it is done. No JAX, and none of pyplot's global
-state: safe in the middle of training.
+Everything is drawn from the arrays of a run's weights.npz (`train.result.weight_arrays`), so an unfinished run
+can be plotted like a finished one. Uses neither JAX nor the global state of pyplot, so it is safe during
+training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's palette, told apart with every kind of colour vision; line styles repeat it in grey.
+# Okabe and Ito's palette, distinguishable with every kind of colour vision; line styles help in greyscale.
 _META_CLASS_STYLES = (
     ("#0072B2", "-"),
     ("#009E73", "--"),
@@ -25,22 +25,22 @@ _META_CLASS_STYLES = (
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _RIGHT, _WRONG = "#56B4E9", "#E69F00"
 _NAMES_BY_COUNT = {1: ("all",), 2: ("small", "large"), 3: ("small", "moderate", "large")}
-_NUMBERED = 12  # classes up to which a confusion matrix has room for its numbers
-_NAMED = 20  # and for the names of its classes
+_NUMBERED = 12  # largest number of classes for which a confusion matrix shows its numbers
+_NAMED = 20  # and the names of its classes
 
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
-"""Matplotlib's settings under which these functions are meant to be called."""
+"""Matplotlib settings to use with these functions."""
 
 Arrays = Mapping[str, np.ndarray]
 
 
 def literal(name: str) -> str:
-    """A name as Matplotlib draws it literally: dollars are no formulas, nor does `_` keep it from a legend."""
+    """Escapes a name for Matplotlib: `$` starts no formula, and a leading `_` does not hide it in a legend."""
     return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def meta_class_names(centers: Sequence[float]) -> list[str]:
-    """A name with its centre, where it is known, for each meta-class, e.g. `small (about 14 examples)`."""
+    """A name per meta-class, with its centre if that is known, e.g. `small (about 14 examples)`."""
     count = len(centers)
     names = _NAMES_BY_COUNT.get(count, tuple(f"meta-class {k + 1} of {count}" for k in range(count)))
     return [
@@ -50,30 +50,30 @@ def meta_class_names(centers: Sequence[float]) -> list[str]:
 
 
 def of_seen(runs: Sequence[Arrays], *names: str) -> list[np.ndarray]:
-    """Arrays of several runs' weights.npz, pooled, of the examples that the last epoch has seen.
+    """Pools arrays from several runs' weights.npz, for the examples seen in the last epoch.
 
     Args:
-        runs: arrays by name.
-        *names: of arrays [n].
+        runs: arrays by name, per run.
+        *names: names of arrays [n].
     """
-    seen = [run["seen"] if "seen" in run else slice(None) for run in runs]  # older runs have no others
+    seen = [run["seen"] if "seen" in run else slice(None) for run in runs]  # older runs saw all examples
     return [np.concatenate([run[name][rows] for run, rows in zip(runs, seen, strict=True)]) for name in names]
 
 
 def _right_name(runs: Sequence[Arrays], wrong: np.ndarray) -> str:
-    """What the examples are that are not wrong: where nobody knows the truth, they are not called right."""
+    """Name of the examples that are not wrong; if the truth is unknown, they are not called right."""
     known = all(run.get("truth_known", True) for run in runs)
     return "right" if known and wrong.any() else "not known to be wrong"
 
 
 def draw_weighting_functions(axes: Axes, runs: Sequence[Arrays]) -> None:
-    """The K weighting functions over the loss: the runs' mean, each run faintly (Fig. 2c, above).
+    """The K weighting functions over the loss: their mean, and each run as a faint line (Fig. 2c, top).
 
     Args:
         axes: where to draw.
         runs: `grid` [g], `functions` [K, g] and `centers` [K] of runs of one method with the same K.
     """
-    # Only as far as every run's weight net has seen losses: beyond that it is extrapolation.
+    # Only up to the largest loss that every run's weight net has seen; beyond it, the net extrapolates.
     top = min(float(run["grid"][-1]) for run in runs)
     grid = np.linspace(0, top, 200)
     curves = np.array([[np.interp(grid, run["grid"], f) for f in run["functions"]] for run in runs])
@@ -87,7 +87,7 @@ def draw_weighting_functions(axes: Axes, runs: Sequence[Arrays]) -> None:
 
 
 def draw_weight_histogram(axes: Axes, runs: Sequence[Arrays]) -> None:
-    """Weights of rightly and wrongly labelled examples, each as a share of its own (Fig. 2c, below).
+    """Weight histograms of rightly and wrongly labelled examples, each normalised by itself (Fig. 2c, bottom).
 
     Args:
         axes: where to draw.
@@ -116,7 +116,7 @@ def draw_weight_histogram(axes: Axes, runs: Sequence[Arrays]) -> None:
 
 
 def draw_observed_losses(axes: Axes, runs: Sequence[Arrays]) -> None:
-    """How many losses a weighting function was asked about, by meta-class; to stand under the functions.
+    """Histogram of observed losses per meta-class, to be placed below the weighting functions.
 
     Args:
         axes: where to draw.
@@ -137,13 +137,13 @@ def draw_observed_losses(axes: Axes, runs: Sequence[Arrays]) -> None:
 def draw_learning_curves(
     axes: Axes, histories: Mapping[str, Sequence[Sequence[Mapping]]], field: str, label: str
 ) -> None:
-    """A number by epoch, one line a method: the mean over its runs, and a band from the least to the most.
+    """A metric by epoch, one line per method: the mean over its runs, with a band from minimum to maximum.
 
     Args:
         axes: where to draw.
         histories: by method, the metrics of each run's epochs.
-        field: the metric's name.
-        label: what the axis says, with the unit.
+        field: name of the metric.
+        label: label of the axis, with the unit.
     """
     for place, (name, runs) in enumerate(histories.items()):
         columns = {}
@@ -164,9 +164,9 @@ def draw_learning_curves(
 
 
 def draw_loss_densities(axes: Axes, runs: Sequence[Arrays]) -> None:
-    """Histograms of the losses, one line a given class, right and wrong labels apart (Fig. 13a).
+    """Histograms of the losses, one line per given class, for right and wrong labels separately (Fig. 13a).
 
-    Of more than 20 classes, one line a meta-class.
+    With more than 20 classes, one line per meta-class.
 
     Args:
         axes: where to draw.
@@ -184,7 +184,7 @@ def draw_loss_densities(axes: Axes, runs: Sequence[Arrays]) -> None:
     for place, _ in enumerate(labels):
         bottom, size = -float(place), max(int(np.sum(group == place)), 1)
         counts = [np.histogram(losses[(group == place) & chosen], bins)[0] for _, chosen, _ in parts]
-        heights = np.sqrt(np.cumsum(counts, axis=0) / size)  # of the right ones, and of all on top of them
+        heights = np.sqrt(np.cumsum(counts, axis=0) / size)  # of right labels, and of all, stacked
         base = np.zeros(len(bins) - 1)
         for (name, chosen, color), height in zip(parts, heights, strict=True):
             top = 0.9 * height / max(heights.max(), 1e-9)
@@ -201,11 +201,11 @@ def draw_loss_densities(axes: Axes, runs: Sequence[Arrays]) -> None:
 
 
 def draw_confusion(axes: Axes, confusion: np.ndarray, class_names: Sequence[str]) -> None:
-    """Which class was taken for which, as shares of the true class; the root's scale, so that few errors show.
+    """Confusion matrix as shares of the true class; colours follow the square root, so that rare errors show.
 
     Args:
         axes: where to draw.
-        confusion: [C, C] int, a row a true class, a column a predicted one.
+        confusion: [C, C] int; rows are true classes, columns predicted ones.
         class_names: C names.
     """
     percent = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
@@ -213,11 +213,11 @@ def draw_confusion(axes: Axes, confusion: np.ndarray, class_names: Sequence[str]
 
 
 def draw_transition(axes: Axes, transition: np.ndarray, class_names: Sequence[str]) -> None:
-    """P(given | true), as `draw_confusion` does.
+    """P(given | true), drawn as in `draw_confusion`.
 
     Args:
         axes: where to draw.
-        transition: [C, C] float, a row a true class, a column a given one; rows sum to one.
+        transition: [C, C] float; rows are true classes, columns given ones; rows sum to one.
         class_names: C names.
     """
     _draw_shares(axes, 100 * transition, class_names, columns="given class")
@@ -243,12 +243,12 @@ def _draw_shares(axes: Axes, percent: np.ndarray, class_names: Sequence[str], co
 
 
 def _legend_above(axes: Axes, title: str) -> None:
-    """Outside of the axes, where it cannot cover what is drawn."""
+    """A legend above the axes, where it cannot cover the plot."""
     axes.legend(title=title, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), alignment="left")
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """[height, width, 3] uint8, the figure as it would be saved."""
+    """[height, width, 3] uint8, the figure as rendered when saved."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]

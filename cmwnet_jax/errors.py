@@ -1,4 +1,4 @@
-"""What a user can mend, told apart from bugs."""
+"""Errors that a user can fix, as distinct from bugs."""
 
 import contextlib
 import difflib
@@ -6,28 +6,28 @@ from collections.abc import Iterable, Iterator
 
 
 class UsageError(ValueError):
-    """A value that the user gave cannot be used; the message is one sentence for them.
+    """The user gave a value that cannot be used; the message is one sentence for the user.
 
-    It names the field, what it got, what is expected and what to do. Commands print it without
-    a traceback and exit with status 2.
+    It names the field, the value, what is expected and what to do. Commands print it without a traceback and
+    exit with status 2.
     """
 
 
 class TrainingDiverged(RuntimeError):
-    """A run's numbers have become NaN or infinite, or its weights all 0; training cannot go on.
+    """Training cannot continue: the run's numbers became NaN or infinite, or all its weights 0.
 
-    The message says which quantity, at which step and on which examples. Commands print it without
-    a traceback and exit with status 3.
+    The message names the quantity, the step and the examples. Commands print it without a traceback and exit
+    with status 3.
     """
 
 
 def unknown_name(field: str, got: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not in a list of names, with the nearest one that is.
+    """The error for a name that is not in a list of names; suggests the most similar one.
 
     Args:
-        field: the config field or argument that held the name.
-        got: the name.
-        known: the names that would have been right.
+        field: the config field or argument.
+        got: the name that was given.
+        known: the valid names.
     """
     known = sorted(known)
     nearest = difflib.get_close_matches(str(got), known, n=1)
@@ -36,11 +36,11 @@ def unknown_name(field: str, got: str, known: Iterable[str]) -> UsageError:
 
 
 @contextlib.contextmanager
-def about(field: str) -> Iterator[None]:
-    """Puts a config field's name before the UsageErrors of what is done with it.
+def naming_field(field: str) -> Iterator[None]:
+    """Context manager that puts a config field's name before the message of a UsageError.
 
     Args:
-        field: the field.
+        field: name of the field.
     """
     try:
         yield
@@ -49,17 +49,17 @@ def about(field: str) -> Iterator[None]:
 
 
 class Preempted(Exception):
-    """A run was asked to stop, has saved all it did, and can be continued.
+    """A run was asked to stop, has saved its state, and can be continued.
 
     Commands print the message and exit with status 75, the system's "try again" (EX_TEMPFAIL).
     """
 
 
 def first_line(error: BaseException) -> str:
-    """An error in a few words, for a message about what it means.
+    """A short form of an error's message, to be quoted in another message.
 
     Args:
-        error: anybody's; TensorStore's messages go on with pages of settings.
+        error: any error; those of TensorStore continue with pages of settings.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return (text.splitlines() or [type(error).__name__])[0][:200]

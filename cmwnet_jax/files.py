@@ -1,4 +1,4 @@
-"""Paths from users; files that are written as a whole or not at all, and read only where they are files."""
+"""Checks of paths from users, atomic writing, and reading of regular files only."""
 
 import contextlib
 import errno
@@ -16,19 +16,19 @@ from typing import Any, BinaryIO
 from cmwnet_jax.errors import UsageError, first_line
 
 _PARTIAL = ".partial"
-_ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes gs:/ of gs://
-_LONGEST_NAME, _LONGEST_PATH = 255, 3800  # bytes; of the system's 4096 some are for what is inside
+_ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib turns gs:// into gs:/
+_LONGEST_NAME, _LONGEST_PATH = 255, 3800  # bytes; the rest of the system's 4096 is for files inside a folder
 
 
 def local_path(field: str, given: str | os.PathLike) -> Path:
-    """The path that a user gave, with `~` filled in, checked before anything is done with it.
+    """Checks a path from a user before anything is done with it, and expands `~`.
 
     Args:
         field: the flag, config field or argument that held it.
-        given: the path; nothing needs to be there.
+        given: the path; it need not exist.
 
     Raises:
-        UsageError: it is empty, names another machine's files (gs://...), or no file system could have it.
+        UsageError: it is empty, is on another machine (gs://...), or is invalid on every file system.
     """
     try:
         text = os.fsdecode(given)
@@ -58,14 +58,14 @@ def local_path(field: str, given: str | os.PathLike) -> Path:
 
 
 def local_folder(field: str, given: str | os.PathLike) -> Path:
-    """As `local_path`, of what is a folder, or could be made one.
+    """As `local_path`, for a path that is or could become a folder.
 
     Args:
         field: the flag, config field or argument that held it.
         given: the path.
 
     Raises:
-        UsageError: as `local_path` says; or it, or what it would be in, is a file or cannot be looked at.
+        UsageError: as `local_path`; also if the path or a parent of it is a file or cannot be inspected.
     """
     path = local_path(field, given)
     with refused(field, path):
@@ -80,14 +80,14 @@ def local_folder(field: str, given: str | os.PathLike) -> Path:
 
 
 def folder_to_write(field: str, given: str | os.PathLike) -> Path:
-    """As `local_folder`, of one that can be written; nothing is made or left there.
+    """As `local_folder`, and checks that the folder can be written; leaves nothing behind.
 
     Args:
         field: the flag, config field or argument that held it.
         given: the path.
 
     Raises:
-        UsageError: as `local_folder` says; or it cannot be written.
+        UsageError: as `local_folder`; also if it cannot be written.
     """
     path = local_folder(field, given)
     with refused(field, path, "cannot be written"):
@@ -96,16 +96,16 @@ def folder_to_write(field: str, given: str | os.PathLike) -> Path:
 
 
 def file_to_write(field: str, given: str | os.PathLike, suffix: str) -> Path:
-    """As `local_path`, of a file that can be written; nothing is made or left there.
+    """As `local_path`, for a file, and checks that it can be written; leaves nothing behind.
 
     Args:
         field: the flag, config field or argument that held it.
-        given: the path; its folder may be missing, and a file that is there may be replaced.
-        suffix: what its name has to end in, e.g. `.png`.
+        given: the path; its folder may be missing, and an existing file will be replaced.
+        suffix: required ending of the name, e.g. `.png`.
 
     Raises:
-        UsageError: as `local_path` says; its name ends otherwise, it is a folder, or in one that cannot be
-            written.
+        UsageError: as `local_path`; also if the name has another ending, or the path is a folder or in one that
+            cannot be written.
     """
     path = local_path(field, given)
     if path.suffix != suffix:
@@ -120,7 +120,7 @@ def file_to_write(field: str, given: str | os.PathLike, suffix: str) -> Path:
 
 @contextlib.contextmanager
 def refused(field: str, path: Path, problem: str = "cannot be used") -> Iterator[None]:
-    """Turns what the file system says of a path that a user gave into a UsageError.
+    """Turns errors of the file system about a path into UsageErrors.
 
     Args:
         field: the flag, config field or argument that held it.
@@ -136,7 +136,7 @@ def refused(field: str, path: Path, problem: str = "cannot be used") -> Iterator
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is a file, folder or link; a folder that may not be searched is an OSError."""
+    """Whether there is a file, folder or link; raises an OSError if a folder may not be searched."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -145,16 +145,16 @@ def _is_there(path: Path) -> bool:
 
 
 def replace_file(path: Path, content: bytes | str | Callable[[BinaryIO], None]) -> None:
-    """Writes a file beside its place and moves it there, so that no reader and no crash sees half of it.
+    """Writes a file atomically: writes it beside its place, then moves it there.
 
     Args:
-        path: of the file, in a folder that exists; one that is there is replaced.
-        content: its bytes, its text (UTF-8), or a function that writes it to an open binary file.
+        path: the file, in a folder that exists; an existing file is replaced.
+        content: bytes, text (UTF-8), or a function that writes to an open binary file.
 
     Raises:
-        OSError: it cannot be written, e.g. on a full disk; what stood at `path` is untouched.
+        OSError: it cannot be written, e.g. because the disk is full; an existing file is then unchanged.
     """
-    # Others may write the same file at the same time, e.g. the jobs of an array on several hosts.
+    # Several processes may write the same file at once, e.g. array jobs on several hosts.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
     try:
         with partial.open("wb") as file:
@@ -169,13 +169,13 @@ def replace_file(path: Path, content: bytes | str | Callable[[BinaryIO], None]) 
 
 
 def check_writable(folder: Path) -> None:
-    """Makes sure that a file can be written in a folder, or in the nearest one above that exists.
+    """Checks that a file can be written in a folder, or in its nearest parent that exists.
 
     Args:
-        folder: may be missing; nothing is made or left there.
+        folder: may be missing; nothing is left there.
 
     Raises:
-        OSError: it cannot.
+        OSError: it cannot be written.
     """
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     with tempfile.TemporaryFile(dir=nearest):
@@ -192,15 +192,15 @@ _KINDS = {
 
 
 def check_regular(path: Path) -> None:
-    """Makes sure that a path is a regular file, or a link to one, before it is opened.
+    """Checks that a path is a regular file or a link to one, before it is opened.
 
-    A pipe would be waited on for ever, and a device such as /dev/zero be read until the memory is full.
+    A pipe would block for ever, and a device such as /dev/zero would fill the memory.
 
     Args:
-        path: from a user.
+        path: a path from a user.
 
     Raises:
-        OSError: it is missing, a link to something that is missing, or something else; `strerror` says which.
+        OSError: it is missing, a broken link, or another kind of file; `strerror` says which.
     """
     try:
         mode = path.stat().st_mode
@@ -215,23 +215,23 @@ def check_regular(path: Path) -> None:
 
 
 def read_json(path: Path, kind: type = dict, *, finite: bool = False) -> Any:
-    """What a JSON file holds.
+    """Reads a JSON file.
 
     Args:
-        path: from anywhere.
-        kind: what it must be, `dict` or `list`.
-        finite: whether NaN and infinities, which JSON has not, are refused.
+        path: any path.
+        kind: required type of the content, `dict` or `list`.
+        finite: whether to refuse NaN and infinities, which are not JSON.
 
     Raises:
-        OSError: it is missing, cannot be read, or is no regular file.
-        ValueError: it holds no such thing; says what it does in a few words.
+        OSError: it is missing, cannot be read, or is not a regular file.
+        ValueError: its content is wrong; the message says how, in a few words.
     """
     check_regular(path)
     return parse_json(path.read_bytes(), kind, finite=finite)
 
 
 def parse_json(content: bytes, kind: type = dict, *, finite: bool = False) -> Any:
-    """What some JSON says; arguments and errors as those of `read_json`."""
+    """Parses JSON; arguments and errors as in `read_json`."""
     if not content.strip():
         raise ValueError("it is empty")
     hooks = {"parse_constant": _refuse_constant, "parse_float": _finite} if finite else {}
@@ -269,12 +269,12 @@ def _finite(text: str) -> float:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Removes what writers that were killed have left in a folder, where nobody else writes."""
+    """Removes what killed writers left in a folder to which nobody else writes."""
     for partial in folder.glob(f".*{_PARTIAL}"):
         partial.unlink(missing_ok=True)
 
 
 def sync(file: BinaryIO) -> None:
-    """Waits until what was written to an open file is on the disk."""
+    """Waits until everything written to an open file is on the disk."""
     file.flush()
     os.fsync(file.fileno())

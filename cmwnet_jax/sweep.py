@@ -1,13 +1,13 @@
 """`python -m cmwnet_jax.sweep --config=FILE.py --workdir=DIR [--only=PATTERN] [--seeds=N] [--shard=I/N]`.
 
-Runs the cells of a config file, each into DIR/CELL/seedN, with commas as folders. A cell is an argument
-string of the file's `get_config`; `get_cells()` lists them. Finished runs are left as they are,
-unfinished ones go on, and a failure does not keep the others from running. As a job array: --shard=2/8
-runs every eighth cell, from the second on.
+Trains the cells of a config file, each in DIR/CELL/seedN, where the commas of CELL become folders. A cell is
+an argument string for the file's `get_config`; `get_cells()` lists them. Finished runs are skipped, unfinished
+ones continue, and a failure does not stop the others. In a job array, --shard=2/8 trains every eighth cell,
+starting with the second.
 
-A file whose cells build on another cell's run, e.g. on its labels, says on which by `get_first_stage(CELL)`
-(empty: on none). That run is trained first, with the same seed and once for all cells that build on it, and
-its folder is appended to their arguments as stage1=FOLDER. Where it fails, so do they.
+If cells build on another cell's run, e.g. on its labels, the file's `get_first_stage(CELL)` returns that cell
+(empty for none). It is trained first, with the same seed, and once for all cells that build on it. Its folder
+is appended to their arguments as stage1=FOLDER. If it fails, they fail, too.
 """
 
 from cmwnet_jax.train import signals
@@ -49,10 +49,10 @@ class Run:
     """One cell with one seed.
 
     Attributes:
-        arg: the config's argument string.
-        folder: where it goes.
-        first_stage: the run that it builds on, where there is one.
-        problem: why it cannot be run; as a rule it can.
+        arg: the argument string for the config.
+        folder: folder of the run.
+        first_stage: the run that it builds on, if any.
+        problem: why it cannot be trained; empty if it can.
     """
 
     arg: str
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def is_done(self) -> bool:
-        """Whether it is finished."""
+        """Whether the run is finished."""
         return stored.is_finished(self.folder)
 
 
@@ -76,19 +76,19 @@ def plan(
     shard: str,
     get_first_stage: Callable[[str], str] = lambda cell: "",
 ) -> list[Run]:
-    """The runs of this job, seed after seed, so that a table is there early.
+    """The runs of this job, one seed after the other, so that a first table is available early.
 
     Args:
         cells: argument strings.
-        workdir: of all runs.
-        only: a pattern with `*` and `?` that whole argument strings match.
-        seeds: runs of each cell.
+        workdir: folder of all runs.
+        only: a pattern with `*` and `?` for whole argument strings.
+        seeds: number of runs per cell.
         args: appended to each argument string.
-        shard: `I/N`. Runs that share a first stage go to the same job: two would both train it.
-        get_first_stage: cell -> the cell that it builds on, or nothing.
+        shard: `I/N`. Runs with the same first stage go to the same job, so that only one trains it.
+        get_first_stage: cell -> the cell that it builds on, or an empty string.
 
     Raises:
-        UsageError: no cell matches, the shard is no such pair, or the path cannot be an argument.
+        UsageError: no cell matches, the shard is malformed, or the path cannot be part of an argument.
     """
     if any(token.strip().startswith("seed=") for token in args.split(",")):
         raise UsageError(f"--args is {args!r}, expected no seed: --seeds=N takes the seeds from 0")
@@ -105,7 +105,7 @@ def plan(
 
 
 def _cell_run(workdir: Path, cell: str, seed: int, args: str, get_first_stage: Callable[[str], str]) -> Run:
-    """A cell's run, which will fail where the file cannot say what it builds on."""
+    """A cell's run; it will fail if the file cannot say which cell it builds on."""
     try:
         first = get_first_stage(cell) or ""
         if first and not _is_cell(first):
@@ -126,22 +126,22 @@ def _run(workdir: Path, cell: str, seed: int, args: str, first_stage: Run | None
 
 
 def _job(run: Run) -> Path:
-    """What must stay together."""
+    """Runs with the same value must stay in the same job."""
     return run.folder if run.first_stage is None else run.first_stage.folder
 
 
 def sweep(get_config: Callable[[str], ConfigDict], runs: list[Run]) -> dict[str, str]:
-    """Trains what is not finished.
+    """Trains the unfinished runs.
 
     Args:
         get_config: argument string -> config.
-        runs: of this job.
+        runs: runs of this job.
 
     Returns:
-        What went wrong, by argument string.
+        Errors by argument string.
 
     Raises:
-        Preempted: the run that was going on is saved.
+        Preempted: training was asked to stop; the current run is saved.
     """
     tried, seconds = {}, []
     for place, run in enumerate(runs):
@@ -155,9 +155,9 @@ def sweep(get_config: Callable[[str], ConfigDict], runs: list[Run]) -> dict[str,
 
 
 def _train_once(get_config: Callable[[str], ConfigDict], run: Run, tried: dict[str, Exception | None]) -> float:
-    """Seconds that a run took, without its first stage; 0 where it was tried before, finished, or fails.
+    """Trains a run and returns the seconds without its first stage; 0 if it was tried, is finished, or fails.
 
-    Puts what went wrong, None for nothing, into `tried` by argument string, and says it once.
+    Stores the error (None if there is none) in `tried` by argument string, and reports it once.
     """
     if run.arg in tried:
         return 0.0
@@ -171,27 +171,27 @@ def _train_once(get_config: Callable[[str], ConfigDict], run: Run, tried: dict[s
         seconds = _train(get_config, run)
     except Preempted:
         raise
-    except (Exception, SystemExit) as error:  # whatever it is, the other runs are none the worse
+    except (Exception, SystemExit) as error:  # whatever the error, the other runs can still be trained
         tried[run.arg] = UsageError(_what_came(error))
         print(f"failed: {run.arg}: {tried[run.arg]}", file=sys.stderr, flush=True)
     return seconds
 
 
 def _what_came(error: BaseException) -> str:
-    """One line: what the user can mend, or somebody's bug with its place."""
+    """One line about an error of the user, or about a bug and its place."""
     known = isinstance(error, UsageError | TrainingDiverged)
     return str(error) if known else f"it raised {command.what_came(error)}"
 
 
 def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
-    """Seconds that it took; 0 where it was finished."""
+    """Trains a run and returns the seconds; 0 if it was already finished."""
     if run.problem:
         raise UsageError(run.problem)
     config = get_config(run.arg)
     if not isinstance(config, ConfigDict) or not config:
         raise UsageError(command.no_config(config))
     if run.is_done:
-        run_folder(run.folder).check_finished(config)  # which must not pass for this cell's, if it is not
+        run_folder(run.folder).check_finished(config)  # a finished run of another config is an error
         return 0.0
     started = time.perf_counter()
     train(config, run.folder)
@@ -200,17 +200,17 @@ def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
 
 
 def cells_of(names: Mapping[str, Any], path: str) -> tuple[list[str], dict[str, str]]:
-    """The cells of a config file, and what is wrong with those that can be none.
+    """The cells of a config file, and what is wrong with invalid ones.
 
     Args:
-        names: what the file defines.
-        path: the file's.
+        names: the names that the file defines.
+        path: the file.
 
     Returns:
-        (cells, without what is there twice; why an entry is no cell, by what it is).
+        (cells without duplicates; for each invalid entry, why it is no cell).
 
     Raises:
-        UsageError: it lists no cells.
+        UsageError: the file lists no cells.
     """
     if not all(callable(names.get(name)) for name in ("get_config", "get_cells")):
         raise UsageError(f"--config={path} has no get_config and get_cells: sweep over a file that has both")
@@ -235,13 +235,13 @@ def cells_of(names: Mapping[str, Any], path: str) -> tuple[list[str], dict[str, 
 
 
 def _is_cell(cell: Any) -> bool:
-    """Whether each part names a folder inside of the one before."""
+    """Whether each part of the cell names a folder inside of the one before."""
     names = [name for part in cell.split(",") for name in part.split("/")] if isinstance(cell, str) else [""]
     return all(name.isprintable() and name.strip() == name and name not in ("", ".", "..") for name in names)
 
 
 def _list_cells(workdir: Path, cells: list[str]) -> None:
-    """Which cells there are, for the report, which else would miss every row in every column."""
+    """Writes the list of cells for the report, which otherwise would expect every row in every column."""
     before = stored.read_cells(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -254,7 +254,7 @@ def _list_cells(workdir: Path, cells: list[str]) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Plans, runs, and says what failed."""
+    """Plans and trains the runs, and reports failures."""
     if len(argv) > 1:
         raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
     path = command.required(_CONFIG.value, "config", "a config file, e.g. --config=experiments/compare.py")

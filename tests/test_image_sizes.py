@@ -67,7 +67,7 @@ def test_sizes_are_read_once(tmp_path, monkeypatch):
     source = sources.open("image_folder", fields["data__dir"], fields["data__raw_dir"])
     assert image_sizes(source, "train") == {(8, 6), (5, 9)}
     kept = Path(source.folder) / "sizes-train.npy"
-    monkeypatch.setattr(sources.Records, "encoded", None)
+    monkeypatch.setattr(sources.ExampleReader, "encoded", None)
     assert image_sizes(source, "train") == {(8, 6), (5, 9)}
     monkeypatch.undo()
     (kept.parent / checksums._NAME).unlink()  # those of the next one are written when the copy is there

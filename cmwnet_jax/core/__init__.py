@@ -1,1 +1,1 @@
-"""What users compose: steps, objectives, weight nets. Imports nothing of this package but errors."""
+"""Steps, objectives, losses and weight nets for users to compose; imports only `errors` from the package."""

@@ -1,4 +1,4 @@
-"""What a method takes from the class sizes alone: class weights and margins (Sec. 4.1's baselines)."""
+"""Class weights and margins from the class sizes (baselines of Sec. 4.1)."""
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,16 @@ from cmwnet_jax.errors import UsageError
 
 
 def checked_counts(class_counts: ArrayLike) -> np.ndarray:
-    """The class sizes as float64.
+    """Checks the class sizes and converts them to float64.
 
     Args:
-        class_counts: [C] non-negative whole numbers.
+        class_counts: [C] non-negative integers.
 
     Returns:
         [C] float64.
 
     Raises:
-        UsageError: they are not that, or look like the examples' labels.
+        UsageError: they are not such numbers, or look like the examples' labels.
     """
     try:
         counts = np.asarray(class_counts, np.float64)
@@ -28,22 +28,22 @@ def checked_counts(class_counts: ArrayLike) -> np.ndarray:
     if counts.ndim != 1 or not len(counts) or not whole.all():
         raise UsageError(
             f"class_counts is {' '.join(repr(class_counts).split())[:100]}, expected one non-negative whole "
-            f"number a class: pass np.bincount(labels, minlength=num_classes)"
+            f"number per class: pass np.bincount(labels, minlength=num_classes)"
         )
     if _look_like_labels(counts):
         raise UsageError(
             f"class_counts has {len(counts)} numbers from 0 to {counts.max():.0f}, which look like labels, "
-            f"expected one count a class: pass np.bincount(labels, minlength=num_classes)"
+            f"expected one count per class: pass np.bincount(labels, minlength=num_classes)"
         )
     return counts
 
 
 def _look_like_labels(counts: np.ndarray) -> bool:
-    """Whether these would be the sizes of classes that no one has.
+    """Whether the numbers are implausible as class sizes and look like labels.
 
-    Labels use most of the numbers from 0 to their largest, each of them many times, 0 about as often as the
-    others. As counts these are many more classes than the largest one has examples, a good part of them
-    empty; and they do not descend, as the counts of a long tail do.
+    Labels use most numbers from 0 to their largest, each many times, and 0 about as often as the others. Read
+    as counts, these would be far more classes than the largest class has examples, many of them empty, and
+    not in descending order, as the counts of a long tail are.
     """
     numbers = counts.max() + 1
     many = len(counts) >= 20 * numbers
@@ -52,13 +52,13 @@ def _look_like_labels(counts: np.ndarray) -> bool:
 
 
 def class_balanced_weights(class_counts: ArrayLike, *, beta: float = 0.9999) -> np.ndarray:
-    """The inverse of each class's effective number of examples (Cui et al. 2019; CB of Table 1).
+    """Weights inverse to each class's effective number of examples (Cui et al. 2019; CB of Table 1).
 
     `(1 - beta) / (1 - beta^n_c)`, divided by its mean over the classes that have examples.
 
     Args:
-        class_counts: [C] non-negative whole numbers, examples of each class by given label.
-        beta: in [0, 1); 0 weighs all classes alike, near 1 by their inverse size.
+        class_counts: [C] non-negative integers, examples per given label.
+        beta: in [0, 1); 0 weights all classes equally, values near 1 by inverse class size.
 
     Returns:
         [C] float64; 0 for a class without examples.
@@ -81,16 +81,16 @@ def class_balanced_weights(class_counts: ArrayLike, *, beta: float = 0.9999) -> 
 def ldam_margins(class_counts: ArrayLike, *, largest: float = 0.5, scale: float = 30.0) -> np.ndarray:
     """Margins that shrink with the fourth root of the class size (Cao et al. 2019).
 
-    `scale * largest * (min n / n_c)^(1/4)`, in the units of the logits that `ldam` takes.
+    `scale * largest * (min n / n_c)^(1/4)`, in the units of the logits for `ldam`.
 
     Args:
-        class_counts: [C] non-negative whole numbers, examples of each class by given label.
+        class_counts: [C] non-negative integers, examples per given label.
         largest: positive, the smallest class's margin between cosines.
-        scale: positive, what the normalised head multiplies its cosines by; 1 where logits are not scaled.
+        scale: positive, the factor by which the normalised head multiplies cosines; 1 for unscaled logits.
 
     Returns:
-        [C] float64. A class without examples, whose margin the rule leaves infinite, has the smallest
-        class's.
+        [C] float64. For a class without examples the rule would be infinite; it gets the margin of the
+        smallest non-empty class.
 
     Raises:
         UsageError: an argument is not positive, or the counts are out of range or all 0.
@@ -108,14 +108,14 @@ def ldam_margins(class_counts: ArrayLike, *, largest: float = 0.5, scale: float 
 
 
 def for_labels(values: ArrayLike, labels: jax.Array) -> jax.Array:
-    """Each example's class's value; of a soft label, the mean value under it.
+    """The value of each example's class; for a soft label, the mean over its distribution.
 
     Args:
         values: [C] float.
         labels: [n] int class indices, or [n, C] float distributions.
 
     Returns:
-        [n] float of the dtype of `values`; NaN for a class index outside of [0, C).
+        [n] float with the dtype of `values`; NaN for a class index outside of [0, C).
     """
     values = jnp.asarray(values)
     if not jnp.issubdtype(labels.dtype, jnp.integer):

@@ -1,7 +1,8 @@
-"""Weights without a weight net: L2RW and MCW, as parts of `make_meta_step` (Sec. 4.1's baselines).
+"""Weights without a weight net, for `make_meta_step`: L2RW and MCW (baselines of Sec. 4.1).
 
-Both give each example of a batch a free number, zero before every step, that one meta-gradient moves.
-The weight parameters are these numbers, [n] float over the batch of *all* devices, alike on each.
+Both give each example of a batch a free number, which is zero before every step and is changed by one
+meta-gradient. The weight parameters are these numbers, [n] float over the batch of *all* devices, with the
+same values on each device.
 
     L2RW: weight_fn = free_weight_fn(axis_name)
           weight_optimizer = reweighting_optimizer()
@@ -10,7 +11,7 @@ The weight parameters are these numbers, [n] float over the batch of *all* devic
 
     step = afresh(make_meta_step(weight_fn=..., weight_optimizer=..., ...))
 
-A step's numbers mean nothing to another batch: every batch takes a meta step.
+The numbers of one step mean nothing for another batch, so every batch needs a meta step.
 """
 
 import jax
@@ -24,19 +25,19 @@ from cmwnet_jax.errors import UsageError
 
 
 def free_weight_fn(axis_name: str | None = None) -> WeightFn:
-    """Weights that are the parameters themselves: L2RW's epsilon (Ren et al. 2018).
+    """Makes a weight function that returns its parameters: L2RW's epsilon (Ren et al. 2018).
 
-    It does not clip at 0, where each step starts and where a clip would have no gradient;
-    `reweighting_optimizer` does.
+    It does not clip at 0: each step starts there, and a clip would have no gradient.
+    `reweighting_optimizer` clips instead.
 
     Args:
-        axis_name: the pmap axis, where there is one; each device takes its own part.
+        axis_name: the pmap axis, if any; each device takes its own part of the parameters.
 
     Returns:
         (weight_params [n over all devices], losses [n], meta_class [n]) -> weights [n].
 
     Raises:
-        UsageError: on the first call, there is not one parameter an example.
+        UsageError: on the first call, if there is not one parameter per example.
     """
 
     def weight_fn(weight_params, losses, meta_class):
@@ -44,7 +45,7 @@ def free_weight_fn(axis_name: str | None = None) -> WeightFn:
         n, devices = len(losses), 1 if axis_name is None else jax.lax.psum(1, axis_name)
         if jnp.shape(weight_params) != (devices * n,):
             raise UsageError(
-                f"weight_params have shape {jnp.shape(weight_params)}, expected one free weight an example, "
+                f"weight_params have shape {jnp.shape(weight_params)}, expected one free weight per example, "
                 f"({devices * n},) for {devices} device(s) with {n} each: start from jnp.zeros({devices * n})"
             )
         if axis_name is None:
@@ -55,16 +56,16 @@ def free_weight_fn(axis_name: str | None = None) -> WeightFn:
 
 
 def class_and_free_weight_fn(class_weights: ArrayLike, axis_name: str | None = None) -> WeightFn:
-    """Class weights plus a free number an example, `max(w_y + eps, 0)`: MCW (Jamal et al. 2020).
+    """Makes MCW's weight function `max(w_y + eps, 0)`: class weight plus a free number (Jamal et al. 2020).
 
     Args:
-        class_weights: [C] float, of `class_balanced_weights`.
+        class_weights: [C] float, from `class_balanced_weights`.
         axis_name: as in `free_weight_fn`.
 
     Returns:
         (weight_params [n over all devices], losses [n], meta_class [n]) -> weights [n]. Here the
-        meta-class is the class itself, K = C: build the objective with
-        `MetaClasses(centers=class_counts, of_class=np.arange(C, dtype=np.int32))`, as
+        meta-class is the class itself, K = C. Build the objective with
+        `MetaClasses(centers=class_counts, of_class=np.arange(C, dtype=np.int32))`, because
         `MetaClasses.fit` sorts by size. Outside of [0, C) the weight is NaN.
 
     Raises:
@@ -80,13 +81,13 @@ def class_and_free_weight_fn(class_weights: ArrayLike, axis_name: str | None = N
 
 
 def reweighting_optimizer() -> optax.GradientTransformation:
-    """New parameters max(-gradient, 0), whatever the old were: L2RW's weights (Ren et al. 2018).
+    """Optimiser with new parameters max(-gradient, 0): L2RW's weights (Ren et al. 2018).
 
-    The step's `normalize="sum"` then divides them by their sum. Of old parameters other than 0
-    a rounding error remains.
+    The step's `normalize="sum"` then divides them by their sum. The old parameters should be 0; otherwise they
+    leave a rounding error.
 
     Returns:
-        An optax optimiser, without a learning rate and without a state.
+        An optax optimiser without learning rate and state.
     """
 
     def update(gradients: PyTree, params: PyTree) -> PyTree:
@@ -96,13 +97,13 @@ def reweighting_optimizer() -> optax.GradientTransformation:
 
 
 def afresh(step: StepFn) -> StepFn:
-    """A meta step that starts with all weight parameters at 0.
+    """Wraps a meta step: resets all weight parameters to 0 before each step.
 
     Args:
-        step: (state, batch, ...) -> (new state, metrics), of `make_meta_step`.
+        step: (state, batch, ...) -> (new state, metrics), from `make_meta_step`.
 
     Returns:
-        The same; the new state holds the weight parameters that this batch was trained with.
+        A step of the same signature; its new state holds the weight parameters used for this batch.
     """
 
     def from_zero(state, *batches):

@@ -1,4 +1,4 @@
-"""Per-example losses: [n] out, never reduced."""
+"""Per-example losses: each returns [n] and never reduces."""
 
 import math
 from collections.abc import Callable
@@ -15,21 +15,21 @@ from cmwnet_jax.errors import UsageError
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 """(logits [n, C], labels [n] int or [n, C] float) -> [n]."""
 
-_ELR_FLOOR = 1e-4  # probabilities are kept this far from 0 and 1, as ELR's authors do
+_ELR_FLOOR = 1e-4  # distance that probabilities keep from 0 and 1, as in the ELR authors' code
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy of each example (Sec. 3.1), for hard or soft labels.
+    """Cross-entropy per example (Sec. 3.1), for hard or soft labels.
 
     Args:
         logits: [n, C] float.
         labels: [n] int class indices, or [n, C] float distributions.
 
     Returns:
-        [n] float, in nats; NaN for a label that is no class.
+        [n] float, in nats; NaN for a label that is not a class.
 
     Raises:
-        UsageError: labels are of another shape.
+        UsageError: labels have another shape.
     """
     if _are_hard(logits, labels):
         return optax.softmax_cross_entropy_with_integer_labels(
@@ -43,8 +43,9 @@ def focal(logits: jax.Array, labels: jax.Array, *, gamma: float) -> jax.Array:
 
     Args:
         logits: [n, C] float, C at least 2.
-        labels: [n] int class indices, or [n, C] float distributions, whose loss is the mean over them.
-        gamma: non-negative; 0 is cross-entropy.
+        labels: [n] int class indices, or [n, C] float distributions; for these, the mean loss under the
+            distribution.
+        gamma: non-negative; 0 gives cross-entropy.
 
     Returns:
         [n] float.
@@ -54,7 +55,7 @@ def focal(logits: jax.Array, labels: jax.Array, *, gamma: float) -> jax.Array:
     """
     if not 0 <= gamma < math.inf:
         raise UsageError(f"focal: gamma is {gamma!r}, expected a number of at least 0 (0 is cross-entropy)")
-    # By logarithms: the slope of (1 - p)^gamma at a rounded p = 1 is infinite for gamma < 1.
+    # With logarithms: for gamma < 1, the slope of (1 - p)^gamma is infinite at a rounded p = 1.
     return _mean_under(labels, -jnp.exp(gamma * _log_one_minus_p(logits)) * jax.nn.log_softmax(logits))
 
 
@@ -63,8 +64,9 @@ def generalized_cross_entropy(logits: jax.Array, labels: jax.Array, *, q: float)
 
     Args:
         logits: [n, C] float.
-        labels: [n] int class indices, or [n, C] float distributions, whose loss is the mean over them.
-        q: in (0, 1]; cross-entropy in the limit of 0, `1 - p_y` at 1.
+        labels: [n] int class indices, or [n, C] float distributions; for these, the mean loss under the
+            distribution.
+        q: in (0, 1]; the limit at 0 is cross-entropy, 1 gives `1 - p_y`.
 
     Returns:
         [n] float in [0, 1 / q].
@@ -81,24 +83,24 @@ def generalized_cross_entropy(logits: jax.Array, labels: jax.Array, *, q: float)
 
 
 def ldam(logits: jax.Array, labels: jax.Array, *, margins: ArrayLike) -> jax.Array:
-    """Cross-entropy with the given class's logit less its margin (Cao et al. 2019; LDAM of Table 1).
+    """Cross-entropy with a margin subtracted from the label's logit (Cao et al. 2019; LDAM of Table 1).
 
     Args:
-        logits: [n, C] float, as scaled as the margins are.
-        labels: [n] int class indices, or [n, C] float distributions, which take each class's margin
-            in its share.
-        margins: [C] float, of `ldam_margins`.
+        logits: [n, C] float, on the same scale as the margins.
+        labels: [n] int class indices, or [n, C] float distributions, which subtract each class's margin
+            times its probability.
+        margins: [C] float, from `ldam_margins`.
 
     Returns:
         [n] float, in nats.
 
     Raises:
-        UsageError: there is not one margin a class.
+        UsageError: there is not one margin per class.
     """
     num_classes = logits.shape[-1]
     if np.shape(margins) != (num_classes,):
         raise UsageError(
-            f"ldam: margins have shape {np.shape(margins)}, expected one a class, ({num_classes},): "
+            f"ldam: margins have shape {np.shape(margins)}, expected one per class, ({num_classes},): "
             f"take ldam_margins(class_counts)"
         )
     share = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype) if _are_hard(logits, labels) else labels
@@ -109,16 +111,16 @@ def forward_corrected(logits: jax.Array, labels: jax.Array, *, transition: Array
     """Forward correction, `-log (T^T p)_y` (Patrini et al. 2017, Theorem 2; Forward of Table 2).
 
     Args:
-        logits: [n, C] float, of the *true* class.
+        logits: [n, C] float, for the *true* class.
         labels: [n] int class indices, or [n, C] float distributions, of the given label.
         transition: [C, C] float, T, P(given = column | true = row). The row of a class without examples
             may be all 0, as in `BiasedLabels.transition_matrix`.
 
     Returns:
-        [n] float, in nats; infinite for a label that T gives to no class.
+        [n] float, in nats; infinite for a label that has probability 0 under every true class.
 
     Raises:
-        UsageError: T has another shape or, where its values are known, a row that is no distribution.
+        UsageError: T has another shape or, if its values are known, a row is not a distribution.
     """
     matrix = _checked_transition(transition, logits.shape[-1])
     log_p = jax.nn.log_softmax(logits)
@@ -136,13 +138,13 @@ def forward_corrected(logits: jax.Array, labels: jax.Array, *, transition: Array
 def elr_regularizer(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Early-learning regularisation, `log(1 - <p, t>)` (Liu et al. 2020; ELR of Table 6).
 
-    It is added to the cross-entropy, lambda times. The probabilities are clipped to [1e-4, 1 - 1e-4], and
-    not normalised again, as its authors do: the logarithm stays above log(1e-4), and a class that is
-    as good as certain, or as good as excluded, has no gradient.
+    Add it to the cross-entropy, multiplied by lambda. The probabilities are clipped to [1e-4, 1 - 1e-4] and not
+    normalised again, as in the authors' code. The logarithm thus stays above log(1e-4), and a class whose
+    probability is almost 0 or 1 has no gradient.
 
     Args:
         logits: [n, C] float.
-        targets: [n, C] float, t, of `elr_targets`; each row sums to at most 1. No gradient flows into them.
+        targets: [n, C] float, t, from `elr_targets`; each row sums to at most 1. They get no gradient.
 
     Returns:
         [n] float, at most 0.
@@ -152,13 +154,12 @@ def elr_regularizer(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def elr_targets(targets: jax.Array, logits: jax.Array, *, momentum: float) -> jax.Array:
-    """The running mean of an example's predictions, `momentum * t + (1 - momentum) * p` (Liu et al. 2020).
+    """Running mean of the examples' predictions, `momentum * t + (1 - momentum) * p` (Liu et al. 2020).
 
     Args:
-        targets: [n, C] float, these examples' targets so far; zeros before the first epoch.
-        logits: [n, C] float, of their new predictions; p is clipped as in `elr_regularizer`, then
-            normalised.
-        momentum: in [0, 1), what is kept of the old.
+        targets: [n, C] float, current targets of these examples; zeros before the first epoch.
+        logits: [n, C] float, the new predictions; p is clipped as in `elr_regularizer`, then normalised.
+        momentum: in [0, 1), the weight of the old targets.
 
     Returns:
         [n, C] float, without gradient.
@@ -174,7 +175,7 @@ def elr_targets(targets: jax.Array, logits: jax.Array, *, momentum: float) -> ja
 
 
 def _are_hard(logits: jax.Array, labels: jax.Array) -> bool:
-    """Whether labels are indices instead of distributions, or a UsageError where they fit no logits."""
+    """Whether labels are indices instead of distributions; a UsageError if they do not match the logits."""
     are_hard = jnp.issubdtype(labels.dtype, jnp.integer)
     shape = jnp.shape(logits)
     if not shape or shape[-1] < 2:
@@ -188,13 +189,13 @@ def _are_hard(logits: jax.Array, labels: jax.Array) -> bool:
 
 
 def _loud_if_negative(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Class indices with those out of range that a gather would count from the last class."""
+    """Replaces negative class indices, which a gather would count from the last class, by ones out of range."""
     labels = jnp.asarray(labels, jnp.int32)
     return jnp.where(labels < 0, num_classes, labels)
 
 
 def _mean_under(labels: jax.Array, by_class: jax.Array) -> jax.Array:
-    """The loss of the label's class, or the mean under a soft label, of losses [n, C]."""
+    """Selects the label's class from losses [n, C], or averages them over a soft label."""
     if _are_hard(by_class, labels):
         inside = _loud_if_negative(labels, by_class.shape[-1])
         return jnp.take_along_axis(by_class, inside[:, None], axis=-1)[:, 0]
@@ -202,9 +203,9 @@ def _mean_under(labels: jax.Array, by_class: jax.Array) -> jax.Array:
 
 
 def _log_one_minus_p(logits: jax.Array) -> jax.Array:
-    """`log(1 - softmax)`, [n, C], with finite gradients where a probability rounds to 1.
+    """`log(1 - softmax)`, [n, C], with finite gradients even if a probability rounds to 1.
 
-    The likeliest class alone can be near 1; its complement is the sum of the others.
+    Only the likeliest class can be near 1; its complement is the sum of the other classes.
     """
     top = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
     others = logsumexp(jnp.where(top, -jnp.inf, logits), axis=-1) - logsumexp(logits, axis=-1)
@@ -217,11 +218,11 @@ def _clipped_p(logits: jax.Array) -> jax.Array:
 
 
 def _checked_transition(transition: ArrayLike, num_classes: int) -> ArrayLike:
-    """The matrix, or a UsageError; the values of a traced one cannot be looked at."""
+    """The matrix after checks; if it is traced, its values cannot be checked."""
     if np.shape(transition) != (num_classes, num_classes):
         raise UsageError(
             f"forward_corrected: transition has shape {np.shape(transition)}, expected a row and a column "
-            f"a class, ({num_classes}, {num_classes})"
+            f"per class, ({num_classes}, {num_classes})"
         )
     if not isinstance(transition, jax.core.Tracer):
         matrix = np.asarray(transition, np.float64)

@@ -1,11 +1,11 @@
-"""The meta step for models that fill the memory: the same gradients at about plain training's peak.
+"""Low-memory meta step: the gradients of `make_meta_step` at about the peak memory of plain training.
 
-`make_meta_step` holds the activations of its forward pass until the end, beside those of the meta pass.
-Here no two passes hold activations at once. The meta-gradient is taken in forward mode: by Eq. 10 the
-slope of the meta loss by the normalised weight of example i is `-alpha * <gradient of terms_i, v>`, where v is
-the meta loss's gradient at the virtual parameters, and one `jax.jvp` of the terms along v gives all of
-these products and stores nothing. In units of one forward pass: virtual gradient 3, v 3, products 3,
-real gradient 3, which is 12 where `make_meta_step` takes 10 and plain training 3.
+`make_meta_step` keeps the activations of its forward pass until the end, beside those of the meta pass. Here
+no two passes hold activations at the same time. The meta-gradient is computed in forward mode. By Eq. 10, the
+derivative of the meta loss by the normalised weight of example i is `-alpha * <gradient of terms_i, v>`, where
+v is the gradient of the meta loss at the virtual parameters. One `jax.jvp` of the terms along v gives all
+these products and stores no activations. In units of one forward pass, the costs are: virtual gradient 3, v 3,
+products 3, real gradient 3. The total is 12, against 10 for `make_meta_step` and 3 for plain training.
 """
 
 from collections.abc import Callable
@@ -58,21 +58,21 @@ def make_low_memory_step(
     compile: Callable[..., Callable] = jax.jit,
     donate: bool = False,
 ) -> StepFn:
-    """`make_meta_step` in four programs, each compiled apart, so that none holds another's activations.
+    """As `make_meta_step`, in four separately compiled programs, so that none keeps another's activations.
 
     Args:
         objective, meta_loss, weight_fn, optimizer, weight_optimizer, virtual_lr, normalize, axis_name,
             virtual_filter: as in `make_meta_step`.
-        micro_batches: into how many parts both batches are cut, one after the other; see
+        micro_batches: number of parts into which both batches are cut, processed in sequence; see
             `objective_in_micro_batches`.
-        compile: what each of the four functions of arrays is passed to; with `axis_name`,
+        compile: applied to each of the four functions; with `axis_name`, use
             `functools.partial(jax.pmap, axis_name=axis_name)`.
-        donate: whether the last of them may write the new state over the old one, which is gone then; it is
-            compiled with `donate_argnums=(0,)`.
+        donate: whether the last program may overwrite the old state, which cannot be used afterwards; that
+            program is compiled with `donate_argnums=(0,)`.
 
     Returns:
-        (state, batch, meta_batch) -> (new state, metrics), the same as `make_meta_step`'s. To be called as it
-        is: inside of one `jax.jit` the compiler merges the passes, and the activations stay.
+        (state, batch, meta_batch) -> (new state, metrics), with the results of `make_meta_step`. Do not jit
+        it: XLA would merge the passes and keep the activations.
 
     Raises:
         UsageError: as `make_meta_step`; `micro_batches` is below 1 or does not divide a batch.
@@ -109,7 +109,7 @@ def make_low_memory_step(
     def step(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
         meta_loss_value, direction = meta_gradient(state, virtual_step(state, batch), meta_batch)
         changes, meta_grad_norm = update_weight_net(state, batch, direction, meta_loss_value)
-        del direction  # as large as the parameters, and read by nothing that follows
+        del direction  # as large as the parameters, and not needed any more
         new_state, metrics = update_classifier(state.replace(**changes), batch)
         return new_state, {**metrics, "meta_loss": meta_loss_value, "meta_grad_norm": meta_grad_norm}
 
@@ -117,7 +117,7 @@ def make_low_memory_step(
 
 
 def _virtual_pass(shared: dict[str, Any], learning_rate: optax.Schedule, virtual_filter: VirtualFilter | None):
-    """(state, batch) -> the parameters that move, after Eq. 7: a weighted step by plain SGD."""
+    """(state, batch) -> the selected parameters after the virtual step of weighted SGD (Eq. 7)."""
     plain_sgd = optax.GradientTransformation(
         init=lambda params: jnp.zeros((), jnp.int32),
         update=lambda grads, step, params: (optax.tree.scale(-learning_rate(step), grads), step),
@@ -132,7 +132,7 @@ def _virtual_pass(shared: dict[str, Any], learning_rate: optax.Schedule, virtual
 
 
 def _meta_pass(meta_loss: MetaLossFn, axis_name: str | None):
-    """(state, virtual part, meta_batch) -> the meta loss and its gradient there, the v of Eq. 10."""
+    """(state, virtual part, meta_batch) -> the meta loss and its gradient there, which is v of Eq. 10."""
 
     def meta_pass(state, part, meta_batch):
         _, meta_rng = step_rngs(state, axis_name)
@@ -148,7 +148,7 @@ def _meta_pass(meta_loss: MetaLossFn, axis_name: str | None):
 
 
 def _weight_pass(shared, weight_optimizer, learning_rate: optax.Schedule, virtual_filter: VirtualFilter | None):
-    """(state, batch, v, meta loss) -> the weight net's fields after Eq. 8, and the meta-gradient's norm."""
+    """(state, batch, v, meta loss) -> weight-net fields after Eq. 8, and the meta-gradient's norm."""
     axis_name, weight_fn = shared["axis_name"], shared["weight_fn"]
     normalized = normalization(shared["normalize"], axis_name)
 
@@ -168,7 +168,7 @@ def _weight_pass(shared, weight_optimizer, learning_rate: optax.Schedule, virtua
             weights = checked_weights(weight_fn(weight_params, losses, meta_class), losses)
             return -learning_rate(state.step) * jnp.sum(normalized(weights) * slopes)
 
-        # A sum over devices, of examples; v is the mean over devices already.
+        # Sum over all devices, because examples are summed; v is already the mean over devices.
         own_weight_params = varying(state.weight_params, axis_name)
         meta_grads = psum(jax.grad(meta_loss_to_first_order)(own_weight_params), axis_name)
         weight_params, weight_opt_state = apply_optimizer(
@@ -186,27 +186,27 @@ def _weight_pass(shared, weight_optimizer, learning_rate: optax.Schedule, virtua
 
 
 def objective_in_micro_batches(objective: ObjectiveFn, micro_batches: int) -> ObjectiveFn:
-    """The same objective, computed on one part of the batch after the other, in a loop of the program.
+    """Wraps an objective: computes it on one part of the batch after the other, in a loop.
 
-    Its gradient is accumulated, and a part's activations are computed again rather than held
-    (`jax.checkpoint`), so that the peak is one part's; in return each gradient takes a forward pass more. Exact
-    where examples are not coupled: BatchNorm takes each part's statistics, and the running ones move once,
-    to the mean of what each part makes of them. On CPU, convolutions are slow in loops.
+    Gradients are accumulated. Each part's activations are recomputed instead of stored (`jax.checkpoint`), so
+    the peak memory is that of one part; in return, each gradient needs one more forward pass. The result is
+    exact if examples are independent. BatchNorm uses the statistics of each part, and its running statistics
+    are updated once, to the mean of the parts' updates. On a CPU, convolutions in loops are slow.
 
     Args:
-        objective: as in `make_meta_step`; its `base` is a mean over the batch.
-        micro_batches: parts, all of one size.
+        objective: as in `make_meta_step`; its `base` must be a mean over the batch.
+        micro_batches: number of parts of equal size.
 
     Returns:
-        An objective for any step, of batches whose leaves all have the examples' axis first.
+        An objective for any step; the first axis of all leaves of a batch must be the examples.
 
     Raises:
-        UsageError: `micro_batches` is below 1; on the first call, it does not divide the batch.
+        UsageError: `micro_batches` is below 1; on the first call, if it does not divide the batch.
     """
 
     def checked(*arguments):
         out, model_state = objective(*arguments)
-        check_objective(out)  # stacked, a part's mean would look like an example's term
+        check_objective(out)  # here, because a stacked scalar would look like an example's term
         return out, model_state
 
     in_parts = _in_parts(checked, micro_batches)
@@ -221,18 +221,18 @@ def objective_in_micro_batches(objective: ObjectiveFn, micro_batches: int) -> Ob
 
 
 def meta_loss_in_micro_batches(meta_loss: MetaLossFn, micro_batches: int) -> MetaLossFn:
-    """The same meta loss, a mean over examples, as `objective_in_micro_batches` has the objective.
+    """Wraps a meta loss, a mean over examples, in the way of `objective_in_micro_batches`.
 
     Args:
         meta_loss: as in `make_meta_step`, a mean over the meta batch.
-        micro_batches: parts, all of one size.
+        micro_batches: number of parts of equal size.
     """
     in_parts = _in_parts(meta_loss, micro_batches)
     return lambda *arguments: jnp.mean(in_parts(*arguments), axis=0)
 
 
 def _in_parts(function: Callable, micro_batches: int) -> Callable:
-    """The function's outputs on each part, leaves [...] stacked to [micro_batches, ...]."""
+    """The function's outputs on all parts, leaves [...] stacked to [micro_batches, ...]."""
     if micro_batches < 1:
         raise UsageError(f"micro_batches is {micro_batches}, expected at least 1: 1 does not cut the batch")
 
@@ -256,5 +256,5 @@ def _in_parts(function: Callable, micro_batches: int) -> Callable:
 
 
 def _mean_over_parts(stacked: jax.Array) -> jax.Array:
-    """Running statistics are averaged; counters and random keys are alike in all parts."""
+    """Averages running statistics; counters and random keys are equal in all parts."""
     return jnp.mean(stacked, axis=0) if jnp.issubdtype(stacked.dtype, jnp.floating) else stacked[0]

@@ -13,11 +13,11 @@ from cmwnet_jax.errors import UsageError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MetaClasses:
-    """Which of K scales of class size each class belongs to.
+    """Assignment of classes to K meta-classes by their size.
 
     Attributes:
-        centers: [K] float64, the scales mu_1 <= ... <= mu_K, in examples a class.
-        of_class: [C] int32, the index in [0, K) of each class's nearest scale.
+        centers: [K] float64, the cluster centres mu_1 <= ... <= mu_K, in examples per class.
+        of_class: [C] int32, the index in [0, K) of each class's nearest centre.
     """
 
     centers: np.ndarray
@@ -25,25 +25,25 @@ class MetaClasses:
 
     @property
     def num_meta_classes(self) -> int:
-        """K."""
+        """K, the number of meta-classes."""
         return len(self.centers)
 
     @classmethod
     def fit(cls, class_counts: ArrayLike, num_meta_classes: int = 3, seed: int = 0) -> "MetaClasses":
-        """K-means on the class sizes, centres sorted and labels renumbered to match (Q4).
+        """Clusters the class sizes by K-means; sorts centres and renumbers classes to match (Q4).
 
-        Where only D < K sizes are distinct (a balanced set has D = 1) there is nothing to tell K
-        groups apart: a warning says so, the classes share meta-classes 0 to D - 1, and the other
-        centres repeat the largest, with no class of their own (Q8). A class without examples has no size
-        to group by: it takes no part in K-means, and is of meta-class 0, the smallest classes'.
+        If only D < K sizes are distinct (a balanced set has D = 1), K groups cannot be told apart. A warning
+        says so, the classes use meta-classes 0 to D - 1, and the other centres repeat the largest and have no
+        classes (Q8). Classes without examples are left out of K-means and get meta-class 0, that of the
+        smallest classes.
 
         Args:
-            class_counts: [C] non-negative integers, examples of each class by *given* label.
+            class_counts: [C] non-negative integers, examples per *given* label.
             num_meta_classes: K, from 1 to C.
-            seed: of K-means' ten starts.
+            seed: seed of the ten starts of K-means.
 
         Raises:
-            UsageError: K or the counts are out of range, all of them 0, or labels instead of counts.
+            UsageError: K or the counts are out of range, all counts are 0, or they are labels.
 
         Example:
             >>> MetaClasses.fit([5000, 4800, 40, 900, 50], num_meta_classes=3).of_class

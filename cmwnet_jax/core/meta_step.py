@@ -1,12 +1,12 @@
-"""The heart: one meta step for every objective that is affine in the sample weights (Eq. 7-9).
+"""Meta step for every objective that is affine in the sample weights (Eq. 7-9).
 
-`total(params, weights) = base(params) + sum_i weights_i * terms_i(params)` is linear in the
-weights, so one `jax.vjp` of `(base, terms)` serves three times: its pullback at the weights is
-the virtual gradient (Eq. 7); `jax.grad` through that pullback, which JAX transposes into one
-forward-mode product, is the exact meta-gradient (Eq. 8, 10); and the same pullback at the new
-weights is the classifier's gradient (Eq. 9). No second derivative of the classifier is taken. In
-units of one forward pass: forward 1, virtual backward 2, meta forward and backward 3, transposed
-product 2, real backward 2, which is 10 where plain training takes 3.
+Because `total(params, weights) = base(params) + sum_i weights_i * terms_i(params)` is affine in the weights,
+one `jax.vjp` of `(base, terms)` is used three times. Its pullback at the weights is the virtual gradient
+(Eq. 7). `jax.grad` through that pullback, which JAX transposes into one forward-mode product, is the exact
+meta-gradient (Eq. 8, 10). The same pullback at the new weights is the classifier's gradient (Eq. 9). No second
+derivative of the classifier is needed. In units of one forward pass, the costs are: forward 1, virtual
+backward 2, meta forward and backward 3, transposed product 2, real backward 2. The total is 10, against 3 for
+plain training.
 """
 
 from collections.abc import Callable
@@ -58,34 +58,34 @@ def make_meta_step(
     axis_name: str | None = None,
     virtual_filter: VirtualFilter | None = None,
 ) -> StepFn:
-    """One iteration of Algorithm 1: virtual step, weight-net update, classifier update.
+    """Makes one iteration of Algorithm 1: virtual step, weight-net update, classifier update.
 
     Args:
         objective: (params, model_state, batch, rng) -> (Objective, new model_state).
         meta_loss: (params, model_state, meta_batch, rng) -> scalar.
         weight_fn: (weight_params, losses [n], meta_class [n]) -> weights [n].
-        optimizer: the classifier's optax optimiser; where it takes a `value`, that is the weighted loss over
-            all devices. No line search.
+        optimizer: the classifier's optax optimiser. If it takes a `value`, it gets the weighted loss over all
+            devices. Line searches are not supported.
         weight_optimizer: the weight net's optax optimiser; its `value` is the meta loss.
-        virtual_lr: alpha of Eq. 7, of a plain SGD step (Q17); a float or a schedule of the step.
-        normalize: what the weights are divided by before they multiply the terms: "sum", their
-            own sum without gradient (Q1; all-zero weights stay zero); "mean", n; "none", 1.
-        axis_name: the axis of `pmap` or `shard_map`, where there is one. The batch is then the whole of the
-            devices' batches, and N devices compute what one device would with all of it; the state that comes
-            out is alike on all. None under `jit`, where sharded arrays are one array.
-        virtual_filter: params -> bools, of the structure of params or of its upper levels: the parameters
-            that the virtual step moves; None moves all, which is the paper. With the last layers alone, e.g.
-            `lambda params: {name: name == "Dense_2" for name in params}`, the meta-gradient is cheaper
-            and another.
+        virtual_lr: alpha of Eq. 7, the learning rate of a plain SGD step (Q17); a float or a schedule.
+        normalize: the divisor of the weights before they multiply the terms: "sum", their own sum without
+            gradient (Q1; all-zero weights stay zero); "mean", n; "none", 1.
+        axis_name: axis of `pmap` or `shard_map`, if any. The batch is then the union of the devices' batches:
+            N devices compute what one device would with all of it, and the new state is equal on all. Use
+            None under `jit`, where a sharded array is one array.
+        virtual_filter: params -> bools with the structure of params or of its upper levels; selects the
+            parameters that the virtual step changes. None changes all, as in the paper. With the last layers
+            only, e.g. `lambda params: {name: name == "Dense_2" for name in params}`, the meta-gradient is
+            cheaper but approximate.
 
     Returns:
         A pure function, not jitted: (state, batch, meta_batch) -> (new state, metrics).
 
     Raises:
-        UsageError: `normalize` is not one of the three, or virtual_lr not positive; on the first call, a filter
-            that selects nothing, an objective, weight or meta loss of the wrong shape, a weight net with
-            other meta-classes than the objective's, a line search, examples that `shard_map` splits over an
-            axis that `axis_name` is not.
+        UsageError: `normalize` is unknown, or virtual_lr is not positive; on the first call, if the filter
+            selects nothing, an objective, weight or meta loss has the wrong shape, weight net and objective
+            differ in the number of meta-classes, an optimiser needs a line search, or `shard_map` splits
+            examples over an axis other than `axis_name`.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -127,8 +127,8 @@ def make_meta_step(
 
         own_weight_params = varying(state.weight_params, axis_name)
         meta_loss_value, meta_grads = jax.value_and_grad(virtual_meta_loss)(own_weight_params)
-        # The *gradient* is averaged: the virtual gradient is summed over devices inside, so that
-        # averaging the meta loss before `jax.grad` would count the devices twice.
+        # Average the *gradient*: the virtual gradient is already summed over devices, so averaging
+        # the meta loss before `jax.grad` would count the devices twice.
         meta_loss_value, meta_grads = pmean((meta_loss_value, meta_grads), axis_name)
         weight_params, weight_opt_state = apply_optimizer(
             "weight_optimizer",
@@ -157,11 +157,11 @@ def make_weighted_step(
     normalize: str = "sum",
     axis_name: str | None = None,
 ) -> StepFn:
-    """A classifier update alone: a frozen weight net (Eq. 11, Algorithm 2), or plain training.
+    """Makes a classifier update alone, with a frozen weight net (Eq. 11, Algorithm 2) or for plain training.
 
     Args:
         objective, optimizer, normalize, axis_name: as in `make_meta_step`.
-        weight_fn: as in `make_meta_step`; None for weights of one, which is ERM.
+        weight_fn: as in `make_meta_step`; None for weights of 1 (ERM).
 
     Returns:
         A pure function, not jitted: (state, batch) -> (new state, metrics).
@@ -182,7 +182,7 @@ def make_weighted_step(
 
 
 class _Linear(NamedTuple):
-    """One forward pass of the objective, and its pullback to the parameters."""
+    """One forward pass of the objective, with its pullback to the parameters."""
 
     base: jax.Array
     terms: jax.Array
@@ -196,7 +196,7 @@ class _Linear(NamedTuple):
 def _linearize(
     objective: ObjectiveFn, state: MetaState, batch: PyTree, rng: jax.Array, axis_name: str | None
 ) -> _Linear:
-    """`jax.vjp` of (base, terms) at the current parameters; everything else rides along."""
+    """`jax.vjp` of (base, terms) at the current parameters; all other outputs are auxiliary."""
 
     def affine(params):
         out, model_state = objective(params, state.model_state, batch, rng)
@@ -226,7 +226,7 @@ def _update_classifier(
     optimizer: optax.GradientTransformation,
     axis_name: str | None,
 ) -> tuple[MetaState, Metrics]:
-    """Eq. 9, by the caller's optimiser; running statistics are averaged over the devices."""
+    """Eq. 9, with the caller's optimiser; running statistics are averaged over the devices."""
     normalized_weights = normalized(weights)
     grads = _gradient(linear, normalized_weights, axis_name)
     weighted = psum(jnp.sum(normalized_weights * linear.terms), axis_name)

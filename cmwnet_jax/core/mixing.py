@@ -14,11 +14,11 @@ from cmwnet_jax.errors import UsageError
 
 @struct.dataclass
 class Mixture:
-    """Who is mixed with whom, and how much.
+    """Mixing coefficient and partners of a batch.
 
     Attributes:
-        share: scalar float, lambda, what the example itself keeps.
-        partner: [n] int32, the row each example is mixed with: a permutation.
+        share: scalar float, lambda, the weight of the example itself.
+        partner: [n] int32, the row that each example is mixed with; a permutation.
     """
 
     share: jax.Array
@@ -31,7 +31,7 @@ class Mixture:
             values: [n, ...] float.
 
         Raises:
-            UsageError: they are no floats, which a share of them would be cut to 0 in.
+            UsageError: the values are not floats, so that the result would be truncated.
         """
         if not jnp.issubdtype(values.dtype, jnp.floating):
             raise UsageError(
@@ -43,14 +43,14 @@ class Mixture:
 
 
 def draw_mixture(rng: jax.Array, n: int, *, alpha: float = 1.0, keep_larger: bool = False) -> Mixture:
-    """One lambda ~ Beta(alpha, alpha) and one permutation for a batch.
+    """Draws one lambda ~ Beta(alpha, alpha) and one permutation for a batch.
 
     Args:
         rng: a random key.
         n: examples in the batch.
         alpha: positive; 1 for meta batches (Sec. 4.2).
-        keep_larger: take max(lambda, 1 - lambda), so that an example keeps at least half of
-            itself, as the authors' code does in Sec. 4.2's runs and not in the others.
+        keep_larger: use max(lambda, 1 - lambda), so that the example itself has at least half of the weight.
+            The authors' code does so in the runs of Sec. 4.2 only.
 
     Raises:
         UsageError: alpha is not positive.
@@ -73,20 +73,19 @@ def mix(
     alpha: float = 1.0,
     keep_larger: bool = False,
 ) -> dict[str, jax.Array]:
-    """A batch with its images and labels mixed with those of a permutation of itself.
+    """Mixes a batch's images and labels with those of a permutation of the batch.
 
     Args:
-        batch: `image` [n, ...] float and `label`, [n] int or [n, C] float; other entries stay as
-            they are.
+        batch: `image` [n, ...] float and `label`, [n] int or [n, C] float; other entries stay unchanged.
         rng: a random key.
-        num_classes: C, needed where labels are class indices.
+        num_classes: C, needed if labels are class indices.
         alpha, keep_larger: as in `draw_mixture`.
 
     Returns:
-        The batch with mixed `image` and soft `label` [n, C] float, NaN where a label was no class.
+        The batch with mixed `image` and soft `label` [n, C] float, NaN where a label was not a class.
 
     Raises:
-        UsageError: class indices without `num_classes` or not of shape [n], images that are no floats, or
+        UsageError: class indices come without `num_classes` or not in shape [n], images are not floats, or
             alpha is not positive.
 
     Example:
@@ -112,13 +111,13 @@ def mix(
 
 
 def mixed(function: Callable, **options) -> Callable:
-    """An objective or a meta loss that sees batches mixed with themselves (Sec. 4.2, Algorithm 3).
+    """Wraps an objective or a meta loss: mixes each batch with itself first (Sec. 4.2, Algorithm 3).
 
-    On several devices each mixes its own part of the batch.
+    On several devices, each mixes its own part of the batch.
 
     Args:
         function: (params, model_state, batch, rng) -> anything.
-        **options: of `mix`.
+        **options: arguments of `mix`.
     """
 
     @functools.wraps(function)

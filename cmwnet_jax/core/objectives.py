@@ -1,4 +1,4 @@
-"""Objectives and meta losses of the usual kind, from a Linen-style `apply`."""
+"""Objectives and meta losses for classification, from a Linen-style `apply`."""
 
 import functools
 import inspect
@@ -25,7 +25,7 @@ TRAIN_SWITCHES = {
     "use_running_average": False,
     "inference": False,
 }
-"""Names that models give the argument or field that tells training from evaluation, with what says training."""
+"""Names of arguments or fields that switch between training and evaluation, with the value for training."""
 
 
 def classification_objective(
@@ -34,26 +34,26 @@ def classification_objective(
     loss: LossFn = cross_entropy,
     train_kwargs: Mapping[str, Any] | None = None,
 ) -> ObjectiveFn:
-    """CMW-Net's objective (Eq. 6): terms and losses are both the per-example losses, base is 0.
+    """CMW-Net's objective (Eq. 6): both terms and losses are the per-example losses, and base is 0.
 
     Args:
-        apply_fn: `model.apply` of a Linen module, or a function `(variables, inputs)` that gives logits
-            [n, C]. It is passed `mutable` and `rngs={"dropout": key}`, with Linen's meaning, where it takes
-            them; with `mutable` it gives (logits, new model_state).
+        apply_fn: `model.apply` of a Linen module, or a function `(variables, inputs)` that returns logits
+            [n, C]. It gets `mutable` and `rngs={"dropout": key}`, with Linen's meaning, if it accepts them;
+            with `mutable` it returns (logits, new model_state).
         meta_classes: the meta-class of each of the C classes.
         loss: (logits [n, C], labels [n] or [n, C]) -> [n].
-        train_kwargs: what puts the model into train mode, e.g. `{"is_teaching": True}`; None passes
-            the `TRAIN_SWITCHES` that the signature of the model, or of `apply_fn`, has as arguments, but for
-            those that `functools.partial` has set. A warning where `**` hides them.
+        train_kwargs: arguments that put the model into train mode, e.g. `{"is_teaching": True}`. None passes
+            those `TRAIN_SWITCHES` that are arguments of the model or of `apply_fn`, except those that
+            `functools.partial` has already set; a warning says if `**` hides the arguments.
 
     Returns:
-        An `objective` for `make_meta_step`, of batches with the entries `image` (the model's
-        input, [n, ...]) and `label` ([n] int in [0, C), or [n, C] float, whose most likely class counts
-        for the meta-class). It tells its K, so that a step refuses a weight net with another one.
+        An `objective` for `make_meta_step`. Its batches have the entries `image` (the model's input, [n, ...])
+        and `label` ([n] int in [0, C), or [n, C] float, whose most likely class determines the meta-class).
+        The objective knows its K, so a step refuses a weight net with another K.
 
     Raises:
-        UsageError: a field of the model says evaluation; on the first call, an entry of the batch is missing,
-            or labels, logits and `meta_classes` are not of the same classes.
+        UsageError: a field of the model selects evaluation; on the first call, if an entry of the batch is
+            missing, or labels, logits and `meta_classes` differ in the number of classes.
     """
     forward = train_mode(apply_fn, train_kwargs)
 
@@ -69,16 +69,16 @@ def classification_objective(
 
 
 def elr_objective(apply_fn: Callable, *, strength: float, momentum: float) -> ObjectiveFn:
-    """Cross-entropy and early-learning regularisation (Liu et al. 2020; ELR of Table 6).
+    """Cross-entropy with early-learning regularisation (Liu et al. 2020; ELR of Table 6).
 
     Args:
         apply_fn: as in `classification_objective`.
-        strength: lambda, what the regulariser is multiplied by.
-        momentum: of the targets, in [0, 1).
+        strength: lambda, the factor of the regulariser.
+        momentum: momentum of the targets, in [0, 1).
 
     Returns:
-        An `objective` of batches with `image`, `label` [n] int and `memory` [n, C] (see
-        `memory.remembering`), whose `aux` is the new targets [n, C]. It has one meta-class.
+        An `objective` with one meta-class, for batches with `image`, `label` [n] int and `memory` [n, C] (see
+        `table.remembering`). Its `aux` is the new targets [n, C].
     """
     forward = train_mode(apply_fn)
 
@@ -95,11 +95,11 @@ def elr_objective(apply_fn: Callable, *, strength: float, momentum: float) -> Ob
 
 
 def with_meta_class(objective: ObjectiveFn, of_row: ArrayLike) -> ObjectiveFn:
-    """The objective with meta-classes that are looked up by example instead of by label.
+    """Wraps an objective: looks meta-classes up by example instead of by label.
 
     Args:
-        objective: of batches with `row` [n] int32.
-        of_row: [N] int32, each training example's meta-class.
+        objective: an objective for batches with `row` [n] int32.
+        of_row: [N] int32, the meta-class of each training example.
     """
     of_row = jnp.asarray(of_row)
 
@@ -111,15 +111,15 @@ def with_meta_class(objective: ObjectiveFn, of_row: ArrayLike) -> ObjectiveFn:
 
 
 def meta_class_of(meta_classes: MetaClasses, label: jax.Array, num_outputs: int | None = None) -> jax.Array:
-    """The meta-class [n] int32 of each label; -1, which gets the weight NaN, for a label that is no class.
+    """The meta-class [n] int32 of each label; -1, which gives the weight NaN, for a label that is not a class.
 
     Args:
-        meta_classes: of C classes.
-        label: [n] int, or [n, C] float, whose most likely class counts.
-        num_outputs: logits an example, where they are known: C, or one alone.
+        meta_classes: meta-classes of C classes.
+        label: [n] int, or [n, C] float; the most likely class is used.
+        num_outputs: number of logits per example, if known; must be C or 1.
 
     Raises:
-        UsageError: labels of another shape, or another number of logits.
+        UsageError: the labels have another shape, or the number of logits is neither C nor 1.
     """
     of_class = jnp.asarray(meta_classes.of_class)
     if num_outputs not in (None, 1, len(of_class)):
@@ -134,14 +134,14 @@ def meta_class_of(meta_classes: MetaClasses, label: jax.Array, num_outputs: int 
             f"or [n, {len(of_class)}] floats (distributions): squeeze or convert them"
         )
     hard = label if is_hard else jnp.argmax(label, axis=-1)
-    # An unchecked gather would silently read another class's.
+    # Without this check, a gather would silently read another class's value.
     return of_class.at[jnp.where(hard < 0, len(of_class), hard)].get(mode="fill", fill_value=-1)
 
 
 def classification_meta_loss(
     apply_fn: Callable, loss: LossFn = cross_entropy, train_kwargs: Mapping[str, Any] | None = None
 ) -> MetaLossFn:
-    """The mean loss on a meta batch (Eq. 5), in train mode, running statistics thrown away (Q18).
+    """Makes the mean loss on a meta batch (Eq. 5), in train mode; running statistics are discarded (Q18).
 
     Args:
         apply_fn: as in `classification_objective`.
@@ -188,10 +188,10 @@ def train_mode(apply_fn: Callable, train_kwargs: Mapping[str, Any] | None = None
 
 
 def _without_partial(apply_fn: Callable) -> tuple[Callable, dict[str, Any]]:
-    """The function inside of `functools.partial` and `functools.wraps`, and the keywords that are set."""
+    """Unwraps `functools.partial` and `functools.wraps`; returns the function and the keywords set."""
     fixed = {}
     while True:
-        # `apply` itself is wrapped: what is inside of it would be of no module.
+        # `apply` itself is wrapped, but what it wraps belongs to no module.
         apply_fn = inspect.unwrap(apply_fn, stop=lambda f: hasattr(f, "__self__"))
         if not isinstance(apply_fn, functools.partial):
             return apply_fn, fixed
@@ -199,13 +199,13 @@ def _without_partial(apply_fn: Callable) -> tuple[Callable, dict[str, Any]]:
 
 
 def _module(inner: Callable) -> nn.Module | None:
-    """The Linen module whose `apply` this is."""
+    """The Linen module of this `apply`; None if it is another function."""
     owner = getattr(inner, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None
 
 
 def _arguments(apply_fn: Callable, inner: Callable, method: str | Callable | None) -> tuple[set[str], bool]:
-    """Arguments that can be passed by name, and whether `**` takes any; Linen's `apply` hides its module's."""
+    """Names of keyword arguments, and whether `**` accepts any; for Linen's `apply`, those of its module."""
     parameters = dict(inspect.signature(apply_fn).parameters)
     module = _module(inner)
     if module is not None:
@@ -216,7 +216,7 @@ def _arguments(apply_fn: Callable, inner: Callable, method: str | Callable | Non
 
 
 def _check_mode(inner: Callable, is_hidden: bool) -> None:
-    """A UsageError where a module's own field says evaluation; a warning where its arguments are hidden."""
+    """Raises a UsageError if a module's field selects evaluation; warns if its arguments are hidden."""
     module = _module(inner)
     for name, on in TRAIN_SWITCHES.items():
         if module is not None and getattr(module, name, None) is (not on):
@@ -233,7 +233,7 @@ def _check_mode(inner: Callable, is_hidden: bool) -> None:
 
 
 def _like(model_state: PyTree, new_model_state: PyTree) -> PyTree:
-    """The new one as the type of the old, or a UsageError where it holds other arrays."""
+    """The new state with the type of the old; a UsageError if it holds other arrays."""
     new_model_state = type(model_state)(new_model_state)
     old, new = (
         {

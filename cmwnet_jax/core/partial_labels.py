@@ -1,7 +1,7 @@
-"""PRODEN (Lv et al. 2020): a classifier and its confidences in candidate labels teach each other (Sec. 7.1).
+"""PRODEN (Lv et al. 2020): trains a classifier and its confidences in the candidate labels together (Sec. 7.1).
 
-It is the first stage of the paper's partial-label learning (E.1); its confidences' most likely classes
-are the single labels that the second stage is given.
+It is the first stage of the paper's partial-label learning (E.1). The second stage trains on the most likely
+classes of its confidences.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from cmwnet_jax.errors import UsageError
 
 
 def uniform_confidences(candidates: np.ndarray) -> np.ndarray:
-    """What PRODEN starts from: each candidate as likely as the others.
+    """PRODEN's initial confidences: uniform over each example's candidates.
 
     Args:
         candidates: [N, C] bool.
@@ -33,16 +33,16 @@ def uniform_confidences(candidates: np.ndarray) -> np.ndarray:
     sizes = np.sum(candidates, axis=1, keepdims=True)
     if not np.all(sizes):
         row = int(np.flatnonzero(sizes == 0)[0])
-        raise UsageError(f"candidates: row {row} has none, expected at least one candidate an example")
+        raise UsageError(f"candidates: row {row} has none, expected at least one candidate per example")
     return (candidates / sizes).astype(np.float32)
 
 
 def updated_confidences(confidences: jax.Array, logits: jax.Array) -> jax.Array:
-    """The classifier's probabilities on the candidates alone, normalised.
+    """The classifier's probabilities restricted to the candidates, normalised.
 
-    They are the softmax over the candidates' logits, which is the same and stays defined where the
-    classifier gives all candidates a probability of 0 in its precision. A candidate's confidence is kept
-    above 0, since that is what tells it from the other classes; so none is ever ruled out for good.
+    They are computed as the softmax over the candidates' logits, which is defined even if all candidates'
+    probabilities round to 0. A candidate's confidence is kept above 0, because a confidence of 0 marks the
+    classes that are not candidates.
 
     Args:
         confidences: [n, C] float, positive for the candidates and 0 for all others.
@@ -62,16 +62,16 @@ def proden_objective(
 ) -> ObjectiveFn:
     """Progressive identification: `loss_i = -sum_c confidence_ic log p_ic` (Sec. 7.1.1).
 
-    The confidences of the next visit come from the same forward pass. For the weighted step without
-    weights, or with any: terms and losses are both these losses.
+    The same forward pass gives the confidences for the next visit. Both terms and losses are these losses;
+    use the objective in a weighted step, with or without weights.
 
     Args:
         apply_fn, meta_classes, train_kwargs: as in `classification_objective`.
 
     Returns:
-        An `objective` of batches with `image`, `label` [n] int (whose meta-class counts, nothing else) and
-        `memory` [n, C] (see `memory.remembering`), the confidences so far: positive for the candidates and
-        0 for all others; its `aux` is the new confidences [n, C].
+        An `objective` for batches with `image`, `label` [n] int (used for the meta-class only) and `memory`
+        [n, C] (see `table.remembering`), the current confidences: positive for the candidates and 0 for all
+        other classes. Its `aux` is the new confidences [n, C].
     """
     forward = train_mode(apply_fn, train_kwargs)
 

@@ -1,4 +1,4 @@
-"""Learning rates as functions of the step."""
+"""Learning-rate schedules."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,19 @@ import optax
 def step_decay(
     learning_rate: float, num_steps: int, decay_at_percent: Sequence[float], decay_factor: float
 ) -> optax.Schedule:
-    """The learning rate is multiplied by a factor at given shares of the run.
+    """Multiplies the learning rate by a factor at given fractions of the run.
 
     Args:
-        learning_rate: at step 0.
-        num_steps: of the whole run.
-        decay_at_percent: shares of `num_steps`, in per cent.
+        learning_rate: value at step 0.
+        num_steps: steps of the whole run.
+        decay_at_percent: when to decay, in per cent of `num_steps`.
         decay_factor: the factor.
 
     Returns:
         step -> learning rate.
     """
     boundaries = {}
-    for percent in decay_at_percent:  # two shares of a short run may fall on one step
+    for percent in decay_at_percent:  # in a short run, two decays may fall on one step
         step = round(num_steps * percent / 100)
         boundaries[step] = boundaries.get(step, 1.0) * decay_factor
     return optax.piecewise_constant_schedule(learning_rate, boundaries)
@@ -29,16 +29,16 @@ def step_decay(
 def warm_restarts(
     learning_rate: float, num_steps: int, *, constant_steps: int, first_cycle_steps: int, least: float
 ) -> optax.Schedule:
-    """Constant at first, then cosines from the learning rate down, each twice as long as the one before.
+    """A constant phase, then cosine decays from the learning rate, each twice as long as the one before.
 
-    SGDR (Loshchilov and Hutter 2017), with T_mult = 2, as Sec. 4.3 has it; by step, not by epoch.
+    SGDR (Loshchilov and Hutter 2017) with T_mult = 2, as in Sec. 4.3, but by step instead of by epoch.
 
     Args:
-        learning_rate: at step 0 and at each restart.
-        num_steps: of the whole run.
+        learning_rate: value at step 0 and at each restart.
+        num_steps: steps of the whole run.
         constant_steps: steps before the first cosine.
         first_cycle_steps: steps of the first cosine.
-        least: where each cosine ends.
+        least: final value of each cosine.
 
     Returns:
         step -> learning rate.

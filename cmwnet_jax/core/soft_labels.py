@@ -1,8 +1,8 @@
 """CMW-Net-SL: weights that choose between the given label and a pseudo-label (Eq. 14, Algorithm 3).
 
-`sum_i weights_i * loss(given_i) + (1 - weights_i) * loss(pseudo_i)` is affine in the weights: terms are
-the differences of the two losses and base is the pseudo-labels' loss. So this module has an objective
-and three small wrappers for the one meta step, and no step of its own:
+`sum_i weights_i * loss(given_i) + (1 - weights_i) * loss(pseudo_i)` is affine in the weights: the terms are
+the differences of the two losses, and base is the loss of the pseudo-labels. This module therefore needs no
+step of its own; it has an objective and three small wrappers for the usual meta step:
 
     step = averaging(remembering(teaching(make_meta_step(objective=..., ...), predict)), momentum)
 """
@@ -24,12 +24,12 @@ from cmwnet_jax.errors import UsageError, unknown_name
 
 SECOND_LOSSES = ("own", "partner")
 
-_TEACHER = 0x74656163  # stream of the base key, apart from the steps' own
+_TEACHER = 0x74656163  # stream of the base key, separate from those of the steps
 
 
 @struct.dataclass
 class Teacher:
-    """The classifier averaged over the steps (Algorithm 3, line 6).
+    """Moving average of the classifier over the steps (Algorithm 3, line 6).
 
     Attributes:
         params: averaged parameters.
@@ -41,17 +41,17 @@ class Teacher:
 
 
 def averaging(step: StepFn, momentum: float | optax.Schedule) -> StepFn:
-    """A step before which the teacher moves towards the classifier (Algorithm 3, line 6; Q12, Q13).
+    """Wraps a step: first updates the teacher, an average of the classifier (Algorithm 3, line 6; Q12, Q13).
 
-    `teacher = momentum * teacher + (1 - momentum) * classifier`, of parameters and running
-    statistics alike: a teacher whose statistics stayed behind its parameters would teach nonsense.
+    `teacher = momentum * teacher + (1 - momentum) * classifier`, for both parameters and running statistics.
+    With outdated statistics, the teacher's predictions would be useless.
 
     Args:
         step: (state, batch, ...) -> (state, metrics).
-        momentum: in [0, 1], or a schedule of the step.
+        momentum: in [0, 1], or a schedule.
 
     Returns:
-        The same of a state whose `teacher` is a `Teacher`, which starts as the classifier (Q12).
+        A step of the same signature; `state.teacher` must be a `Teacher`, which starts as the classifier (Q12).
     """
     if not callable(momentum) and not 0 <= momentum <= 1:
         raise UsageError(f"averaging: momentum is {momentum!r}, expected a number in [0, 1], or a schedule")
@@ -73,12 +73,12 @@ def averaging(step: StepFn, momentum: float | optax.Schedule) -> StepFn:
 def teaching(
     step: StepFn, predict: Callable[[Teacher, PyTree, jax.Array], jax.Array], axis_name: str | None = None
 ) -> StepFn:
-    """A step whose batch holds the teacher's probabilities of it, as `batch["teacher"]` [n, C] float.
+    """Wraps a step: adds the teacher's probabilities as `batch["teacher"]`, [n, C] float.
 
     Args:
         step: (state, batch, ...) -> (state, metrics).
-        predict: (teacher, batch, key) -> logits [n, C]; the key is each device's own.
-        axis_name: the pmap axis, where there is one.
+        predict: (teacher, batch, key) -> logits [n, C]; each device has its own key.
+        axis_name: the pmap axis, if any.
     """
 
     def run(state: MetaState, batch: PyTree, *meta_batch: PyTree) -> tuple[MetaState, Metrics]:
@@ -94,11 +94,11 @@ def teaching(
 def ensembled(memory: jax.Array, prediction: jax.Array, momentum: float) -> jax.Array:
     """Temporal ensembling (Algorithm 3, line 7): `momentum * memory + (1 - momentum) * prediction`.
 
-    An example without a memory, whose row is all zero, takes the prediction as it is: the paper
-    starts from zero, and its first pseudo-labels would sum to 1 - momentum.
+    An example without a memory (a row of zeros) takes the prediction unchanged. The paper starts from zero
+    instead, so its first pseudo-labels would sum to 1 - momentum.
 
     Args:
-        memory: [n, C] float, pseudo-labels so far.
+        memory: [n, C] float, current pseudo-labels.
         prediction: [n, C] float, the teacher's probabilities.
         momentum: in [0, 1).
 
@@ -121,24 +121,24 @@ def soft_label_objective(
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     train_kwargs: Mapping[str, Any] | None = None,
 ) -> ObjectiveFn:
-    """CMW-Net-SL's objective (Eq. 14), with mixup that of Algorithm 3.
+    """Makes CMW-Net-SL's objective (Eq. 14), optionally with the mixup of Algorithm 3.
 
-    With mixup, lambda = max(lambda, 1 - lambda), there are 2n terms, losses and weights: the mixed image
-    against its own label, then against its partner's. Give the step `normalize="mean"`: a weight and
-    one minus it have the sum one already, for each example (Q2). On several devices each mixes its
-    own part of the batch.
+    With mixup, where lambda = max(lambda, 1 - lambda), there are 2n terms, losses and weights: those of the
+    mixed images with their own labels, then with their partners' labels. Use `normalize="mean"` in the step: a
+    weight and one minus it already sum to one for each example (Q2). On several devices, each mixes its own
+    part of the batch.
 
     Args:
         apply_fn, meta_classes, train_kwargs: as in `classification_objective`.
-        momentum: of temporal ensembling, in [0, 1); 0 takes the teacher's prediction alone (Q11).
-        mixup_alpha: lambda ~ Beta(alpha, alpha), the paper's gamma; 0 mixes nothing.
-        second_loss: what the weight of a partner's label is read from: "own", the loss of the mixed
-            image against it (Algorithm 3); "partner", the partner's first loss (Q10).
+        momentum: momentum of temporal ensembling, in [0, 1); 0 uses the teacher's prediction only (Q11).
+        mixup_alpha: lambda ~ Beta(alpha, alpha), the paper's gamma; 0 for no mixup.
+        second_loss: the loss that determines the weight of a partner's label: "own", the loss of the mixed
+            image with it (Algorithm 3); "partner", the partner's first loss (Q10).
         loss: (logits [n, C], labels [n] or [n, C]) -> [n].
 
     Returns:
-        An `objective` of batches with `image`, `label` [n] int, `teacher` [n, C] (see `teaching`) and
-        `memory` [n, C] (see `memory.remembering`), whose `aux` is the new pseudo-labels [n, C].
+        An `objective` for batches with `image`, `label` [n] int, `teacher` [n, C] (see `teaching`) and
+        `memory` [n, C] (see `table.remembering`). Its `aux` is the new pseudo-labels [n, C].
 
     Raises:
         UsageError: momentum is not in [0, 1), mixup_alpha is negative or second_loss unknown.
@@ -179,7 +179,7 @@ def _with_partners(
     mixture: Mixture,
     second_loss: str,
 ) -> Objective:
-    """2n terms, those of the partners' labels after the own; doubled, since the step's mean is over 2n."""
+    """2n terms, the partners' labels after the own; terms are doubled, because the step's mean is over 2n."""
     given, soft = partners
     share, partner = mixture.share.astype(given.dtype), mixture.partner
     seen = given if second_loss == "own" else own.losses[partner]
@@ -193,12 +193,12 @@ def _with_partners(
 
 
 def reporting_own_labels(step: StepFn) -> StepFn:
-    """A step whose metrics hold one loss and weight an example, those of its own label: [n] instead of [2n].
+    """Wraps a step: reports only the losses and weights of the examples' own labels, [n] instead of [2n].
 
     The scalar `loss` stays the mean over both labels.
 
     Args:
-        step: (state, batch, ...) -> (state, metrics), of batches with `label`.
+        step: (state, batch, ...) -> (state, metrics), for batches with `label`.
     """
 
     def run(state: MetaState, batch: PyTree, *meta_batch: PyTree) -> tuple[MetaState, Metrics]:
@@ -210,7 +210,7 @@ def reporting_own_labels(step: StepFn) -> StepFn:
 
 
 def _moved(old: jax.Array, new: jax.Array, keep: jax.Array | float) -> jax.Array:
-    """The moving average of numbers; counters and keys are the newer ones."""
+    """Moving average of floats; counters and keys are taken from `new`."""
     if not jnp.issubdtype(new.dtype, jnp.floating):
         return new
     keep = jnp.asarray(keep, new.dtype)

@@ -1,4 +1,4 @@
-"""What the meta step in one program and the one in several have in common."""
+"""Helpers that the two meta steps share: normalisation, optimiser updates, device sums and checks."""
 
 import functools
 import inspect
@@ -17,10 +17,10 @@ NORMALIZATIONS = ("sum", "mean", "none")
 
 
 def virtual_part(tree: PyTree, params: PyTree, virtual_filter: VirtualFilter | None) -> PyTree:
-    """The leaves that the virtual step moves, and None in place of the others.
+    """Keeps the leaves that the virtual step changes and replaces the others by None.
 
     Args:
-        tree: of the structure of `params`.
+        tree: a tree with the structure of `params`.
         params: the classifier's parameters.
         virtual_filter: as in `make_meta_step`.
 
@@ -39,7 +39,7 @@ def virtual_part(tree: PyTree, params: PyTree, virtual_filter: VirtualFilter | N
 
 
 def with_virtual_part(params: PyTree, part: PyTree) -> PyTree:
-    """The parameters with the leaves of a `virtual_part` in the place of their own."""
+    """The parameters with the leaves of a `virtual_part` put in."""
     return jax.tree.map(lambda new, old: old if new is None else new, part, params, is_leaf=lambda x: x is None)
 
 
@@ -49,7 +49,7 @@ def sgd(params: PyTree, grads: PyTree, learning_rate: jax.Array | float) -> PyTr
 
 
 def schedule_of(virtual_lr: float | optax.Schedule) -> optax.Schedule:
-    """The virtual step's learning rate by step, or a UsageError where it is not positive."""
+    """The virtual step's learning rate as a schedule; a UsageError if it is not positive."""
     if callable(virtual_lr):
         return virtual_lr
     if not isinstance(virtual_lr, jax.core.Tracer) and not 0 < virtual_lr < math.inf:
@@ -63,21 +63,24 @@ def schedule_of(virtual_lr: float | optax.Schedule) -> optax.Schedule:
 def apply_optimizer(
     field: str, optimizer: optax.GradientTransformation, grads: PyTree, opt_state: PyTree, params: PyTree, value
 ) -> tuple[PyTree, PyTree]:
-    """(new parameters, new optimiser state), of an optimiser that may read the loss, too.
+    """Updates parameters by an optimiser, which may also read the loss.
 
     Args:
         field: the optimiser's argument name, for messages.
-        optimizer: optax's; polyak_sgd, reduce_on_plateau and the like take `value`.
+        optimizer: an optax optimiser; some, e.g. polyak_sgd and reduce_on_plateau, take `value`.
         grads: the gradient of `value`, over all devices.
-        opt_state: the optimiser's.
+        opt_state: state of the optimiser.
         params: the parameters.
         value: scalar, the loss at `params` over all devices.
 
+    Returns:
+        (new parameters, new optimiser state).
+
     Raises:
-        UsageError: the optimiser evaluates the loss at parameters of its own choice.
+        UsageError: the optimiser evaluates the loss at other parameters, as line searches do.
     """
 
-    def cannot_be_served(*args, grad_fn=None):  # by name: a line search passes its value_fn no others
+    def cannot_be_served(*args, grad_fn=None):  # the only keyword that line searches pass
         raise UsageError(
             f"{field} evaluates the loss at other parameters (value_fn, grad_fn: a line search, opaque SAM), "
             f"which a step does not offer: take an optimizer without, e.g. optax.lbfgs(0.1, linesearch=None)"
@@ -89,13 +92,13 @@ def apply_optimizer(
         extra = {name: argument for name, argument in extra.items() if name in parameters}
     try:
         updates, opt_state = optimizer.update(grads, opt_state, params, **extra)
-    except TypeError:  # a link of a chain that takes none of them, as SAM
+    except TypeError:  # a part of a chain accepts no extra arguments, e.g. SAM
         updates, opt_state = optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state
 
 
 def normalization(normalize: str, axis_name: str | None) -> Callable[[jax.Array], jax.Array]:
-    """Weights [n] -> weights [n], divided as `normalize` says over all devices' examples."""
+    """Weights [n] -> weights [n], divided as `normalize` says, over the examples of all devices."""
     if normalize not in NORMALIZATIONS:
         raise unknown_name("normalize", normalize, NORMALIZATIONS)
 
@@ -111,7 +114,7 @@ def normalization(normalize: str, axis_name: str | None) -> Callable[[jax.Array]
 
 
 def step_rngs(state: MetaState, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
-    """Keys for the training and the meta forward pass: a function of base key, step and device."""
+    """Keys for the training and the meta forward pass; they depend on base key, step and device."""
     rng = jax.random.fold_in(state.rng, state.step)
     if axis_name is not None:
         rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
@@ -120,22 +123,22 @@ def step_rngs(state: MetaState, axis_name: str | None) -> tuple[jax.Array, jax.A
 
 
 def axis_size(axis_name: str | None) -> int:
-    """Devices on the axis; 1 without one."""
+    """Number of devices on the axis; 1 without an axis."""
     return 1 if axis_name is None else jax.lax.psum(1, axis_name)
 
 
 def varying(tree: PyTree, axis_name: str | None) -> PyTree:
-    """The tree as each device's own, so that its gradient is this device's part of the whole.
+    """Marks the tree as device-varying, so that its gradient is this device's part.
 
-    Of parameters that are alike on all devices `jax.shard_map` sums the gradient by itself, and of a value
-    that is alike it hands each device's part back whole; a step does both sums where they belong. Elsewhere
-    (`pmap`, `shard_map` with `check_vma=False`, no axis) everything is each device's own already.
+    For parameters that are equal on all devices, `jax.shard_map` sums the gradient by itself, and for equal
+    values it returns the whole cotangent to each device. The steps do both sums explicitly. Elsewhere (`pmap`,
+    `shard_map` with `check_vma=False`, no axis) all values already vary by device.
     """
     if axis_name is None:
         return tree
 
     def cast(leaf, axis):
-        # There is no question for whether a leaf varies that JAX 0.10 to 0.12 all answer: it refuses those.
+        # JAX 0.10 to 0.12 share no query for whether a leaf varies; the cast refuses leaves that do.
         try:
             return jax.lax.pcast(leaf, axis, to="varying")
         except ValueError:
@@ -147,7 +150,7 @@ def varying(tree: PyTree, axis_name: str | None) -> PyTree:
 
 
 def check_axes(params: PyTree, terms: jax.Array) -> None:
-    """A UsageError where `shard_map` splits the examples over an axis that the step does not know of."""
+    """Raises a UsageError if `shard_map` splits the examples over an axis unknown to the step."""
 
     def axes_of(tree):
         kinds = [getattr(jax.typeof(leaf), "mat", None) for leaf in jax.tree.leaves(tree)]
@@ -167,7 +170,7 @@ def psum(tree: PyTree, axis_name: str | None) -> PyTree:
 
 
 def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
-    """Mean over devices of the floating-point leaves; counters and random keys are alike on all."""
+    """Mean over devices of floating-point leaves; counters and random keys are equal on all devices."""
     if axis_name is None:
         return tree
     return jax.tree.map(
@@ -176,7 +179,7 @@ def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
 
 
 def check_meta_classes(objective: ObjectiveFn, weight_fn: WeightFn) -> None:
-    """A UsageError where a weight net has not one head a meta-class, as far as both are known."""
+    """Raises a UsageError if weight net and objective are known to differ in the number of meta-classes."""
     classes = getattr(objective, "num_meta_classes", None)
     inner = weight_fn.func if isinstance(weight_fn, functools.partial) else weight_fn
     net = getattr(inner, "__self__", None)
@@ -189,13 +192,13 @@ def check_meta_classes(objective: ObjectiveFn, weight_fn: WeightFn) -> None:
 
 
 def check_objective(out: Objective) -> None:
-    """Per-example float vectors of one length and a scalar base, or a UsageError that names the entry."""
+    """Checks for per-example float vectors of equal length and a scalar base; the error names the entry."""
     n = jnp.shape(out.terms)[:1]
     for name in ("terms", "losses", "meta_class"):
         shape = jnp.shape(getattr(out, name))
         if len(shape) != 1 or shape != n:
             raise UsageError(
-                f"Objective.{name} has shape {shape}, expected [n], one entry an example, as long as "
+                f"Objective.{name} has shape {shape}, expected [n], one entry per example, as long as "
                 f"terms, {jnp.shape(out.terms)}: do not reduce it over the batch"
             )
     if jnp.shape(out.base) != ():
@@ -212,17 +215,17 @@ def check_objective(out: Objective) -> None:
 
 
 def checked_meta_loss(value: jax.Array, axis_name: str | None) -> jax.Array:
-    """The meta loss, each device's own, or a UsageError where it is no scalar."""
+    """The meta loss, marked as device-varying; a UsageError if it is not a scalar."""
     if jnp.shape(value) != ():
         raise UsageError(f"meta_loss gave shape {jnp.shape(value)}, expected a scalar: take its mean")
     return varying(value, axis_name)
 
 
 def checked_weights(weights: jax.Array, losses: jax.Array) -> jax.Array:
-    """The weights, or a UsageError where they are not one an example."""
+    """The weights; a UsageError unless there is one per example."""
     if jnp.shape(weights) != jnp.shape(losses):
         raise UsageError(
-            f"weight_fn gave weights of shape {jnp.shape(weights)}, expected one an example, "
+            f"weight_fn gave weights of shape {jnp.shape(weights)}, expected one per example, "
             f"{jnp.shape(losses)}: index or squeeze its output to [n]"
         )
     return weights

@@ -1,8 +1,8 @@
-"""What an objective remembers of each training example, in rows that the devices share out.
+"""Per-example memory of an objective, sharded by row over the devices.
 
-Pseudo-labels [N, C] of a large data set (2.4 million examples of 1,000 classes are 9.6 GB) fit no
-device, so each device of the pmap axis keeps its own block of rows. A batch's rows are asked of all
-devices at once, which gives exactly what one device with the whole table would give (Q40).
+Pseudo-labels [N, C] of a large data set (2.4 million examples of 1,000 classes are 9.6 GB) do not fit into the
+memory of a device, so each device of the pmap axis keeps a block of rows. The rows of a batch are collected
+from all devices; the result equals that of one device with the whole table (Q40).
 """
 
 import jax
@@ -16,7 +16,7 @@ from cmwnet_jax.errors import UsageError
 
 @struct.dataclass
 class Table:
-    """Rows by example: the whole table outside of a mapped function, a device's block inside of one.
+    """Array with one row per example: whole outside of a mapped function, one device's block inside.
 
     Attributes:
         values: [N, ...] float; on D devices [R, ...] each, R = ceil(N / D), the last rows padding.
@@ -28,7 +28,7 @@ class Table:
 
     @classmethod
     def full(cls, values: jax.Array | np.ndarray) -> "Table":
-        """A whole table.
+        """Makes a whole table.
 
         Args:
             values: [N, ...] float.
@@ -36,26 +36,26 @@ class Table:
         return cls(values, len(values))
 
     def read(self, rows: jax.Array, axis_name: str | None = None) -> jax.Array:
-        """The values [n, ...] of these rows, each device its own.
+        """Reads the values [n, ...] of these rows, which may differ by device.
 
         Args:
             rows: [n] int32 in [0, N).
-            axis_name: the pmap axis over which the table is shared out; None where it is whole.
+            axis_name: the pmap axis that the table is sharded over; None if it is whole.
         """
         if axis_name is None:
             return self.values[rows]
         place, is_here = self._places(jax.lax.all_gather(rows, axis_name, tiled=True), axis_name)
         found = self.values[jnp.where(is_here, place, 0)]
         found = jnp.where(is_here.reshape(-1, *[1] * (found.ndim - 1)), found, 0)
-        # All but one device have added zeros: the sum is the row itself, in any dtype.
+        # All devices but one add zeros, so the sum is exactly the row, in any dtype.
         return jax.lax.psum_scatter(found, axis_name, scatter_dimension=0, tiled=True)
 
     def write(self, rows: jax.Array, values: jax.Array, axis_name: str | None = None) -> "Table":
-        """The table with new values in these rows.
+        """Returns the table with new values in these rows.
 
         Args:
-            rows: [n] int32 in [0, N), none of them twice over all devices.
-            values: [n, ...] of any float dtype; they are kept in the table's.
+            rows: [n] int32 in [0, N), all different over all devices.
+            values: [n, ...] of any float dtype; converted to the table's dtype.
             axis_name: as in `read`.
         """
         values = values.astype(self.values.dtype)
@@ -67,17 +67,17 @@ class Table:
         return self.replace(values=self.values.at[place].set(values, mode="drop"))
 
     def _places(self, rows: jax.Array, axis_name: str) -> tuple[jax.Array, jax.Array]:
-        """Where rows are in this device's block, and whether they are."""
+        """Positions of the rows in this device's block, and whether they are in it."""
         place = rows - jax.lax.axis_index(axis_name) * len(self.values)
         return place, (place >= 0) & (place < len(self.values))
 
 
 def blocks(table: Table, num_devices: int) -> Table:
-    """A whole table as one block a device, [D, R, ...], the last rows padded with zeros.
+    """Splits a whole table into one block per device, [D, R, ...]; the last rows are padding of zeros.
 
     Args:
-        table: whole.
-        num_devices: D, of the whole run.
+        table: a whole table.
+        num_devices: D, over all processes.
     """
     rows = -(-table.num_rows // num_devices)
     padding = [(0, rows * num_devices - table.num_rows), *[(0, 0)] * (np.ndim(table.values) - 1)]
@@ -86,21 +86,21 @@ def blocks(table: Table, num_devices: int) -> Table:
 
 
 def joined(table: Table) -> Table:
-    """The whole table of its blocks [D, R, ...]."""
+    """The whole table from its blocks [D, R, ...]."""
     values = np.asarray(table.values)
     return table.replace(values=values.reshape(-1, *values.shape[2:])[: table.num_rows])
 
 
 def remembering(step: StepFn, axis_name: str | None = None) -> StepFn:
-    """A step whose objective reads `batch["memory"]` and gives the new rows as `Objective.aux`.
+    """Wraps a step: reads `batch["memory"]` from the table and writes `Objective.aux` back to it.
 
     Args:
         step: (state, batch, ...) -> (state, metrics).
-        axis_name: the pmap axis, where there is one.
+        axis_name: the pmap axis, if any.
 
     Returns:
-        The same of a state whose `memory` is a `Table`, and of a batch (a dictionary) with `row` [n]
-        int32, its examples' rows in the table. The metrics are without `aux`.
+        A step of the same signature. `state.memory` must be a `Table`, and the batch a dictionary with `row`
+        [n] int32, the examples' rows in the table. The metrics have no `aux`.
     """
 
     def run(state, batch, *meta_batch):

@@ -1,6 +1,6 @@
-"""Transition matrices of label noise, as Forward correction needs them (Sec. 4.2's baselines).
+"""Estimated transition matrices of label noise, for Forward correction (baseline of Sec. 4.2).
 
-Where the truth is known, `BiasedLabels.transition_matrix` counts it; here it is estimated without.
+If the true labels are known, use `BiasedLabels.transition_matrix` instead, which counts.
 """
 
 import numpy as np
@@ -9,24 +9,24 @@ from cmwnet_jax.errors import UsageError
 
 
 def estimate_transition(probabilities: np.ndarray, *, percentile: float = 97.0) -> np.ndarray:
-    """P(given | true) from the predictions of a classifier of *given* labels.
+    """Estimates P(given | true) from the predictions of a classifier trained on *given* labels.
 
-    A class's anchor is an example that is sure to be of it; its predictions are the class's row (Patrini et
-    al. 2017). The surest of all may be an outlier, so that a percentile takes one below: here among
-    the examples whose likeliest class it is, since a percentile of *all* examples leaves every class that
-    has fewer of them than the rest of it, as with 100 classes or in a long tail.
+    The anchor of a class is an example that certainly belongs to it. The anchor's predictions are the class's
+    row (Patrini et al. 2017). The most confident example may be an outlier, so a percentile selects one below
+    it. The percentile is taken among the examples predicted as the class. Among *all* examples, it would miss
+    every class smaller than the fraction above it, as with 100 classes or in a long tail.
 
     Args:
         probabilities: [N, C] float, each row a distribution.
-        percentile: in [0, 100], the anchor's rank among the examples predicted to be of its class, of ranks
-            the nearest, of examples alike the first; 100 is the surest. A class that is never predicted takes
-            its surest example.
+        percentile: in [0, 100], the anchor's rank among the examples predicted as its class; rounded to the
+            nearest rank, ties go to the first example. 100 is the most confident example. A class that is
+            never predicted uses its most confident example.
 
     Returns:
         [C, C] float64, rows true and columns given classes; rows sum to one.
 
     Raises:
-        UsageError: the percentile is out of range, or the rows are no distributions.
+        UsageError: the percentile is out of range, or a row is not a distribution.
 
     Example:
         >>> estimate_transition(np.array([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]]), percentile=100)

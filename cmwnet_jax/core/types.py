@@ -1,17 +1,17 @@
-"""The objects that every part of the package exchanges, and the glossary of names and shapes.
+"""Types that the package's parts exchange, with a glossary of names and shapes.
 
 | name | shape, dtype | meaning |
 |---|---|---|
 | `n`, `m` | int | examples in a training batch and in a meta batch |
 | `N`, `C`, `K` | int | training examples, classes, meta-classes |
 | `batch`, `meta_batch` | any pytree | what the caller's `objective` and `meta_loss` read |
-| `losses` | [n] float | per-example losses that the weight net sees, without gradient |
+| `losses` | [n] float | per-example losses, the weight net's input, without gradient |
 | `terms` | [n] float | per-example terms that the sample weights multiply |
-| `weights` | [n] float | sample weights, before they are normalised |
-| `meta_class` | [n] int | index in [0, K) of the cluster of class sizes an example's class is in |
+| `weights` | [n] float | sample weights before normalisation |
+| `meta_class` | [n] int | index in [0, K) of the cluster of class sizes that the example's class is in |
 | `params` | pytree | the classifier's parameters, the paper's w |
 | `virtual_params` | pytree | `params` after the virtual SGD step, the paper's w-hat |
-| `model_state` | pytree | what a forward pass changes besides: BatchNorm's running statistics |
+| `model_state` | pytree | other state that a forward pass changes: BatchNorm's running statistics |
 | `weight_params` | pytree | the weight net's parameters, the paper's Theta |
 """
 
@@ -34,13 +34,13 @@ class Objective(NamedTuple):
     `total(params, weights) = base(params) + sum_i weights_i * terms_i(params)`
 
     Attributes:
-        terms: [n] float. What the weights multiply. CMW-Net: the per-example losses.
-        losses: [n] float. What the weight net sees; no gradient flows through it.
+        terms: [n] float, multiplied by the weights. CMW-Net: the per-example losses.
+        losses: [n] float, the weight net's input, without gradient.
         meta_class: [n] int32, the meta-class of each example's class, in [0, K).
-        base: scalar float, *a mean over the batch* where it is reduced over examples, so that
-            batches that are split over devices give what one device gives. CMW-Net: 0.
-        aux: anything else of this forward pass that the caller wants, e.g. pseudo-labels [n, C]; it
-            comes back as `metrics["aux"]`, without gradient and each device's own.
+        base: scalar float. If it is reduced over examples, it must be *a mean over the batch*, so that several
+            devices give the result of one. CMW-Net: 0.
+        aux: any other output of this forward pass, e.g. pseudo-labels [n, C]. It is returned as
+            `metrics["aux"]`, without gradient, and may differ by device.
     """
 
     terms: jax.Array
@@ -51,17 +51,17 @@ class Objective(NamedTuple):
 
 
 class Metrics(TypedDict, total=False):
-    """What a step reports; scalars are over the whole batch, on every device the same.
+    """Results that a step reports; scalars are over the whole batch and equal on every device.
 
     Attributes:
         loss: scalar, mean of `losses`.
         objective: scalar, `base + sum_i normalised_weights_i * terms_i` with the new weights.
         grad_norm: scalar, global norm of the classifier's gradient (Eq. 9).
-        losses: [n], the losses that the weight net saw.
-        weights: [n], the new weights, before they are normalised.
+        losses: [n], the weight net's inputs.
+        weights: [n], the new weights before normalisation.
         meta_loss: scalar, after the virtual step (meta steps only).
         meta_grad_norm: scalar, global norm of the meta-gradient (meta steps only).
-        aux: the objective's, where it has one.
+        aux: the objective's `aux`, if it has one.
     """
 
     loss: jax.Array
@@ -76,18 +76,18 @@ class Metrics(TypedDict, total=False):
 
 @struct.dataclass
 class MetaState:
-    """Everything that a step reads and changes: arrays only, the same structure out as in.
+    """State that a step reads and updates: arrays only, with the same structure before and after.
 
     Attributes:
-        step: scalar int32, steps taken so far.
+        step: scalar int32, number of steps taken.
         params: the classifier's parameters.
-        model_state: BatchNorm's running statistics and the like; `{}` where there are none.
+        model_state: BatchNorm's running statistics and the like; `{}` if there are none.
         opt_state: state of the classifier's optimiser.
-        weight_params: the weight net's parameters; `()` where there is no weight net.
+        weight_params: the weight net's parameters; `()` if there is no weight net.
         weight_opt_state: state of the weight net's optimiser.
         rng: base random key; steps fold their number into it and never change it.
-        teacher: the averaged classifier of soft labels; `()` where there is none.
-        memory: what an objective remembers of each example, a `Table`; `()` where it remembers nothing.
+        teacher: the averaged classifier for soft labels; `()` if there is none.
+        memory: per-example memory of the objective, a `Table`; `()` if there is none.
     """
 
     step: jax.Array
@@ -115,19 +115,18 @@ class MetaState:
     ) -> "MetaState":
         """The state before the first step, with both optimisers initialised.
 
-        Its arrays are copies, each of its own, so that a step may be compiled with `donate_argnums=0` whatever
-        they were made of: a teacher starts as the classifier, and optimisers keep parameters. NumPy arrays
-        stay on the host.
+        All arrays are separate copies, so that a step can be compiled with `donate_argnums=0` even though a
+        teacher starts as the classifier and some optimisers keep the parameters. NumPy arrays stay on the host.
 
         Args:
             params: the classifier's parameters, a pytree of float arrays.
-            optimizer: the classifier's optax optimiser, the one that the step was made with.
+            optimizer: the classifier's optax optimiser, the same as in the step.
             rng: a random key, `jax.random.key(seed)`.
-            model_state: initial running statistics; None means there are none.
-            weight_params: what the step's `weight_fn` takes first; `()` where it takes none.
-            weight_optimizer: the weight net's optax optimiser; None where it is not trained.
-            teacher: `soft_labels.Teacher(params, model_state)`, for steps that are `averaging`.
-            memory: a `memory.Table`, for steps that are `remembering`.
+            model_state: initial running statistics; None if there are none.
+            weight_params: the first argument of the step's `weight_fn`; `()` if it takes none.
+            weight_optimizer: the weight net's optax optimiser; None if it is not trained.
+            teacher: `soft_labels.Teacher(params, model_state)`, for steps with `averaging`.
+            memory: a `table.Table`, for steps with `remembering`.
         """
         state = cls(
             step=jnp.zeros((), jnp.int32),
@@ -144,12 +143,12 @@ class MetaState:
 
 
 def entry(batch: Mapping[str, jax.Array], name: str, of: str = "batch") -> jax.Array:
-    """An entry of a batch, or a UsageError that says which ones there are.
+    """An entry of a batch; the error for a missing entry lists those that exist.
 
     Args:
-        batch: by name.
-        name: the entry's.
-        of: what the batch is called.
+        batch: the batch, a dictionary.
+        name: name of the entry.
+        of: name of the batch in the error.
     """
     if not isinstance(batch, Mapping):
         raise UsageError(f"{of} is a {type(batch).__name__}, expected a dictionary with the entry {name!r}")
@@ -168,7 +167,7 @@ WeightFn = Callable[[PyTree, jax.Array, jax.Array], jax.Array]
 """(weight_params, losses [n], meta_class [n]) -> weights [n]."""
 
 VirtualFilter = Callable[[PyTree], PyTree]
-"""params -> bools, of the structure of params or of its upper levels."""
+"""params -> bools, with the structure of params or of its upper levels."""
 
 StepFn = Callable[..., tuple[MetaState, Metrics]]
 """(state, batch, ...) -> (new state, metrics); pure, not jitted."""

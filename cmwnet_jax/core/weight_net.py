@@ -1,4 +1,4 @@
-"""The class-aware weight net: a loss and a meta-class in, a sample weight out (Eq. 4, Fig. 1b)."""
+"""Class-aware weight net: computes a sample weight from a loss and a meta-class (Eq. 4, Fig. 1b)."""
 
 import flax.linen as nn
 import jax
@@ -8,10 +8,10 @@ from cmwnet_jax.errors import UsageError
 
 
 def _uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
-    """Uniform in +-1/sqrt(fan_in), for kernels and biases alike.
+    """Uniform initialiser in +-1/sqrt(fan_in), for kernels and biases.
 
-    Biases are drawn too because the input is one non-negative number: with zero biases every
-    hidden unit would bend at loss 0, half of them would be dead, and the logit a straight line.
+    Biases are random too, because the input is a single non-negative number. With zero biases, every hidden
+    unit would have its kink at loss 0, half of them would be dead, and the logit would be linear in the loss.
     """
     bound = fan_in**-0.5
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -22,12 +22,12 @@ class WeightNet(nn.Module):
 
     `weights_i = sigmoid(head_k(relu(hidden(losses_i))))` with `k = meta_class_i`.
 
-    An example moves the shared layer and the head of its own meta-class only.
+    Each example changes only the shared layer and the head of its own meta-class.
 
     Attributes:
         num_meta_classes: K, the number of heads.
-        hidden: units of the shared layer; the paper has 100 everywhere.
-        param_dtype: dtype of the parameters, and of the weights for inputs of the same dtype.
+        hidden: units of the shared layer; always 100 in the paper.
+        param_dtype: dtype of the parameters; weights have it too if the inputs do.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -44,11 +44,11 @@ class WeightNet(nn.Module):
 
     @nn.compact
     def __call__(self, losses: jax.Array, meta_class: jax.Array) -> jax.Array:
-        """Weights for losses.
+        """Computes the weights of losses.
 
         Args:
-            losses: [n] float, finite and on the raw scale of the loss (Q19).
-            meta_class: [n] int in [0, K); outside of it the weight is NaN.
+            losses: [n] float, finite, on the raw scale of the loss (Q19).
+            meta_class: [n] int in [0, K); other values give the weight NaN.
 
         Returns:
             [n] float in (0, 1).
@@ -82,11 +82,11 @@ class WeightNet(nn.Module):
 
 
 def weighting_functions(weight_fn, weight_params, losses: jax.Array, num_meta_classes: int) -> jax.Array:
-    """Each meta-class's weighting function on a grid of losses (Fig. 2b, 2c).
+    """Evaluates each meta-class's weighting function on a grid of losses (Fig. 2b, 2c).
 
     Args:
-        weight_fn: `WeightNet(...).apply` or alike.
-        weight_params: its first argument.
+        weight_fn: `WeightNet(...).apply` or a function of the same signature.
+        weight_params: the first argument of `weight_fn`.
         losses: [g] float, the grid.
         num_meta_classes: K.
 

@@ -1,1 +1,1 @@
-"""Data sets, the biases put on them, and the batches taken from them."""
+"""Data sets, the biases applied to them, and the batches drawn from them."""

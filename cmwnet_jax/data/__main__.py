@@ -1,8 +1,8 @@
 """`python -m cmwnet_jax.data describe --config=FILE.py[:args] [--picture=FILE.png]`, and `posterior`.
 
-describe    prints what the config's data will be, and draws a sheet of examples; trains nothing.
-posterior   writes the class probabilities that a finished run's classifier gives its data set's
-            training split, for pmd biases: --workdir=RUN --output=FILE.npy
+describe    shows the data that a config gives and draws a sheet of examples; trains nothing.
+posterior   writes a finished run's class probabilities for the training split of its data set, for
+            pmd biases: --workdir=RUN --output=FILE.npy
 """
 
 from pathlib import Path
@@ -31,11 +31,11 @@ _OF_GIVEN_LABELS = flags.DEFINE_bool(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "where the probabilities are written, for posterior")
 
-_MOST_CLASSES = 20  # of a longer list, the largest and the smallest are shown
+_MOST_CLASSES = 20  # of more classes, only the largest and the smallest are shown
 
 
 def describe() -> None:
-    """Sizes, classes before and after, the true noise rate, the transition matrix, the meta-classes."""
+    """Prints sizes, classes before and after, the true noise rate, transition matrix and meta-classes."""
     config = command.required(_CONFIG.value, "config", "e.g. --config=experiments/digits.py")
     picture = file_to_write("--picture", _PICTURE.value, ".png")
     check_config(config)
@@ -70,7 +70,7 @@ def _summary(config, data: Data) -> list[str]:
 
 
 def _shown(data: Data) -> np.ndarray:
-    """The classes that the tables have room for, largest first where they have not room for all."""
+    """The classes to show in tables; if there are too many, the largest and the smallest of them."""
     counts = data.biased.class_counts
     if len(counts) <= _MOST_CLASSES:
         return np.arange(len(counts))
@@ -97,7 +97,7 @@ def _classes(data: Data, meta_classes: MetaClasses) -> Table:
 
 
 def _transitions(data: Data) -> Table:
-    """P(given | true), in per cent; zeros are left blank."""
+    """P(given | true) in per cent; zeros are left blank."""
     shown = _shown(data)
     table = Table(title="given label (column) of each true label (row), per cent")
     table.add_column("true")
@@ -111,7 +111,7 @@ def _transitions(data: Data) -> Table:
 
 
 def _draw(data: Data, picture: Path) -> None:
-    """Examples of each class, some with wrong labels where there are any."""
+    """Draws examples of each class, some with wrong labels if there are any."""
     biased, rng = data.biased, np.random.default_rng(0)
     rows = []
     for c in _shown(data):
@@ -119,13 +119,13 @@ def _draw(data: Data, picture: Path) -> None:
         wrong, right = members[biased.is_wrong[members]], members[~biased.is_wrong[members]]
         rows.append(np.concatenate([right[: 12 - min(4, len(wrong))], wrong[:4]]))
     take = data.splits["train"].take
-    names = np.array([*data.source.class_names, "another set's"])  # true label -1
+    names = np.array([*data.source.class_names, "another set's"])  # a true label of -1 picks the last
     sheet = [(take(r).image, names[biased.given[r]], names[biased.true[r]]) for r in rows if len(r)]
     save_contact_sheet(sheet, picture)
 
 
 def posterior() -> None:
-    """Class probabilities of a finished run's classifier."""
+    """Writes the class probabilities of a finished run's classifier."""
     workdir = command.required(_WORKDIR.value, "workdir", "a finished run's folder")
     output = command.required(_OUTPUT.value, "output", "an .npy file to write")
     print(f"written to {save_posterior(workdir, output, _OF_GIVEN_LABELS.value)}")

@@ -1,7 +1,7 @@
-"""What happens to images inside the compiled step: padding, cropping, flipping, RandAugment, normalising.
+"""Image augmentation inside the compiled step: padding, cropping, flipping, RandAugment, normalising.
 
-Each example's draw is a function of the key and its row alone, so that a batch that is split over
-devices, or read by another path, is augmented alike.
+The random draws of an example depend only on the key and the example's row. A batch is therefore augmented
+in the same way when it is split over devices, or read by the other input path.
 """
 
 import dataclasses
@@ -15,18 +15,19 @@ from cmwnet_jax.errors import UsageError, unknown_name
 
 PAD_MODES = ("reflect", "constant")
 
-_RAND = 0x72616E64  # stream of the key, apart from those of the rows, which are fewer
+_RAND = 0x72616E64  # stream of the key; larger than any row, whose streams it must not meet
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Which random changes training images undergo; the default is none.
+    """Random changes to training images; by default there are none.
 
     Attributes:
-        pad_pixels: border added on each side before a crop of the original size at a random place.
-        pad_mode: "reflect" or "constant", which is black.
-        flip: whether images are mirrored left to right with probability one half.
-        rand_ops: RandAugment's ops an example, after crop and flip, each as strong as FixMatch draws it.
+        pad_pixels: border added on each side before a random crop of the original size.
+        pad_mode: "reflect" or "constant" (black).
+        flip: whether to mirror images left to right with probability 1/2.
+        rand_ops: number of RandAugment ops per example, applied after crop and flip. Their strength is
+            drawn as in FixMatch.
     """
 
     pad_pixels: int = 0
@@ -43,19 +44,19 @@ class Augmentation:
 
 
 def augment(images: jax.Array, rows: jax.Array, key: jax.Array, change: Augmentation) -> jax.Array:
-    """Random crops and flips, then RandAugment.
+    """Crops and flips at random, then applies RandAugment.
 
     Args:
-        images: [n, height, width, channels] of any dtype; for RandAugment uint8, of 1 or 3 channels.
+        images: [n, height, width, channels] of any dtype; RandAugment needs uint8 with 1 or 3 channels.
         rows: [n] int32, the examples' rows.
-        key: of this step and purpose.
-        change: what to do.
+        key: random key of this step and purpose.
+        change: the changes to apply.
 
     Returns:
-        Like `images`.
+        Images of the same shape and dtype.
 
     Raises:
-        UsageError: RandAugment is asked for, and the images are neither grey nor RGB.
+        UsageError: RandAugment is requested for images that are neither grey nor RGB.
     """
     if change.pad_pixels or change.flip:
         images = _crop_and_flip(images, rows, key, change)
@@ -85,22 +86,22 @@ def _crop_and_flip(images: jax.Array, rows: jax.Array, key: jax.Array, change: A
 
 
 def standardize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """uint8 pixels as float32 of mean 0 and deviation 1 a channel.
+    """Converts uint8 pixels to float32 with mean 0 and standard deviation 1 per channel.
 
     Args:
         images: [n, height, width, channels] uint8.
         mean: [channels] float32, of pixels scaled to [0, 1].
-        std: [channels] float32, of the same.
+        std: [channels] float32, of pixels scaled to [0, 1].
     """
-    # One multiplication and one addition a pixel: on a CPU two divisions cost a small network's step 5%.
+    # One multiplication and one addition per pixel: on a CPU, two divisions cost a small network's step 5%.
     scale = 1 / (255 * std)
     return images.astype(jnp.float32) * scale - mean * (255 * scale)
 
 
 def pixel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each channel, of pixels scaled to [0, 1].
+    """Mean and standard deviation of each channel, of pixels scaled to [0, 1].
 
-    Counted by grey level, so that no copy of the images in floating point is made.
+    Counts grey levels, so no floating-point copy of the images is made.
 
     Args:
         images: [N, height, width, channels] uint8.
@@ -117,20 +118,20 @@ def pixel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_augmentation(change: Augmentation, image_shape: tuple[int, int, int]) -> None:
-    """Checks that images can be changed so.
+    """Checks that the augmentation suits the images.
 
     Args:
-        change: what is to be done.
+        change: the changes to apply.
         image_shape: (height, width, channels).
 
     Raises:
-        UsageError: they are too small for the border, or not of the channels that RandAugment knows.
+        UsageError: the images are too small for the border, or RandAugment does not support their channels.
     """
     side = min(image_shape[:2])
     if change.pad_pixels >= side:
         raise UsageError(
             f"augment.pad_pixels is {change.pad_pixels}, expected fewer than the images' shorter side, {side}, "
-            f"of which a crop could show nothing: lower it"
+            f"so that every crop shows part of the image: lower it"
         )
     images, row = np.zeros((1, *image_shape), np.uint8), np.zeros(1, np.int32)
     jax.eval_shape(lambda key: augment(images, row, key, change), jax.random.key(0))

@@ -1,7 +1,6 @@
-"""The order of the examples, and batches on the device.
+"""Order of the examples, and batches on the device.
 
-Order is a function of seed and epoch alone, so that a resumed run, and either input path, sees the
-same batches.
+The order depends only on seed and epoch. A resumed run and both input paths therefore see the same batches.
 """
 
 import dataclasses
@@ -18,12 +17,12 @@ from cmwnet_jax.data.random import Purpose, generator
 
 @struct.dataclass
 class Raw:
-    """Examples before any change to their pixels: a whole split on the device, or one batch.
+    """Examples with unchanged pixels: a whole split on the device, or one batch.
 
     Attributes:
         image: [n, height, width, channels] uint8.
-        label: [n] int32, given labels; a meta set's may be [n, C] float32.
-        row: [n] int32, where the examples are in their split; what their augmentation is drawn by.
+        label: [n] int32, given labels; those of a meta set may be [n, C] float32.
+        row: [n] int32, the examples' rows in their split, which determine their augmentation.
     """
 
     image: jax.Array
@@ -32,7 +31,7 @@ class Raw:
 
     @classmethod
     def whole(cls, images: np.ndarray, labels: np.ndarray) -> "Raw":
-        """A whole split, on the host.
+        """Makes a whole split on the host.
 
         Args:
             images: [N, height, width, channels] uint8.
@@ -44,18 +43,18 @@ class Raw:
         return len(self.label)
 
     def take(self, rows: jax.Array) -> "Raw":
-        """The examples at these rows of a whole split; runs inside the compiled step.
+        """Gathers these rows of a whole split; runs inside the compiled step.
 
         Args:
             rows: [m] int32.
         """
-        # Gathered as flat pixels: over four axes XLA's gather is seven times slower on a CPU.
+        # Gather flat pixels: over four axes, XLA's gather is seven times slower on a CPU.
         pixels = self.image.reshape(len(self), -1)[rows]
         return Raw(pixels.reshape(len(rows), *self.image.shape[1:]), self.label[rows], self.row[rows])
 
 
 class Selection(NamedTuple):
-    """Some examples of a split, and the labels that they are shown under, e.g. an epoch's meta set.
+    """Examples of a split with labels to use for them, e.g. an epoch's meta set.
 
     Attributes:
         rows: [M] int64, rows of the split.
@@ -68,16 +67,16 @@ class Selection(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class BatchOrder:
-    """The rows of each batch of a stream: permutations of its examples, one after another, anew each epoch.
+    """The rows of each batch of a stream: consecutive random permutations of its examples, new in each epoch.
 
-    A stream of no more examples than a batch has is one batch, again and again (Q21).
+    If the stream has no more examples than one batch, every batch holds all of them (Q21).
 
     Attributes:
-        seed: of the run.
-        num_examples: M.
-        batch_size: n, at most.
-        steps: batches per epoch; 0 for one pass, without the last partial batch.
-        stream: its name; streams of one run are in different orders.
+        seed: the run's seed.
+        num_examples: M, examples of the stream.
+        batch_size: n, the largest size of a batch.
+        steps: batches per epoch; 0 for one pass without the last partial batch.
+        stream: name of the stream; the streams of one run have different orders.
     """
 
     seed: int
@@ -91,9 +90,9 @@ class BatchOrder:
         """Batches per epoch."""
         return self.steps or self.num_examples // self.batch_size
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019  (a few epochs' rows, whatever the orders that ask)
+    @functools.lru_cache(maxsize=4)  # noqa: B019  (a few epochs' rows, shared by all orders)
     def epoch(self, epoch: int) -> np.ndarray:
-        """[steps, min(n, M)] int32, the rows of an epoch."""
+        """The rows of an epoch, [steps, min(n, M)] int32."""
         size = min(self.batch_size, self.num_examples)
         rng = generator(self.seed, *order_purpose(self.stream), epoch)
         passes = -(-self.epoch_steps * size // self.num_examples)
@@ -101,26 +100,26 @@ class BatchOrder:
         return order[: self.epoch_steps * size].reshape(self.epoch_steps, size).astype(np.int32)
 
     def __call__(self, step: int) -> np.ndarray:
-        """The rows of a step, counted from the run's first."""
+        """The rows of a step; steps are counted from the start of the run."""
         epoch, index = divmod(step, self.epoch_steps)
         return self.epoch(epoch)[index]
 
 
 def order_purpose(stream: str) -> tuple[int, ...]:
-    """What the order of a stream is drawn for; the counter that follows is the epoch.
+    """Random purpose of a stream's order; the counter that follows is the epoch.
 
     Args:
-        stream: its name.
+        stream: the stream's name.
     """
     usual = {"train": (Purpose.TRAIN_ORDER,), "meta": (Purpose.META_ORDER,)}
     return usual.get(stream, (Purpose.STREAM_ORDER, zlib.crc32(stream.encode())))
 
 
 def crop_purpose(stream: str) -> tuple[int, ...]:
-    """What a stream's random crops are drawn for; the counters that follow are step or epoch, and row.
+    """Random purpose of a stream's crops; the counters that follow are step or epoch, and row.
 
     Args:
-        stream: its name.
+        stream: the stream's name.
     """
     usual = {"train": (Purpose.TRAIN_CROP,), "meta": (Purpose.META_CROP,)}
     return usual.get(stream, (Purpose.STREAM_CROP, zlib.crc32(stream.encode())))
@@ -128,22 +127,22 @@ def crop_purpose(stream: str) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class PassOrder:
-    """All rows in order, pass after pass without end; each pass's last chunk is padded with row 0.
+    """All rows in order, repeated for ever; the last chunk of each pass is padded with row 0.
 
     Attributes:
-        num_examples: N.
-        chunk_size: rows a chunk.
+        num_examples: N, rows per pass.
+        chunk_size: rows per chunk.
     """
 
     num_examples: int
     chunk_size: int
 
     def __len__(self) -> int:
-        """Chunks a pass."""
+        """Chunks per pass."""
         return -(-self.num_examples // self.chunk_size)
 
     def __call__(self, step: int) -> np.ndarray:
-        """[chunk_size] int32."""
+        """The rows of a chunk, [chunk_size] int32."""
         first = step % len(self) * self.chunk_size
         rows = np.arange(first, first + self.chunk_size, dtype=np.int32)
         return np.where(rows < self.num_examples, rows, 0)

@@ -1,4 +1,4 @@
-"""A bias on disk: `bias.json` to read, `bias.npz` with the arrays; a run can be started from it."""
+"""Saved biases: `bias.json` for people, `bias.npz` with the arrays; a run can start from a saved bias."""
 
 import dataclasses
 import hashlib
@@ -21,14 +21,14 @@ _JSON, _NPZ = "bias.json", "bias.npz"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:
-    """A bias as it came out, with what it came from.
+    """A bias that has been applied, with its origin.
 
     Attributes:
         labels: the biased labels.
         name: the bias's name, as `bias.apply` takes it.
         seed: the seed it was applied with.
         dataset: the data set's name.
-        held_out: [M] int64, ids of the clean meta set that was set apart; None where there is none.
+        held_out: [M] int64, ids of the clean meta set that was held out; None if there is none.
     """
 
     labels: BiasedLabels
@@ -39,10 +39,10 @@ class Record:
 
 
 def save_record(folder: str | os.PathLike, record: Record, true_labels: np.ndarray) -> None:
-    """Writes `bias.json` and `bias.npz`; each is replaced as a whole or not at all.
+    """Writes `bias.json` and `bias.npz`; each file is written whole or not at all.
 
     Args:
-        folder: made where it is missing.
+        folder: the folder, created if it is missing.
         record: the bias.
         true_labels: [training split] int, the data set's own labels.
 
@@ -58,7 +58,7 @@ def save_record(folder: str | os.PathLike, record: Record, true_labels: np.ndarr
     text = json.dumps(fields, indent=2, allow_nan=False) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # The JSON last: it vouches for the arrays, and an old one does not vouch for new arrays.
+        # The JSON comes last: it holds the arrays' checksum, and an old one must not match new arrays.
         replace_file(folder / _NPZ, contents.getvalue())
         replace_file(folder / _JSON, text.encode())
     except OSError as error:
@@ -68,11 +68,11 @@ def save_record(folder: str | os.PathLike, record: Record, true_labels: np.ndarr
 
 
 def load_record(folder: str | os.PathLike, *, dataset: str, true_labels: np.ndarray) -> Record:
-    """The record in a folder, exactly as it was saved.
+    """Reads the record in a folder, exactly as it was saved.
 
     Args:
         folder: holds `bias.json` and `bias.npz`, e.g. a run's folder.
-        dataset: name of the data set that the record is to be used with.
+        dataset: name of the data set to use the record with.
         true_labels: [training split] int, that data set's own labels.
 
     Raises:
@@ -85,7 +85,7 @@ def load_record(folder: str | os.PathLike, *, dataset: str, true_labels: np.ndar
                 f"the record in {str(folder)!r} lacks {name}: expected {_JSON} and {_NPZ} in one folder"
             )
     said = f"the record in {str(folder)!r} cannot be read", "make the bias anew"
-    with array_files.reading(folder / _JSON, *said):  # also where a field is missing, or of another type
+    with array_files.reading(folder / _JSON, *said):  # explains missing fields and wrong types, too
         fields, arrays = _read(folder, *said)
         _check_names(folder, fields, dataset, true_labels)
         record = _record(fields, arrays)
@@ -94,7 +94,7 @@ def load_record(folder: str | os.PathLike, *, dataset: str, true_labels: np.ndar
 
 
 def _check_names(folder: Path, fields: dict, dataset: str, true_labels: np.ndarray) -> None:
-    """What a record says of its data set must be so, before its labels are looked at."""
+    """Checks that a record is of this data set, before its labels are read."""
     if fields["dataset"] != dataset:
         raise UsageError(
             f"the record in {str(folder)!r} is of the data set {fields['dataset']!r}, expected {dataset!r}: "
@@ -109,7 +109,7 @@ def _check_names(folder: Path, fields: dict, dataset: str, true_labels: np.ndarr
 
 
 def _fields(record: Record, true_labels: np.ndarray) -> dict:
-    """What bias.json holds, but for the checksum."""
+    """Contents of bias.json, without the checksum."""
     labels = record.labels
     return {
         "format": _FORMAT,
@@ -123,7 +123,7 @@ def _fields(record: Record, true_labels: np.ndarray) -> dict:
         "num_foreign": int(labels.is_foreign.sum()),
         "foreign_dataset": labels.foreign_dataset,
         "class_counts": labels.class_counts.tolist(),
-        # Equal for equal biases, whatever wrote them; `checksum` is of these very files.
+        # Equal biases have equal values here, whatever wrote them; `checksum` is of the two files.
         "labels_checksum": labels_checksum(labels.ids, labels.given, labels.true),
         "dataset_size": len(true_labels),
         "dataset_checksum": labels_checksum(true_labels),
@@ -131,7 +131,7 @@ def _fields(record: Record, true_labels: np.ndarray) -> dict:
 
 
 def _arrays(record: Record) -> dict[str, np.ndarray]:
-    """What bias.npz holds; optional arrays only where they are."""
+    """Contents of bias.npz; optional arrays are left out if they are None."""
     labels = record.labels
     arrays = {
         "ids": labels.ids,
@@ -144,7 +144,7 @@ def _arrays(record: Record) -> dict[str, np.ndarray]:
 
 
 def _record(fields: dict, arrays: dict[str, np.ndarray]) -> Record:
-    """The record that `_fields` and `_arrays` were made from."""
+    """The record with these `_fields` and `_arrays`."""
     labels = BiasedLabels(
         ids=arrays["ids"],
         given=arrays["given"],
@@ -165,7 +165,7 @@ def _record(fields: dict, arrays: dict[str, np.ndarray]) -> Record:
 
 
 def _read(folder: Path, *said: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """Both files' contents; the arrays are parsed only once the checksum has vouched for them."""
+    """Reads both files; the arrays are parsed only after the checksum has been verified."""
     what = f"the record in {str(folder)!r}"
     fields = read_json(folder / _JSON)
     with array_files.reading(folder / _NPZ, *said) as path:
@@ -182,7 +182,7 @@ def _read(folder: Path, *said: str) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def _check_dataset(record: Record, true_labels: np.ndarray, what: str) -> None:
-    """The true labels must be the data set's at the record's ids, foreign images aside."""
+    """Checks that the true labels are the data set's, except for foreign images."""
     labels = record.labels
     own = ~labels.is_foreign
     inside = len(labels.ids) == 0 or (labels.ids.min() >= 0 and labels.ids.max() < len(true_labels))
@@ -194,5 +194,5 @@ def _check_dataset(record: Record, true_labels: np.ndarray, what: str) -> None:
 
 
 def _checksum(contents: bytes, fields: dict) -> str:
-    """Of all that the two files hold."""
+    """Checksum of all contents of the two files."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode() + contents).hexdigest()

@@ -1,9 +1,9 @@
-"""Checksums of a prepared data set, kept beside it: of its labels and ids, and of its files.
+"""Checksums of a prepared data set, stored beside it: of its labels and ids, and of its files.
 
-The records themselves have checksums, which notice a flipped bit in an image when it is read. They do not
-notice a file that is another one, or that says that it holds fewer examples; and the copy of the labels,
-which the streaming path starts from, has none. A set that was prepared without checksums opens all the
-same, and gets them when it is first read.
+The records have checksums of their own, which detect a flipped bit in an image when it is read. They do not
+detect that a file was exchanged or claims to hold fewer examples. The copy of the labels that the streaming
+path reads has no checksum either. A set that was prepared without these checksums can still be opened; they
+are added when it is first read.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import check_regular, remove_partial_files, replace_file
 
 _NAME = "checksums.json"
-_KEPT = ("labels-*.npy", "sizes-*.npy")  # copies, which are read again where they cannot be used
-# Files up to this size are read when a set is opened, of others the size alone is looked at.
+_KEPT = ("labels-*.npy", "sizes-*.npy")  # copies, which are made again if they cannot be used
+# Files up to this size are read when a set is opened; of larger ones only the size is checked.
 _READ_BYTES = 1 << 20
 
 
 class Digest:
-    """The checksum of a split's labels, ids and other whole numbers, as its examples go by in their order."""
+    """Running checksum of a split's labels, ids and other integers, in the order of its examples."""
 
     def __init__(self):
         self._examples, self._digests = 0, {}
 
     def add(self, examples: Sequence[dict[str, Any]]) -> None:
-        """Goes on with these examples; of their features, images and fractions are passed over."""
+        """Adds examples to the checksum; images and fractions are ignored."""
         self._examples += len(examples)
         for name, first in examples[0].items():
             if isinstance(first, int | np.integer | str):
@@ -41,7 +41,7 @@ class Digest:
                 digest.update(json.dumps(values).encode() if isinstance(first, str) else _bytes(values))
 
     def value(self) -> dict[str, Any]:
-        """As JSON: how many `examples` there were, and a hexadecimal number for each feature."""
+        """The result as JSON: the number of `examples`, and a hexadecimal checksum per feature."""
         return {
             "examples": self._examples,
             **{name: digest.hexdigest() for name, digest in self._digests.items()},
@@ -49,9 +49,9 @@ class Digest:
 
 
 def labels_checksum(*labels: np.ndarray) -> str:
-    """What stands for labels: the same whatever integer type and byte order hold them.
+    """Checksum of labels that does not depend on their integer type or byte order.
 
-    Of one array, it is what `Digest` has for a feature of these whole numbers.
+    For one array it equals the checksum of `Digest` for a feature with these integers.
 
     Args:
         labels: arrays of int.
@@ -63,10 +63,10 @@ def labels_checksum(*labels: np.ndarray) -> str:
 
 
 def damaged(folder: str | Path, what: str) -> UsageError:
-    """The error for a prepared data set that is not as it was.
+    """The error for a prepared data set that has changed.
 
     Args:
-        folder: where it is.
+        folder: the data set's folder.
         what: what is wrong with it.
     """
     return UsageError(
@@ -76,23 +76,23 @@ def damaged(folder: str | Path, what: str) -> UsageError:
 
 
 def begin(folder: Path) -> None:
-    """Writes the checksums of a new set's files; those of its splits follow by `settle`.
+    """Writes the checksums of a new set's files; `settle` adds those of its splits.
 
     Args:
-        folder: of a set that has just been prepared.
+        folder: a set that has just been prepared.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: they cannot be written.
     """
     _write(folder, {"files": _files(folder), "splits": {}})
 
 
 def expected(folder: Path, split: str) -> dict[str, Any] | None:
-    """What `Digest` should have for a split; None where nothing is known.
+    """The checksum that `Digest` should give for a split; None if none is stored.
 
     Args:
-        folder: of the set.
-        split: its name.
+        folder: the data set's folder.
+        split: name of the split.
 
     Raises:
         UsageError: the checksums cannot be read.
@@ -106,15 +106,15 @@ def has_begun(folder: Path) -> bool:
 
 
 def settle(folder: Path, split: str, digest: Digest) -> None:
-    """Compares a split that was read whole with its checksums, or writes them where it has none.
+    """Compares a split that has been read whole with its checksums, or stores them if there are none.
 
     Args:
-        folder: of the set.
-        split: its name.
-        digest: of what was read.
+        folder: the data set's folder.
+        split: name of the split.
+        digest: checksum of what was read.
 
     Raises:
-        UsageError: it is not what was prepared.
+        UsageError: the split is not the one that was prepared.
     """
     known, found = _read(folder), digest.value()
     before = known and known["splits"].get(split)
@@ -127,19 +127,19 @@ def settle(folder: Path, split: str, digest: Digest) -> None:
         return
     known = known or {"files": _files(folder), "splits": {}}
     known["splits"][split] = found
-    with contextlib.suppress(OSError):  # a folder that cannot be written stays without
+    with contextlib.suppress(OSError):  # a read-only folder stays without checksums
         remove_partial_files(folder)
         _write(folder, known)
 
 
 def check_files(folder: Path) -> None:
-    """Checks that a set's files are those that were prepared: their sizes, and what is in the small ones.
+    """Checks that a set's files are unchanged: their sizes, and the contents of small files.
 
     Args:
-        folder: of the set.
+        folder: the data set's folder.
 
     Raises:
-        UsageError: they are not.
+        UsageError: a file has changed or is missing.
     """
     check_are_files(folder)
     known = _read(folder)
@@ -155,13 +155,13 @@ def check_files(folder: Path) -> None:
 
 
 def check_are_files(folder: Path) -> None:
-    """Checks that a set has no pipes, which would be waited on for ever, nor links to nothing.
+    """Checks that a set has no pipes, which would block for ever, and no broken links.
 
     Args:
-        folder: of the set.
+        folder: the data set's folder.
 
     Raises:
-        UsageError: it has.
+        UsageError: it has one.
     """
     for path in sorted(folder.glob("*")):
         try:
@@ -172,7 +172,7 @@ def check_are_files(folder: Path) -> None:
 
 
 def _files(folder: Path) -> dict[str, list]:
-    """Size, and where it is small the CRC-32, of each file by name, but for ours."""
+    """Size, and CRC-32 if small, of each file by name; the checksum file itself is left out."""
     paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     sizes = {path: path.stat().st_size for path in paths if path.name != _NAME and not _is_kept(path)}
     return {
@@ -186,7 +186,7 @@ def _is_kept(path: Path) -> bool:
 
 
 def _read(folder: Path) -> dict | None:
-    """None where there are none."""
+    """The stored checksums; None if there are none."""
     if not has_begun(folder):
         return None
     try:

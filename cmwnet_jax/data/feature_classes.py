@@ -1,7 +1,7 @@
-"""What a prepared data set may have tfds import: its own classes of features, and nothing else.
+"""Check of the feature classes that a prepared data set names: tfds may import its own and no others.
 
-tfds restores a set's features from JSON that names their Python classes, and imports the module of one that it
-does not know. A folder of somebody else's could so run any module in the current folder.
+tfds restores a set's features from JSON that names their Python classes, and imports the module of any class
+that it does not know. A folder from a stranger could thus run any module in the current folder.
 """
 
 import json
@@ -16,7 +16,7 @@ from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import check_regular
 
 _FILES = ("features.json", "dataset_info.json")
-_KEYS = ("type", "pythonClassName", "python_class_name")  # tfds's older form, and both of protobuf's
+_KEYS = ("type", "pythonClassName", "python_class_name")  # tfds's older form, and protobuf's two forms
 
 _ALLOWED = frozenset(
     f"{feature.__module__}.{feature.__name__}"
@@ -26,17 +26,17 @@ _ALLOWED = frozenset(
 
 
 def check_feature_classes(folder: Path) -> None:
-    """Looks through a prepared set's JSON before tfds does.
+    """Checks a prepared set's JSON files before tfds reads them.
 
     Args:
-        folder: of one version of the set, with `features.json` and `dataset_info.json`.
+        folder: one version of the set, with `features.json` and `dataset_info.json`.
 
     Raises:
-        UsageError: a file cannot be read, or names a class that is not one of `tfds.features`.
+        UsageError: a file cannot be read, or names a class outside of `tfds.features`.
     """
     for path in (folder / name for name in _FILES):
         if not path.exists() and not path.is_symlink():
-            continue  # said by who needs it
+            continue  # reported by the code that needs the file
         try:
             check_regular(path)
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -52,10 +52,10 @@ def check_feature_classes(folder: Path) -> None:
 
 
 def _class_names(content: Any) -> Iterator[str]:
-    """All that tfds may take for the name of a class; it packs JSON into strings of JSON."""
+    """Everything that tfds may take for a class name; it nests JSON in strings of JSON."""
     if isinstance(content, dict):
         for key, value in content.items():
-            # Without a dot it is something else, e.g. a column's type, or refused by tfds itself.
+            # A name without a dot is something else, e.g. a column's type, or is refused by tfds itself.
             if key in _KEYS and isinstance(value, str) and "." in value:
                 yield value
             yield from _class_names(value)
@@ -65,6 +65,6 @@ def _class_names(content: Any) -> Iterator[str]:
     elif isinstance(content, str) and content.lstrip()[:1] in ("{", "["):
         try:
             inner = json.loads(content)
-        except ValueError:  # a text
+        except ValueError:  # ordinary text, not JSON
             return
         yield from _class_names(inner)

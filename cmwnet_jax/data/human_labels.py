@@ -1,4 +1,4 @@
-"""Labels that people gave, CIFAR-10N's and CIFAR-100N's, put in the order of a data set's rows."""
+"""Human labels, e.g. CIFAR-10N's and CIFAR-100N's, in the order of a data set's rows."""
 
 from pathlib import Path
 
@@ -12,23 +12,23 @@ TRUE_LABEL = "clean_label"
 
 
 def human_labels(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Every set of human labels, aligned to the rows of `dataset.train`.
+    """Reads all sets of human labels and aligns them with the rows of `dataset.train`.
 
-    The file holds them in CIFAR's original order, with `clean_label`, the true ones. A data set in that order
-    has the same labels row by row. One that is grouped by class, as an image folder is, has the k-th image of
-    class c where the k-th `clean_label` c stands, k being the number in the image's file name.
+    The file stores the labels in CIFAR's original order, with the true labels as `clean_label`. If the data
+    set has the same order, its labels are equal row by row. If it is grouped by class, as an image folder is,
+    the image of class c whose file name has the number k belongs to the k-th `clean_label` c.
 
     Args:
-        path: an `.npz` of [N] whole numbers by name: `clean_label` and any others, e.g. `aggre_label`,
-            `random_label1`, `worse_label` or `noisy_label`. Empty takes the data set's own columns, which
-            tfds's `cifar10_n` and `cifar100_n` have.
-        dataset: the data set that the labels are about.
+        path: an `.npz` of [N] integer arrays by name: `clean_label` and any others, e.g. `aggre_label`,
+            `random_label1`, `worse_label` or `noisy_label`. Empty takes the data set's own columns, as in
+            tfds's `cifar10_n` and `cifar100_n`.
+        dataset: the data set that the labels belong to.
 
     Returns:
         Name -> [N] int32 in [0, C), without `clean_label`.
 
     Raises:
-        UsageError: the file cannot be used, a label is beyond the classes, or its clean labels are not the data
+        UsageError: the file cannot be used, a label is not a class, or its clean labels are not the data
             set's.
     """
     if not path:
@@ -41,7 +41,7 @@ def human_labels(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
 def _own_columns(dataset: Dataset) -> dict[str, np.ndarray]:
     columns = dataset.train.columns
     found = {name: c for name, c in columns.items() if name.rstrip("0123456789").endswith("_label")}
-    found.pop("coarse_label", None)  # CIFAR-100's superclass, which is true
+    found.pop("coarse_label", None)  # CIFAR-100's superclass, which no annotator gave
     if not found:
         raise UsageError(
             f"the path of the human labels is empty and {dataset.name!r} has none of its own: name an .npz "
@@ -75,7 +75,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _places(path: str, clean: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """[N] int: where in the file the label of each row stands."""
+    """[N] int, the position in the file of each row's label."""
     labels = dataset.train.labels
     clean = _checked(path, {TRUE_LABEL: clean}, dataset)[TRUE_LABEL]
     if np.array_equal(clean, labels):

@@ -1,14 +1,14 @@
-"""Fourteen image ops inside the compiled program, an op an example, for `rand_augment`.
+"""Fourteen image ops inside the compiled program, one per example, for `rand_augment`.
 
-A branch an op would be no gain: over a batch every branch is computed. So one op is three passes that
-all examples share, each leaving an example alone whose op is of another kind:
+A branch per op would not be faster: over a batch, all branches are computed. All examples therefore share
+three passes, and each pass leaves examples alone whose op is of another kind:
 
 1. resampling by a 2 x 3 matrix: rotate, shear and translate;
-2. a table of 256 grey levels for each channel: autocontrast, brightness, contrast, equalize, posterize
+2. a table of 256 grey levels per channel: autocontrast, brightness, contrast, equalize, posterize
    and solarize;
 3. blending with a degenerate image: color and sharpness.
 
-Ops and roundings are those of Pillow's ImageOps, ImageEnhance and Image.transform.
+Ops and rounding are those of Pillow's ImageOps, ImageEnhance and Image.transform.
 """
 
 import math
@@ -31,28 +31,29 @@ _LEVELS = 256
 _ROTATE_RADIANS = math.radians(30)
 _SHEAR = 0.3
 _TRANSLATE = 0.3  # of the image's width or height
-_FIXED = 1 << 16  # places and shares are in 16.16 fixed point; places round in it as in Pillow
+_FIXED = 1 << 16  # positions and shares are 16.16 fixed point; positions are rounded as in Pillow
 
 Matrices = tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
 
 
 def apply_ops(images: jax.Array, ops: jax.Array, strengths: jax.Array) -> jax.Array:
-    """One op an example.
+    """Applies one op per example.
 
     At strength 1, brightness, color, contrast and sharpness keep 0.05 of the difference from Pillow's
-    degenerate image (at 0: 0.95), posterize keeps 4 bits (8), solarize's threshold is 0 (256), rotation is
-    by 30 degrees, shear by 0.3 and translation by 0.3 of the side (0). What leaves the image shows black.
+    degenerate image (0.95 at strength 0), posterize keeps 4 bits (8), solarize's threshold is 0 (256), and
+    rotation is by 30 degrees, shear by 0.3 and translation by 0.3 of the side (0). Pixels from outside of the
+    image are black.
 
     Args:
         images: [n, height, width, channels] uint8, of 1 or 3 channels.
-        ops: [n] int32, places in `OPS`.
-        strengths: [n] float32 in [-1, 1]; the sign says which way rotate, shear and translate go.
+        ops: [n] int32, indices into `OPS`.
+        strengths: [n] float32 in [-1, 1]; the sign is the direction of rotate, shear and translate.
 
     Returns:
         [n, height, width, channels] uint8.
 
     Raises:
-        UsageError: images that are neither grey nor RGB.
+        UsageError: the images are neither grey nor RGB.
 
     Source:
         The table of transformations in the appendix of Sohn et al., FixMatch, NeurIPS 2020.
@@ -74,10 +75,11 @@ def apply_ops(images: jax.Array, ops: jax.Array, strengths: jax.Array) -> jax.Ar
 
 
 def _if_any(needed: jax.Array, change: Callable, value: jax.Array) -> jax.Array:
-    """The value, changed where any example needs that.
+    """Changes the value if any example needs it.
 
-    In a large batch one does. The conditional is there all the same: XLA fuses over all else, barriers
-    too on a CPU, and computes a pass again for each pixel of the next; with it, three to five times faster.
+    In a large batch some example does. The conditional is needed all the same: without it, XLA fuses the passes
+    (on a CPU even across barriers) and computes one pass again for each pixel of the next. With it, the program
+    is three to five times faster.
     """
     return jax.lax.cond(jnp.any(needed), change, lambda v: v, value)
 
@@ -88,12 +90,12 @@ def _is(ops: jax.Array, *names: str) -> jax.Array:
 
 
 def _matrices(ops: jax.Array, strengths: jax.Array, height: int, width: int) -> Matrices:
-    """2 x 3 matrices from places in the output to places in the input, each entry [n] float32."""
+    """2 x 3 matrices that map output positions to input positions; each entry is [n] float32."""
 
     def amount(name, largest):
         return jnp.where(_is(ops, name), strengths * largest, 0)
 
-    # At most one amount is not 0: what the ops contribute adds up to the one op's matrix.
+    # At most one amount is not 0, so the sum over ops is the matrix of the one op.
     angle = amount("rotate", _ROTATE_RADIANS)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     cx, cy = width / 2, height / 2
@@ -103,7 +105,7 @@ def _matrices(ops: jax.Array, strengths: jax.Array, height: int, width: int) -> 
 
 
 def _resample(pixels: jax.Array, matrices: Matrices) -> jax.Array:
-    """The nearest pixel to where the matrix puts each pixel's middle, black outside; int32."""
+    """The pixel nearest to where the matrix maps each pixel's centre, black outside; int32."""
     count, height, width, channels = pixels.shape
     x, y = jnp.arange(width)[None, None, :], jnp.arange(height)[None, :, None]
 
@@ -120,12 +122,12 @@ def _resample(pixels: jax.Array, matrices: Matrices) -> jax.Array:
 
 
 def _tables(chosen: jax.Array, pixels: jax.Array, ops: jax.Array, amounts: jax.Array) -> jax.Array:
-    """[n, channels, 256] int32, what becomes of each level; as chosen before where the op has no table."""
+    """[n, channels, 256] int32, the new value of each level; `chosen` is kept if the op has no table."""
     level = jnp.arange(_LEVELS)
     amount = amounts[:, None, None]
     keep = _kept(amount)
     mean = _mean_grey(pixels)[:, None, None]
-    bits_lost = jnp.minimum(5 * amount, 4).astype(jnp.int32)  # 0 to 4, equally often over all amounts
+    bits_lost = jnp.minimum(5 * amount, 4).astype(jnp.int32)  # 0 to 4, equally often for uniform amounts
     threshold = _LEVELS * (1 - amount)
     tables = {
         "autocontrast": _stretch_table(pixels, level),
@@ -149,14 +151,14 @@ def _stretch_table(pixels: jax.Array, level: jax.Array) -> jax.Array:
 
 
 def _equalize_table(pixels: jax.Array, level: jax.Array) -> jax.Array:
-    """Equalize: each channel's levels become as evenly used as a table can make them; [n, channels, 256]."""
-    # One flat scatter: over a batch of histograms XLA's is five times slower on a CPU.
+    """Equalize: makes each channel's levels as equally frequent as a table can; [n, channels, 256]."""
+    # One flat scatter: XLA's scatter over a batch of histograms is five times slower on a CPU.
     at = pixels + _table_starts(pixels)
     counts = jnp.zeros(len(pixels) * pixels.shape[-1] * _LEVELS, jnp.int32)
     counts = counts.at[at.reshape(-1)].add(1, mode="promise_in_bounds").reshape(-1, pixels.shape[-1], _LEVELS)
     darker = jnp.cumsum(counts, axis=-1) - counts
     lightest = jnp.max(pixels, axis=(1, 2))[..., None]
-    # Pixels darker than the lightest level, shared out over 255 steps. A channel of one level has none.
+    # Pixels below the lightest level, divided by 255 steps. A channel of one level has none.
     step = jnp.take_along_axis(darker, lightest, axis=-1) // (_LEVELS - 1)
     spread = jnp.minimum((step // 2 + darker) // jnp.maximum(step, 1), _LEVELS - 1)
     return jnp.where(step > 0, spread, level)
@@ -168,7 +170,7 @@ def _look_up(pixels: jax.Array, tables: jax.Array) -> jax.Array:
 
 
 def _table_starts(pixels: jax.Array) -> jax.Array:
-    """[n, 1, 1, channels] int32, where each channel's table begins among all of them laid end to end."""
+    """[n, 1, 1, channels] int32, the offset of each channel's table among all tables laid end to end."""
     count, channels = len(pixels), pixels.shape[-1]
     return _LEVELS * jnp.arange(count * channels).reshape(count, 1, 1, channels)
 
@@ -181,13 +183,13 @@ def _blend_images(pixels: jax.Array, ops: jax.Array, amounts: jax.Array) -> jax.
 
 
 def _kept(amounts: jax.Array) -> jax.Array:
-    """The factor of Pillow's ImageEnhance: 1 is the image as it was, 0 nothing of it."""
+    """The factor of Pillow's ImageEnhance: 1 keeps the image, 0 gives the degenerate image."""
     return 0.95 - 0.9 * amounts
 
 
 def _blend(degenerate: jax.Array, original: jax.Array, keep: jax.Array) -> jax.Array:
-    """The degenerate + keep (original - degenerate), cut to int32; the original where keep is 1."""
-    # In whole numbers: in floating point the cut depends on how a program was compiled.
+    """`degenerate + keep * (original - degenerate)`, truncated to int32; the original where keep is 1."""
+    # In integers: in floating point, truncation would depend on how the program was compiled.
     share = jnp.round(keep * _FIXED).astype(jnp.int32)
     return (degenerate * _FIXED + share * (original - degenerate)) >> 16
 
@@ -201,14 +203,14 @@ def _grey(pixels: jax.Array) -> jax.Array:
 
 
 def _mean_grey(pixels: jax.Array) -> jax.Array:
-    """[n] int32, the mean luminance, rounded."""
+    """[n] int32, the rounded mean luminance."""
     grey = _grey(pixels)
     count = grey[0].size
     return (jnp.sum(grey, axis=(1, 2)) + count // 2) // count
 
 
 def _smooth(pixels: jax.Array) -> jax.Array:
-    """Pillow's SMOOTH: a 3 x 3 mean in which the middle counts 5 times; the border stays as it was."""
+    """Pillow's SMOOTH: a 3 x 3 mean with weight 5 at the centre; the border is unchanged."""
     height, width = pixels.shape[1:3]
     padded = jnp.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)))
     columns = sum(padded[:, i : i + height] for i in range(3))

@@ -1,4 +1,4 @@
-"""How large a data set's images are, from their headers."""
+"""Image sizes of a data set, read from the images' headers."""
 
 import contextlib
 from pathlib import Path
@@ -7,18 +7,18 @@ import numpy as np
 
 from cmwnet_jax.array_files import read_npy
 from cmwnet_jax.data.builders import images
-from cmwnet_jax.data.sources import Records, Source
+from cmwnet_jax.data.sources import ExampleReader, Source
 from cmwnet_jax.data.streaming import Fit
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import replace_file
 
 
 def check_one_size(source: Source, fit: Fit) -> None:
-    """Raises a UsageError where batches could not be made, long before the first one is.
+    """Raises a UsageError if the images differ in size, long before the first batch is made.
 
     Args:
-        source: an open data set, whose training and test split will be streamed.
-        fit: how its images become one size.
+        source: an open data set, whose training and test splits will be streamed.
+        fit: how its images are brought to one size.
     """
     if fit.crop_pixels:
         return
@@ -33,24 +33,24 @@ def check_one_size(source: Source, fit: Fit) -> None:
 
 
 def image_sizes(source: Source, split: str) -> set[tuple[int, int]]:
-    """The (height, width) that images of a split have; kept beside the prepared files for the next time.
+    """The (height, width) pairs of a split's images; stored beside the prepared files for the next time.
 
     Args:
         source: an open data set.
-        split: a split's name.
+        split: name of the split.
     """
     records = source.splits[split]
-    if not isinstance(records, Records):  # a user's own source, of which nothing else is known
+    if not isinstance(records, ExampleReader):  # a user's own source: nothing else is known of it
         return {example["image"].shape[:2] for example in records}
     if records.image_size is not None:
         return {records.image_size}
     kept = Path(source.folder) / f"sizes-{split}.npy"
-    with contextlib.suppress(ValueError):  # missing, or not ours: read again
+    with contextlib.suppress(ValueError):  # missing or not ours: read the images again
         return _as_set(read_npy(kept, "", ""))
     sizes = set()
     for _, examples in records.encoded().read():
         sizes.update(images.size_of(example["image"]) for example in examples)
-    with contextlib.suppress(OSError):  # a folder that is shared and cannot be written costs time, no more
+    with contextlib.suppress(OSError):  # a read-only folder only costs time
         replace_file(kept, lambda file: np.save(file, np.array(sorted(sizes), np.int32)))
     return sizes
 

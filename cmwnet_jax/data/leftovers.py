@@ -1,6 +1,6 @@
-"""What killed preparations leave behind, removed by the next one and not by those that still run.
+"""Removes what killed preparations left behind, but nothing that is still being prepared.
 
-tfds writes a data set into a folder `incomplete.*` beside its place and renames it when all is there.
+tfds writes a data set into a folder `incomplete.*` beside its final place and renames it when it is complete.
 """
 
 import contextlib
@@ -16,24 +16,24 @@ _PATTERN = "incomplete.*"
 
 @contextlib.contextmanager
 def preparing(parent: Path) -> Iterator[None]:
-    """Says while it lasts that somebody prepares a data set in a folder, even if that is killed after.
+    """Marks a folder as in use by a preparation; the mark ends with the process, even if it is killed.
 
-    Any number of processes may; the kernel takes the lock back with its process.
+    Several processes may hold the mark at once. It is a lock, which the kernel releases.
 
     Args:
-        parent: the folder that the data set's own will be in, made where it is missing.
+        parent: the folder that will contain the data set's folder; created if it is missing.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     while True:
         parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(parent, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # a file system without locks, on which nothing is removed either
+        with contextlib.suppress(OSError):  # a file system without locks; `remove` then removes nothing
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         if _is_still(parent, descriptor):
             break
-        os.close(descriptor)  # removed, as empty, before it was locked
+        os.close(descriptor)  # the file was removed before it could be locked
     try:
         yield
     finally:
@@ -41,14 +41,14 @@ def preparing(parent: Path) -> Iterator[None]:
 
 
 def remove(folder: Path, idle_seconds: float = 0) -> None:
-    """Removes what was left in a data set's folder and in those of its configurations.
+    """Removes leftovers from a data set's folder and from the folders of its configurations.
 
     Args:
-        folder: of all versions or configurations of a data set; it may be missing.
-        idle_seconds: what was written to since stays: others may prepare there without `preparing`.
+        folder: contains all versions or configurations of a data set; it may be missing.
+        idle_seconds: what was written to more recently stays, for tools that prepare without `preparing`.
     """
     for parent in {path.parent for pattern in (_PATTERN, f"*/{_PATTERN}") for path in folder.glob(pattern)}:
-        # Whoever may not write there cannot remove anything either.
+        # Without write permission there, nothing could be removed either.
         with contextlib.suppress(OSError), _alone(parent):
             for left in parent.glob(_PATTERN):
                 if left.is_dir() and (not idle_seconds or time.time() - _last_written(left) >= idle_seconds):
@@ -59,7 +59,7 @@ def remove(folder: Path, idle_seconds: float = 0) -> None:
 
 @contextlib.contextmanager
 def _alone(parent: Path) -> Iterator[None]:
-    """Raises an OSError where somebody is preparing."""
+    """Raises an OSError if a preparation is running."""
     descriptor = os.open(parent, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""A run's data as a value: the data set that a config names, with the config's bias on it."""
+"""Loads a run's data: the data set that a config names, with the config's bias applied."""
 
 import dataclasses
 
@@ -14,22 +14,22 @@ from cmwnet_jax.data.probabilities import check_class_order, load_probabilities
 from cmwnet_jax.data.random import Purpose, generator
 from cmwnet_jax.data.streaming import Fit, StreamedSplit
 from cmwnet_jax.data.truth import check_known_as, is_truth_known
-from cmwnet_jax.errors import UsageError, about
+from cmwnet_jax.errors import UsageError, naming_field
 
-_DEVICE_LIMIT = 2 << 30  # bytes of pixels that "auto" still puts on each device
+_DEVICE_LIMIT = 2 << 30  # bytes of pixels up to which "auto" keeps a set on each device
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
-    """What a run trains and tests on.
+    """Training and test data of a run.
 
     Attributes:
-        source: the data set as it came.
-        record: the bias as it came out.
+        source: the data set without the bias.
+        record: the bias that was applied.
         true_labels: [training split] int32, the data set's own labels.
-        splits: `train`, `test` and, maybe, `held_out`, in memory (`Raw`) or streamed.
+        splits: `train`, `test` and optionally `held_out`, in memory (`Raw`) or streamed.
         test_labels: [N test] int32.
-        image_shape: (height, width, channels) that the network sees.
+        image_shape: (height, width, channels) of the network's input.
     """
 
     source: sources.Source
@@ -41,18 +41,18 @@ class Data:
 
     @property
     def biased(self) -> bias.BiasedLabels:
-        """The training labels as given, and the truth about them."""
+        """The given training labels, with the true ones."""
         return self.record.labels
 
 
 def load_data(config: ConfigDict) -> Data:
-    """Loads the data set and puts the config's bias on it, or a saved record's.
+    """Loads the data set and applies the config's bias, or a saved one.
 
     Args:
-        config: the run's, checked.
+        config: the run's config, checked.
 
     Raises:
-        UsageError: a field of the config is wrong, by itself or for this data set.
+        UsageError: a field of the config is wrong, in general or for this data set.
     """
     source = sources.open(config.data.name, config.data.dir, config.data.raw_dir)
     if source.num_classes < 2:
@@ -78,7 +78,7 @@ def load_data(config: ConfigDict) -> Data:
 
 
 def _on_device(config: ConfigDict, source: sources.Source) -> bool:
-    """Whether the set lives on the devices: as the config says, or where it is small enough."""
+    """Whether the set is kept on the devices: as the config says, or by its size."""
     if config.data.path != "auto":
         return config.data.path == "device"
     if config.data.resize_pixels or config.data.crop_pixels:
@@ -90,14 +90,14 @@ def _on_device(config: ConfigDict, source: sources.Source) -> bool:
 def _record(
     config: ConfigDict, source: sources.Source, dataset: sources.Dataset | None, true_labels: np.ndarray
 ) -> Record:
-    """The saved record that the config names, or the bias that it asks for, applied now."""
+    """The saved bias that the config names, or the config's bias, applied now."""
     if config.meta_set.kind == "held_out" and not _truth_known(config, source):
         raise UsageError(
             f"meta_set.kind is 'held_out', but {source.name}'s labels are not known to be right: use "
             f"lowest_loss or balanced, or set data.truth to 'known' if they are right"
         )
     if config.data.record:
-        with about("data.record"):
+        with naming_field("data.record"):
             record = load_record(config.data.record, dataset=source.name, true_labels=true_labels)
         if config.meta_set.kind == "held_out" and record.held_out is None:
             raise UsageError(
@@ -114,7 +114,7 @@ def _record(
         )
     needed = _needed(config, source, dataset, true_labels)
     known_as = config.data.known_as or source.name
-    with about("data.bias"):
+    with naming_field("data.bias"):
         labels = bias.apply(
             config.data.bias, labels, known_as, config.seed, class_names=source.class_names, **needed
         )
@@ -128,7 +128,7 @@ def _truth_known(config: ConfigDict, source: sources.Source) -> bool:
 def _needed(
     config: ConfigDict, source: sources.Source, dataset: sources.Dataset | None, true_labels: np.ndarray
 ) -> dict:
-    """What the bias needs besides labels, from the fields that name it."""
+    """Further inputs of the bias besides labels, from the config fields that name them."""
     needs = bias.needs(config.data.bias)
     needed = {}
     if needs - {"confidences"} and dataset is None:
@@ -143,7 +143,7 @@ def _needed(
         hint = "e.g. confidences.npy in the folder of a finished run with the method proden"
         needed["confidences"] = _probabilities(config, "confidences", hint, source, true_labels)
     if "human_labels" in needs:
-        with about("data.human_labels"):
+        with naming_field("data.human_labels"):
             needed["human_labels"] = human_labels(config.data.human_labels, dataset)
     if "foreign" in needs:
         foreign = _foreign(config)
@@ -154,7 +154,7 @@ def _needed(
 def _probabilities(
     config: ConfigDict, name: str, hint: str, source: sources.Source, true_labels: np.ndarray
 ) -> np.ndarray:
-    """[training split, C], the class probabilities in the file that a field of `data` names."""
+    """[training split, C], class probabilities from the file that a field of `data` names."""
     field, path, shape = f"data.{name}", config.data[name], (len(true_labels), source.num_classes)
     names = source.class_names
     values = load_probabilities(field, path, shape, hint, true_labels=true_labels, class_names=names)

@@ -1,4 +1,4 @@
-"""Which training examples the meta loss is measured on, and under which labels."""
+"""Selection of the training examples for the meta loss, and of their labels."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ from cmwnet_jax.errors import UsageError
 
 
 class Rightness(NamedTuple):
-    """How many of a meta set are in truth rightly labelled.
+    """Number of rightly labelled examples in a meta set.
 
     Attributes:
-        right: how many are.
-        known: of how many it is known.
+        right: how many labels are right.
+        known: how many examples have a known truth.
     """
 
     right: int
@@ -23,24 +23,24 @@ class Rightness(NamedTuple):
 
     @property
     def percent(self) -> float:
-        """100 * right / known; NaN where nothing is known."""
+        """100 * right / known; NaN if `known` is 0."""
         return 100 * self.right / self.known if self.known else float("nan")
 
 
 def lowest_loss(losses: np.ndarray, labels: np.ndarray, num_classes: int, per_class: int) -> np.ndarray:
-    """Per class, the examples of lowest loss by given label: a meta set without clean data (Sec. 4.2).
+    """Selects the examples of lowest loss per given class: a meta set without clean data (Sec. 4.2).
 
     Args:
-        losses: [N] float under the current classifier; a NaN counts as the highest.
+        losses: [N] float, under the current classifier; NaN counts as the highest.
         labels: [N] int, given labels.
         num_classes: C.
-        per_class: examples of each class, at least 1; a class that has fewer gives all it has.
+        per_class: examples per class, at least 1; of a smaller class, all are taken.
 
     Returns:
         Ascending rows, at most C * per_class.
 
     Raises:
-        UsageError: not one loss a label, or `per_class` is below 1.
+        UsageError: losses and labels differ in length, or `per_class` is below 1.
     """
     _check_per_class(per_class)
     losses, labels = np.asarray(losses), np.asarray(labels)
@@ -52,17 +52,17 @@ def lowest_loss(losses: np.ndarray, labels: np.ndarray, num_classes: int, per_cl
 
 
 def with_labels(rows: np.ndarray, labels: ArrayLike) -> Selection:
-    """A meta set under the labels of a table: the given ones, or pseudo-labels (Sec. 4.2, Q20).
+    """Makes a meta set with labels from a table: given labels or pseudo-labels (Sec. 4.2, Q20).
 
-    The authors' code uses the given labels of low-loss examples, the text also mentions their
-    pseudo-labels; examples are chosen by given label either way.
+    The authors' code uses the given labels of low-loss examples; the paper also mentions pseudo-labels.
+    Examples are selected by given label in both cases.
 
     Args:
         rows: [M] int, ascending rows of the training examples.
         labels: [N] int given labels or hard pseudo-labels, or [N, C] float soft pseudo-labels.
 
     Raises:
-        UsageError: the table has no label for some row.
+        UsageError: the table has no label for a row.
     """
     labels = np.asarray(labels)
     if labels.ndim not in (1, 2) or (len(rows) and np.max(rows) >= len(labels)):
@@ -74,19 +74,19 @@ def with_labels(rows: np.ndarray, labels: ArrayLike) -> Selection:
 
 
 def balanced(labels: np.ndarray, num_classes: int, per_class: int, seed: Seed) -> np.ndarray:
-    """Per class, as many random examples as the smallest class has, but at most `per_class` (B.1, Q28).
+    """Draws as many examples per class as the smallest class has, but at most `per_class` (B.1, Q28).
 
     Args:
         labels: [N] int, given labels.
-        num_classes: C; classes without an example are passed over.
-        per_class: the cap, at least 1.
-        seed: a seed or generator; another one each epoch draws the set afresh.
+        num_classes: C; empty classes are ignored.
+        per_class: the largest number per class, at least 1.
+        seed: a seed or generator; use another one in each epoch for a new set.
 
     Returns:
         Ascending rows, the same number of each class.
 
     Raises:
-        UsageError: there is no example, or `per_class` is below 1.
+        UsageError: there are no examples, or `per_class` is below 1.
     """
     _check_per_class(per_class)
     if not len(labels):
@@ -99,19 +99,19 @@ def balanced(labels: np.ndarray, num_classes: int, per_class: int, seed: Seed) -
 
 
 def hold_out(labels: BiasedLabels, per_class: int, seed: Seed) -> tuple[np.ndarray, BiasedLabels]:
-    """Sets a clean and balanced meta set apart *before* any bias, so that training never sees it.
+    """Holds out a clean and balanced meta set *before* any bias, so that training never sees it.
 
     Args:
         labels: clean labels.
-        per_class: examples of each class that are set apart, fewer than any class has.
+        per_class: examples to hold out per class, fewer than the smallest class has.
         seed: a seed or generator.
 
     Returns:
-        (ids of the meta set, ascending; the labels that are left for training).
+        (ids of the meta set, ascending; the remaining labels, for training).
 
     Raises:
-        UsageError: `per_class` is below 1 or would leave a class without training examples, or
-            labels have been made wrong already.
+        UsageError: `per_class` is below 1 or leaves a class without training examples, or some labels
+            are already wrong.
     """
     _check_per_class(per_class)
     if labels.is_wrong.any():
@@ -131,10 +131,10 @@ def hold_out(labels: BiasedLabels, per_class: int, seed: Seed) -> tuple[np.ndarr
 
 
 def rightness(labels: BiasedLabels, meta: Selection) -> Rightness:
-    """How many of a meta set are in truth rightly labelled; a soft label by its most likely class.
+    """Counts the rightly labelled examples of a meta set; a soft label counts as its most likely class.
 
     Args:
-        labels: the training examples that `meta.rows` point into.
+        labels: the training examples that `meta.rows` index.
         meta: the meta set.
     """
     if not labels.truth_known:

@@ -1,7 +1,7 @@
-"""Prepared data sets: found where they are, written as ArrayRecord where they are not.
+"""Prepared data sets in ArrayRecord format: found if they exist, otherwise written.
 
-TensorFlow is needed, once, to prepare the sets that tfds itself builds; ours do without it, and so does
-reading.
+TensorFlow is needed once, to prepare the sets that tfds builds itself. Our own builders and all reading work
+without it.
 """
 
 import contextlib
@@ -35,21 +35,21 @@ TFDS_TEST_SPLITS = {
     "imagenet2012": "validation",  # its test split has no labels
     "imagenet2012_subset/10pct": "validation",
 }
-"""The data sets that tfds has, by its own names, each with the split that is tested on."""
+"""Data sets of tfds, by its names, each with the split to test on."""
 
 DATASETS = (*BUILDERS, *TFDS_TEST_SPLITS)
 """Every data set by name."""
 
 
 def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.DatasetBuilder:
-    """A builder that reads the prepared data set, preparing it on first use.
+    """A builder that reads the prepared data set; prepares it on first use.
 
     Args:
         name: one of `DATASETS`.
-        data_dir: where prepared data sets are kept; empty for the environment's `TFDS_DATA_DIR`, or, where that
-            is not set, `~/tensorflow_datasets`.
-        raw_dir: for sets whose files are fetched by hand, their folder or archive; empty takes what is
-            prepared.
+        data_dir: folder of all prepared data sets; empty for the environment variable `TFDS_DATA_DIR`, or
+            `~/tensorflow_datasets` if that is not set.
+        raw_dir: for sets whose files are downloaded by hand, their folder or archive; empty uses the set that
+            is already prepared.
 
     Raises:
         UsageError: the name is unknown, the raw files are missing or cannot be used, TensorFlow is needed and
@@ -63,7 +63,7 @@ def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.Data
             f"data.dir is {str(root)!r}, which is no name in UTF-8: set --config.data.dir to another folder"
         )
     tfds.disable_progress_bar()
-    # Others, e.g. tfds's own command, may prepare what is theirs, too.
+    # Other programs, e.g. tfds's own command, may also be preparing sets there.
     leftovers.remove(root / name, 0 if name in BUILDERS else 3600)
     try:
         folder = _local(BUILDERS[name], root, raw_dir) if name in BUILDERS else _by_tfds(name, root, raw_dir)
@@ -76,10 +76,10 @@ def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.Data
 
 
 def _opened(folder: Path) -> tfds.core.DatasetBuilder:
-    """The builder that reads one prepared version of a set, whoever prepared it.
+    """The builder that reads one prepared version of a set.
 
     Raises:
-        UsageError: it is damaged, or would have tfds import what is not its own.
+        UsageError: it is damaged, or names a class that tfds must not import.
     """
     check_feature_classes(folder)
     try:
@@ -90,7 +90,7 @@ def _opened(folder: Path) -> tfds.core.DatasetBuilder:
         return builder
     except UsageError:
         raise
-    except Exception as error:  # tfds checks little: what it stumbles on depends on what is damaged
+    except Exception as error:  # tfds checks little, so damage leads to errors of many kinds
         raise checksums.damaged(folder, first_line(error)) from error
 
 
@@ -119,7 +119,7 @@ def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str) -> Path:
             builder = builder_class(data_dir=os.fspath(root), raw_dir=raw_dir)
         except UsageError:
             raise
-        except Exception:  # it looks at the prepared set, if there is one
+        except Exception:  # the builder reads the prepared set, if there is one
             for prepared_before in _prepared_folders(builder_class, root):
                 _opened(prepared_before)
             raise
@@ -137,18 +137,18 @@ def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str) -> Path:
                 builder.download_and_prepare(download_dir=empty)
                 checksums.begin(folder)
             except OSError:
-                if not folder.exists():  # otherwise another process was faster
+                if not folder.exists():  # otherwise another process has finished first
                     raise
     return folder
 
 
 def _prepared_folders(builder_class: type[LocalBuilder], root: Path) -> list[Path]:
-    """Those of a set of raw files, one for each that was given."""
+    """The prepared folders of a set, one for each collection of raw files."""
     return sorted((root / builder_class.name).glob(f"*/{builder_class.VERSION}"))
 
 
 def _only_one(builder_class: type[LocalBuilder], root: Path) -> Path:
-    """The prepared folder of a set whose raw files are not given."""
+    """The prepared folder of a set, if no raw files are given."""
     found = _prepared_folders(builder_class, root)
     if len(found) == 1:
         return found[0]
@@ -194,7 +194,7 @@ def _prepare_by_tfds(name: str, root: Path, raw_dir: str) -> None:
     try:
         builder = tfds.builder(name, data_dir=root, file_format="array_record")
         builder.download_and_prepare(download_config=config)
-    except Exception as error:  # tfds raises AssertionError where files are missing, and much else
+    except Exception as error:  # tfds raises AssertionError for missing files, among others
         by_hand = f"put the files that it names into data.raw_dir, which is {raw_dir!r}"
         remedy = by_hand if isinstance(error, AssertionError) else "check the network, or copy the folder there"
         raise UsageError(
@@ -204,7 +204,7 @@ def _prepare_by_tfds(name: str, root: Path, raw_dir: str) -> None:
 
 
 def _newest(folder: Path) -> Path | None:
-    """The highest version that is prepared, or of what is left of one; none where there is none."""
+    """The highest version that is prepared, complete or not; None if there is none."""
     versions = [
         ((path / "dataset_info.json").exists(), tuple(int(number) for number in path.name.split(".")), path)
         for path in folder.glob("*")
@@ -215,9 +215,9 @@ def _newest(folder: Path) -> Path | None:
 
 @contextlib.contextmanager
 def _no_trace_of_failure(*targets: Path) -> Iterator[None]:
-    """Removes, where preparing fails, the empty folders and partial downloads it made below these folders.
+    """If preparing fails, removes the empty folders and partial downloads that it made in these folders.
 
-    tfds removes the half-written data set itself, but not these; whole downloads are kept.
+    tfds removes the half-written data set itself, but not these. Complete downloads are kept.
     """
     before = {folder for target in targets for folder, _, _ in os.walk(target)}
     parents = {os.fspath(path) for target in targets for path in target.parents if not path.exists()}
@@ -225,8 +225,8 @@ def _no_trace_of_failure(*targets: Path) -> Iterator[None]:
         yield
     except BaseException:
         made = [folder for target in targets for folder, _, _ in os.walk(target) if folder not in before]
-        for folder in sorted({*made, *parents}, key=len, reverse=True):  # the innermost first
-            with contextlib.suppress(OSError):  # not empty, or gone already
+        for folder in sorted({*made, *parents}, key=len, reverse=True):  # innermost first
+            with contextlib.suppress(OSError):  # not empty, or already gone
                 shutil.rmtree(folder) if ".tmp." in os.path.basename(folder) else os.rmdir(folder)
         raise
 

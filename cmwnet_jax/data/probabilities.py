@@ -1,4 +1,4 @@
-"""Class probabilities that a config names by file, and what vouches for the order of their rows and columns."""
+"""Class probabilities in files, with a check that their rows and columns belong to the data set."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from cmwnet_jax.data.checksums import labels_checksum
 from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import check_regular, replace_file
 
-_OF_A_RUN = "bias.json"  # lies beside a run's confidences.npy
+_OF_A_RUN = "bias.json"  # the record beside a run's confidences.npy
 
 _TOLERANCE = 1e-3
 _HALF = {np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)}
@@ -23,13 +23,13 @@ _HALF = {np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)}
 def save_probabilities(
     path: Path, values: np.ndarray, true_labels: np.ndarray, class_names: Sequence[str]
 ) -> None:
-    """Writes an .npy file, and a .json of its name that says which data set's rows and classes they are.
+    """Writes an .npy file, and a .json of the same name that identifies its data set and classes.
 
     Args:
-        path: of the .npy file, in a folder that exists.
+        path: the .npy file, in a folder that exists.
         values: [training split, C] float.
         true_labels: [training split] int, the data set's own labels.
-        class_names: C names in the order of the labels.
+        class_names: C names, in label order.
     """
     content = io.BytesIO()
     np.save(content, values)
@@ -51,25 +51,25 @@ def load_probabilities(
     true_labels: np.ndarray,
     class_names: Sequence[str],
 ) -> np.ndarray:
-    """Class probabilities from an .npy file, of any kind of numbers and of either byte order.
+    """Reads class probabilities from an .npy file of any numeric type and byte order.
 
     Args:
-        field: the config's, for the error.
+        field: the config field, for the error.
         path: the file.
         shape: (training split, C) of the data set.
-        hint: how to come by such a file, for the error.
+        hint: how to get such a file, for the error.
         true_labels: [training split] int, the data set's own labels.
-        class_names: C names in the order of the labels.
+        class_names: C names, in label order.
 
     Returns:
-        [training split, C] of the file's dtype; float32 where that is of half precision, each row then
-        divided by its sum. Rows of zeros, which stand for examples that a run has left out, stay.
+        [training split, C] with the file's dtype. Half precision becomes float32, and each row is then
+        divided by its sum. Rows of zeros stay: they stand for examples that a run has left out.
 
     Raises:
-        UsageError: the file cannot be read, has another shape, lies beside a record of another data set or of
-            another order of classes, or has a row that is no distribution nor zeros.
+        UsageError: the file cannot be read, has another shape, lies beside a record of another data set or
+            order of classes, or has a row that is neither a distribution nor zeros.
     """
-    problem = f"{field} is {path!r}, expected an .npy file of class probabilities, one row a training example"
+    problem = f"{field} is {path!r}, expected an .npy file of class probabilities, one row per training example"
     with array_files.reading(path, problem, hint) as place:
         content = place.read_bytes()
         values = array_files.npy(io.BytesIO(content), len(content))
@@ -85,8 +85,8 @@ def load_probabilities(
 
 
 def _distributions(what: str, values: np.ndarray, hint: str) -> np.ndarray:
-    """The same, in float32 where of half precision, once each row is known to be a distribution or zeros."""
-    # Sixteen bits hold a row's sum to within their own rounding alone.
+    """Checks that each row is a distribution or zeros; converts half precision to float32."""
+    # Sixteen bits store a row's sum only up to their own rounding.
     is_half = values.dtype in _HALF
     tolerance = max(_TOLERANCE, float(ml_dtypes.finfo(values.dtype).eps)) if is_half else _TOLERANCE
     sums = values.sum(axis=1, dtype=np.float64)
@@ -104,23 +104,23 @@ def _distributions(what: str, values: np.ndarray, hint: str) -> np.ndarray:
 
 
 def check_class_order(field: str, path: str, values: np.ndarray, labels: np.ndarray) -> None:
-    """Raises a UsageError where the most likely classes agree with the labels only after a permutation.
+    """Raises a UsageError if the most likely classes match the labels only after permuting the classes.
 
-    It is one if there are classes of which each is, in most of its examples, taken for the next, and the last
-    for the first. A poor classifier takes several classes for one, but does not swap them.
+    This is assumed if there is a cycle of classes in which most examples of each class are predicted as the
+    next class. A poor classifier confuses several classes with one, but does not swap them.
 
     Args:
-        field: the config's, for the error.
-        path: of the file.
+        field: the config field, for the error.
+        path: the file.
         values: [N, C] class probabilities.
-        labels: [N] int, what they were learned from.
+        labels: [N] int, the labels that the classifier was trained on.
     """
     num_classes = values.shape[1]
     pairs = np.asarray(labels, np.int64) * num_classes + values.argmax(axis=1)
     counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
     best, sizes = counts.argmax(axis=1), counts.sum(axis=1)
     is_most = 2 * counts.max(axis=1) > sizes
-    following = np.append(np.where(is_most, best, num_classes), num_classes)  # C leads nowhere
+    following = np.append(np.where(is_most, best, num_classes), num_classes)  # C stands for no successor
     own = np.arange(num_classes)
     at, in_circle = following[own], np.zeros(num_classes, bool)
     swapped = (at != own) & (at < num_classes)
@@ -132,7 +132,7 @@ def check_class_order(field: str, path: str, values: np.ndarray, labels: np.ndar
         raise UsageError(
             f"{field} is {path!r}, whose columns agree with the labels in another order of the classes alone, "
             f"e.g. column {best[first]} with class {first} ({counts[first, best[first]]} of {sizes[first]} "
-            f"examples): make it anew with this data set, in whose order they have to be"
+            f"examples): make it anew with this data set, in its order"
         )
 
 
@@ -141,7 +141,7 @@ def _beside(path: Path) -> Path:
 
 
 def _mismatch(place: Path, content: bytes, checksum: str, class_names: Sequence[str]) -> str:
-    """What the record beside a file says against its use; empty where it says nothing, or is none."""
+    """Why the record beside a file forbids its use; empty if it does not, or if there is no record."""
     own = _beside(place).exists()
     record = _beside(place) if own else place.with_name(_OF_A_RUN)
     try:
@@ -158,6 +158,6 @@ def _mismatch(place: Path, content: bytes, checksum: str, class_names: Sequence[
         return (
             f"made with the classes in the order {', '.join(names[:4])}, ...: make it anew with this data set"
         )
-    if stated == checksum:  # the same rows, and other spellings
+    if stated == checksum:  # the same rows, with class names spelt differently
         return ""
     return "made with other training labels, or in another order: make it anew with this data set"

@@ -1,4 +1,4 @@
-"""RandAugment inside the compiled program: which ops an image undergoes, how strong, and cutout.
+"""RandAugment inside the compiled program: random choice and strength of the ops, and cutout.
 
 The policy is that of Cubuk et al., "RandAugment" (CVPR Workshops 2020), with the pool of ops and the
 ranges of Sohn et al., "FixMatch" (NeurIPS 2020).
@@ -24,26 +24,26 @@ def rand_augment(
     magnitude: float | None = MAX_MAGNITUDE,
     cutout_pixels: int = 0,
 ) -> jax.Array:
-    """Random ops of a fixed pool, one after the other; each example's depend on the key and its row alone.
+    """Applies random ops in sequence; the draws of an example depend only on the key and its row.
 
     Args:
-        images: [n, height, width, channels] uint8, of 1 or 3 channels.
+        images: [n, height, width, channels] uint8, with 1 or 3 channels.
         rows: [n] int32, the examples' rows.
-        key: of this step and purpose.
-        num_ops: ops an example, each drawn uniformly from `OPS`, with replacement.
-        magnitude: how strong they are, 0 to 10, where 10 is the end of FixMatch's range that changes the
-            image most; None draws it uniformly for each op, as FixMatch does.
-        cutout_pixels: side of a grey square put at a random place in the end; 0: none.
+        key: random key of this step and purpose.
+        num_ops: ops per example, each drawn uniformly from `OPS`, with replacement.
+        magnitude: strength of the ops, 0 to 10; 10 is the end of FixMatch's range that changes the image
+            most. None draws it uniformly for each op, as in FixMatch.
+        cutout_pixels: side of a grey square at a random place, drawn last; 0 for none.
 
     Returns:
         [n, height, width, channels] uint8.
 
     Raises:
-        UsageError: a number out of its range, or images that are neither grey nor RGB.
+        UsageError: a number is out of range, or the images are neither grey nor RGB.
 
     Source:
-        Cubuk et al., RandAugment, CVPR Workshops 2020; its ranges are from Sohn et al., FixMatch,
-        NeurIPS 2020, and cutout is from DeVries and Taylor, arXiv:1708.04552.
+        Cubuk et al., RandAugment, CVPR Workshops 2020; ranges from Sohn et al., FixMatch, NeurIPS 2020;
+        cutout from DeVries and Taylor, arXiv:1708.04552.
 
     Example:
         >>> images = jnp.zeros((4, 8, 8, 3), jnp.uint8)
@@ -53,7 +53,7 @@ def rand_augment(
     if cutout_pixels < 0:
         raise UsageError(f"cutout_pixels is {cutout_pixels}, expected at least 0")
     ops, strengths = draw_ops(rows, key, num_ops=num_ops, magnitude=magnitude)
-    # A loop, so that the rounds are one program and are not fused into each other.
+    # A loop: the rounds are one program, and XLA does not fuse them.
     images, _ = jax.lax.scan(lambda x, drawn: (apply_ops(x, *drawn), None), images, (ops.T, strengths.T))
     if cutout_pixels:
         images = _cut_out(images, _keys(rows, key)[:, 3], cutout_pixels)
@@ -63,20 +63,20 @@ def rand_augment(
 def draw_ops(
     rows: jax.Array, key: jax.Array, *, num_ops: int, magnitude: float | None
 ) -> tuple[jax.Array, jax.Array]:
-    """The ops that `rand_augment` applies, in order.
+    """Draws the ops that `rand_augment` applies, in order.
 
     Args:
         rows: [n] int32, the examples' rows.
-        key: as given to `rand_augment`.
-        num_ops: ops an example.
+        key: as in `rand_augment`.
+        num_ops: ops per example.
         magnitude: 0 to 10, or None.
 
     Returns:
-        ops [n, num_ops] int32, places in `OPS`, and their strengths [n, num_ops] float32 in [-1, 1], either
-        sign with probability one half.
+        ops [n, num_ops] int32, indices into `OPS`, and their strengths [n, num_ops] float32 in [-1, 1] with
+        random sign.
 
     Raises:
-        UsageError: a number out of its range.
+        UsageError: a number is out of range.
     """
     if not num_ops >= 0:
         raise UsageError(f"num_ops is {num_ops}, expected at least 0")
@@ -93,12 +93,12 @@ def draw_ops(
 
 
 def _keys(rows: jax.Array, key: jax.Array) -> jax.Array:
-    """[n, 4] keys: of ops, of strengths, of signs and of cutout's places."""
+    """[n, 4] keys, for ops, strengths, signs and the position of cutout."""
     return jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), 4))(rows)
 
 
 def _cut_out(images: jax.Array, keys: jax.Array, side: int) -> jax.Array:
-    """A grey square in each image, its middle anywhere in it, so that the border may cut it."""
+    """Puts a grey square into each image; its centre is anywhere in the image, so it may be cut off."""
     height, width = images.shape[1:3]
     draw = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, jnp.array([height, width])))
     top, left = (draw(keys) - side // 2).T[..., None, None]

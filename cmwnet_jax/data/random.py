@@ -1,4 +1,4 @@
-"""Random generators of one seed, one per purpose, so that no two draws of a run share random numbers."""
+"""Random generators from one seed, one per purpose, so that different draws share no random numbers."""
 
 import enum
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 class Purpose(enum.IntEnum):
-    """What random numbers are drawn for; the counters that go with each are in parentheses."""
+    """Purposes of random numbers, each with its counters in parentheses."""
 
-    BIAS = 1  # (place of the part in the bias's name)
+    BIAS = 1  # (index of the part in the bias's name)
     HOLD_OUT = 2
     BALANCED_META_SET = 3  # (epoch)
     TRAIN_ORDER = 4  # (epoch)
@@ -22,15 +22,15 @@ class Purpose(enum.IntEnum):
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
-    """The generator of one purpose and place.
+    """The generator for one purpose and these counters.
 
-    The numbers go into the spawn key, not into a list of entropy: NumPy pads such a list with zeros, so
-    that [seed, 1] and [seed, 1, 0] would be one stream.
+    The numbers go into the spawn key instead of the entropy: NumPy pads lists of entropy with zeros, so
+    [seed, 1] and [seed, 1, 0] would give the same stream.
 
     Args:
-        seed: of the run, not negative.
+        seed: the run's seed, not negative.
         purpose: what is drawn.
-        *counters: where, each not negative.
+        *counters: further numbers such as the epoch, not negative.
 
     Example:
         >>> first, second = (generator(0, Purpose.TRAIN_ORDER, epoch).random() for epoch in (0, 1))

@@ -1,7 +1,7 @@
-"""Data sets by name, read through `tfds.data_source`; TensorFlow is not needed to read them.
+"""Data sets by name, read through `tfds.data_source`; reading them does not need TensorFlow.
 
-`open` gives random access to a set of any size, one decoded example at a time, which is what Grain takes;
-`load` reads a set that fits into arrays.
+`open` gives random access to a set of any size, one decoded example at a time, as Grain needs it. `load`
+reads a set that fits into memory as arrays.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from cmwnet_jax.array_files import read_npy
 from cmwnet_jax.data import checksums, prepare
 from cmwnet_jax.data.builders import images as images
 from cmwnet_jax.data.builders.base import TEST_SPLITS
-from cmwnet_jax.data.records import Records as Records
+from cmwnet_jax.data.example_reader import ExampleReader as ExampleReader
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import replace_file
 
@@ -26,49 +26,49 @@ _MEMORY_LIMIT = 8 << 30  # bytes of pixels; ImageNet at 224x224 would be 190 GB
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A prepared data set, of which nothing has been read yet.
+    """A prepared data set, not read yet.
 
     Attributes:
-        name: its name.
+        name: the data set's name.
         class_names: C names, in label order.
-        splits: every split by name, in the order of the prepared files: the original order for our own
-            builders.
-        test_split: the name of the split that is tested on.
-        folder: where it is prepared.
+        splits: all splits by name, in the order of the prepared files, which for our own builders is the
+            original order.
+        test_split: name of the split to test on.
+        folder: the folder of the prepared set.
     """
 
     name: str
     class_names: tuple[str, ...]
-    splits: Mapping[str, Records]
+    splits: Mapping[str, ExampleReader]
     test_split: str
     folder: str
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         return len(self.class_names)
 
     @property
-    def train(self) -> Records:
+    def train(self) -> ExampleReader:
         """The training split."""
         return self.splits["train"]
 
     @property
-    def test(self) -> Records:
-        """The split that is tested on."""
+    def test(self) -> ExampleReader:
+        """The split to test on."""
         return self.splits[self.test_split]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Examples in memory, in their original order; without `ids`, in that of the prepared files.
+    """Examples in memory, in their original order; without `ids`, in the order of the prepared files.
 
     Attributes:
         images: [N, height, width, channels] uint8.
         labels: [N] int32, in [0, C).
-        ids: [N] str, what the source calls each example, e.g. `train_00017` or `train/cat/0003.jpg`; None
-            where it has no names for them.
-        columns: the source's other whole numbers by name, each [N] int32, e.g. `coarse_label` or `worse_label`.
+        ids: [N] str, the source's names of the examples, e.g. `train_00017` or `train/cat/0003.jpg`; None
+            if it has none.
+        columns: the source's other integers by name, each [N] int32, e.g. `coarse_label` or `worse_label`.
     """
 
     images: np.ndarray
@@ -82,7 +82,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set's two splits with true labels; an example's row in its split is its id in biases."""
+    """A training and a test split with true labels; an example's row is its id in biases."""
 
     name: str
     train: Split
@@ -91,20 +91,20 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         return len(self.class_names)
 
 
 def open(name: str, data_dir: str = "", raw_dir: str = "", *, decode: bool = True) -> Source:
-    """A data set of any size, prepared as ArrayRecord on first use; nothing is read yet.
+    """Opens a data set of any size without reading it; prepares it as ArrayRecord on first use.
 
     Args:
         name: one of `DATASETS`.
-        data_dir: where prepared data sets are kept; empty for the environment's `TFDS_DATA_DIR`,
-            or, where that is not set, `~/tensorflow_datasets`.
-        raw_dir: the folder or archive of a set whose files are fetched by hand. Empty takes what is already
-            prepared. Other files are prepared beside it, under a checksum, never taken for it.
-        decode: whether examples hold decoded images or the encoded bytes.
+        data_dir: folder of all prepared data sets; empty for the environment variable `TFDS_DATA_DIR`,
+            or `~/tensorflow_datasets` if that is not set.
+        raw_dir: folder or archive of a set whose files are downloaded by hand. Empty uses the set that is
+            already prepared. Different files are prepared separately, each under its own checksum.
+        decode: whether examples hold decoded images or encoded bytes.
 
     Raises:
         UsageError: the name is unknown, raw files are missing or cannot be used, TensorFlow is needed and
@@ -123,27 +123,27 @@ def open(name: str, data_dir: str = "", raw_dir: str = "", *, decode: bool = Tru
     source = Source(
         name=name,
         class_names=tuple(builder.info.features["label"].names),
-        splits={split: Records(builder, split, decode) for split in split_names},
+        splits={split: ExampleReader(builder, split, decode) for split in split_names},
         test_split=test_split,
         folder=str(builder.data_dir),
     )
     folder = Path(source.folder)
     for split in ("train", test_split):
         if checksums.has_begun(folder) and checksums.expected(folder, split) is None:
-            read_labels(source, split)  # just prepared
+            read_labels(source, split)  # stores the checksums of a new set
     return source
 
 
 def load(name: str, data_dir: str = "", raw_dir: str = "") -> Dataset:
-    """A whole data set in memory, prepared as ArrayRecord on first use.
+    """Reads a whole data set into memory; prepares it as ArrayRecord on first use.
 
     Args:
         name: one of `DATASETS`.
-        data_dir: as `open` takes it.
-        raw_dir: as `open` takes it.
+        data_dir: as in `open`.
+        raw_dir: as in `open`.
 
     Raises:
-        UsageError: as `open`; images differ in size, are too many for memory, or a label is beyond the classes.
+        UsageError: as `open`; images differ in size or do not fit into memory, or a label is not a class.
     """
     source = open(name, data_dir, raw_dir)
     train, test = (_read(source, split) for split in ("train", source.test_split))
@@ -153,17 +153,17 @@ def load(name: str, data_dir: str = "", raw_dir: str = "") -> Dataset:
 
 
 def read_labels(source: Source, split: str) -> np.ndarray:
-    """A split's true labels, without decoding an image; kept beside the prepared files for the next time.
+    """A split's true labels, read without decoding images; stored beside the prepared files for the next time.
 
     Args:
         source: an open data set.
-        split: a split's name.
+        split: name of the split.
 
     Returns:
         [N] int32, in [0, C).
 
     Raises:
-        UsageError: a label is beyond the classes, or is not the one that was prepared.
+        UsageError: a label is not a class, or has changed since the set was prepared.
     """
     records = source.splits[split].encoded()
     labels = _kept_labels(source, split, len(records))
@@ -173,7 +173,7 @@ def read_labels(source: Source, split: str) -> np.ndarray:
     for rows, examples in records.read():
         labels[rows.start : rows.stop] = [example["label"] for example in examples]
     check_labels(labels, source.num_classes, f"{source.name}'s {split} labels")
-    with contextlib.suppress(OSError):  # a folder that is shared and cannot be written costs time, no more
+    with contextlib.suppress(OSError):  # a read-only folder only costs time
         replace_file(_kept(source, split), lambda file: np.save(file, labels))
     return labels
 
@@ -183,10 +183,10 @@ def _kept(source: Source, split: str) -> Path:
 
 
 def _kept_labels(source: Source, split: str, size: int) -> np.ndarray | None:
-    """The copy of the labels, where it is what it should be; None to read them again."""
+    """The stored copy of the labels if it is valid; None to read them again."""
     expected = checksums.expected(Path(source.folder), split)
     if expected is None and os.access(source.folder, os.W_OK):
-        return None  # nothing vouches for them yet; reading them all changes that
+        return None  # there is no checksum yet; reading all labels adds it
     try:
         labels = read_npy(_kept(source, split), "", "")
         check_labels(labels, source.num_classes)
@@ -220,7 +220,7 @@ def _read(source: Source, split: str) -> Split:
     names = [name for name, value in first.items() if name != "label" and isinstance(value, int | np.integer)]
     columns = {name: np.array([example[name] for example in others], np.int32) for name in names}
     if source.name in prepare.TFDS_TEST_SPLITS and ids is not None:
-        # tfds shuffles what it writes; its ids say what the order was (Q47).
+        # tfds shuffles what it writes; the ids give the original order (Q47).
         order = np.argsort(ids, kind="stable")
         pixels, labels, ids = pixels[order], labels[order], ids[order]
         columns = {name: column[order] for name, column in columns.items()}
@@ -235,12 +235,12 @@ def _uneven(name: str, first: tuple, other: tuple) -> str:
 
 
 def check_labels(labels: np.ndarray, num_classes: int, field: str = "labels") -> None:
-    """Raises a UsageError where a label is not an integer in [0, num_classes).
+    """Raises a UsageError if a label is not an integer in [0, num_classes).
 
     Args:
         labels: [N] labels.
         num_classes: C.
-        field: what the error calls them.
+        field: name of the labels in the error.
     """
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):

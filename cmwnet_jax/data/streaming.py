@@ -1,4 +1,4 @@
-"""The streaming path: batches read, decoded and cropped by Grain's worker processes."""
+"""Streaming input path: Grain's worker processes read, decode and crop batches."""
 
 import dataclasses
 import os
@@ -20,25 +20,25 @@ from cmwnet_jax.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """How images of any size become images of one size.
+    """Resizes and crops images of any size to one size.
 
     Attributes:
-        resize_pixels: the shorter side after resizing; 0 leaves the size.
-        crop_pixels: the square that is cut out; 0 cuts nothing.
+        resize_pixels: the shorter side after resizing; 0 keeps the size.
+        crop_pixels: side of the square crop; 0 does not crop.
     """
 
     resize_pixels: int = 0
     crop_pixels: int = 0
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Resizes with the aspect kept, and crops.
+        """Resizes with the aspect ratio kept, then crops.
 
         Args:
             image: [height, width, channels] uint8.
-            rng: where to crop at random; None crops the centre.
+            rng: generator for a random crop; None crops the centre.
 
         Returns:
-            uint8, [crop_pixels, crop_pixels, channels] where a crop is asked for.
+            uint8, [crop_pixels, crop_pixels, channels] if `crop_pixels` is set.
         """
         if self.resize_pixels:
             image = _resized(image, self.resize_pixels / min(image.shape[:2]))
@@ -61,15 +61,15 @@ def _resized(image: np.ndarray, scale: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamedSplit:
-    """A split that is read as it is needed.
+    """A split that is read on demand.
 
     Attributes:
         source: random access: `source.__getitems__(ids)` gives dictionaries with a decoded `image`.
-        ids: [N] int64, the source's row of each of our rows.
+        ids: [N] int64, the source's row for each row of this split.
         labels: [N] int32, given labels.
-        fit: how images become one size.
-        workers: worker processes that read and decode; 0 does it in threads of this one.
-        prefetch: batches that are read ahead, for each worker.
+        fit: brings images to one size.
+        workers: number of worker processes; 0 reads in threads of this process.
+        prefetch: batches that each worker reads ahead.
     """
 
     source: Sequence[Any]
@@ -83,18 +83,18 @@ class StreamedSplit:
         return len(self.labels)
 
     def read(self, rows: np.ndarray, crops: tuple[int, ...] | None = None) -> Raw:
-        """The examples at these rows, now.
+        """Reads the examples at these rows now.
 
         Args:
             rows: [n] int32.
-            crops: seed, purpose and counter of the random crops, each row's stream its own; None crops
+            crops: seed, purpose and counter of random crops, with a separate stream for each row; None crops
                 the centre.
 
         Returns:
             `Raw` of numpy arrays.
 
         Raises:
-            UsageError: the images are not of one size after `fit`.
+            UsageError: the images differ in size after `fit`.
         """
         examples = self.source.__getitems__([int(i) for i in self.ids[rows]])
         rngs = [None if crops is None else generator(*crops, int(row)) for row in rows]
@@ -108,7 +108,7 @@ class StreamedSplit:
         return Raw(np.stack(images), self.labels[rows], np.asarray(rows, np.int32))
 
     def take(self, rows: np.ndarray) -> Raw:
-        """The examples at these rows, as `Raw.take` gives them: cropped at the centre.
+        """The examples at these rows, cropped at the centre, as from `Raw.take`.
 
         Args:
             rows: [n] int32.
@@ -124,18 +124,18 @@ class StreamedSplit:
         start: int = 0,
         crops: tuple[int, ...] | None = None,
     ) -> Iterator[Raw]:
-        """Batches without end, in order; the workers live as long as the iterator does.
+        """Yields batches in order, without end; the workers live as long as the iterator.
 
         Args:
             order: step -> rows [n] int32, a `BatchOrder` or `PassOrder`; it must be picklable.
-            start: the first step that is wanted: a position to continue from.
-            crops: seed and purpose of the random crops; None crops the centre.
+            start: the first step, where a resumed run continues.
+            crops: seed and purpose of random crops; None crops the centre.
 
         Yields:
             `Raw` of numpy arrays for each step from `start`.
         """
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, which a notebook never parses
+            flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which a notebook never parses
         dataset = grain.MapDataset.source(_Batches(self, order, start, crops))
         threads = 1 if self.workers else os.cpu_count()
         batches = dataset.to_iter_dataset(grain.ReadOptions(threads, max(self.prefetch, threads)))
@@ -147,7 +147,7 @@ class StreamedSplit:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batches:
-    """Whole batches as a random-access source, so that each worker makes one at a time."""
+    """Random-access source of whole batches, so that each worker makes one batch at a time."""
 
     split: StreamedSplit
     order: Callable[[int], np.ndarray]
@@ -155,7 +155,7 @@ class _Batches:
     crops: tuple[int, ...] | None
 
     def __len__(self) -> int:
-        return 2**31  # no end that a run could reach
+        return 2**31  # more steps than any run takes
 
     def __getitem__(self, index: int) -> Raw:
         step = self.start + index
@@ -164,10 +164,10 @@ class _Batches:
 
 
 def _live_and_die_with_parent(worker: int, num_workers: int) -> None:
-    """Runs in each worker: only the process that reads its batches decides when it ends.
+    """Runs in each worker: ignores signals, and ends when its parent process ends.
 
-    A SIGTERM or Ctrl-C to the whole process group, which asks a run to stop at the end of a chunk of
-    steps, must not take the batches until then away; and a run that is killed must not leave workers behind.
+    SIGTERM or Ctrl-C to the whole process group asks a run to stop at the end of a chunk; the workers must
+    deliver batches until then. If the run is killed, the workers must not stay behind.
     """
     del worker, num_workers
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""Whether a data set's own training labels are taken to be right."""
+"""Decides whether a data set's own training labels count as right."""
 
 from cmwnet_jax.errors import UsageError
 
@@ -27,19 +27,19 @@ _FROM_THE_WEB = {
 }
 
 PUBLISHED_CLASSES = {**_RIGHT, **_FROM_THE_WEB}
-"""Data set -> C, of the published ones; anything else is files of somebody's own."""
+"""Published data set -> C; all other names stand for a user's own files."""
 
 
 def is_truth_known(name: str, truth: str = "auto", known_as: str = "") -> bool:
-    """Whether training labels are right before any bias, so that it can be said which are wrong after it.
+    """Whether the unbiased training labels are right, so that wrong labels are known after a bias.
 
-    Published benchmarks' are; those from the web are not known to be, nor is anything about files of one's own,
-    but where they are said to be a published set.
+    Labels of published benchmarks count as right. Labels from the web do not, nor do those of a user's own
+    files, unless these are declared to be a published set.
 
     Args:
-        name: the data set's.
-        truth: `known` or `unknown` says it; `auto` goes by the names.
-        known_as: the published set that own files are; empty for none.
+        name: the data set's name.
+        truth: `known` or `unknown` decides; `auto` goes by the names.
+        known_as: the published set that a user's own files are; empty for none.
 
     Example:
         >>> is_truth_known("mnist"), is_truth_known("image_folder"), is_truth_known("image_folder", "known")
@@ -51,14 +51,14 @@ def is_truth_known(name: str, truth: str = "auto", known_as: str = "") -> bool:
 
 
 def check_known_as(known_as: str, num_classes: int) -> None:
-    """Checks that a data set can be the published one that it is said to be.
+    """Checks that a data set can be the published one that the config says it is.
 
     Args:
         known_as: one of `PUBLISHED_CLASSES`; empty for none.
         num_classes: C.
 
     Raises:
-        UsageError: it has another number of classes.
+        UsageError: the numbers of classes differ.
     """
     if known_as and PUBLISHED_CLASSES[known_as] != num_classes:
         raise UsageError(

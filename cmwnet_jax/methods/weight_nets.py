@@ -10,7 +10,7 @@ from cmwnet_jax.core.meta_step import make_meta_step
 from cmwnet_jax.core.step_parts import NORMALIZATIONS
 from cmwnet_jax.core.types import ObjectiveFn, StepFn
 from cmwnet_jax.core.weight_net import WeightNet, weighting_functions
-from cmwnet_jax.errors import UsageError, about
+from cmwnet_jax.errors import UsageError, naming_field
 from cmwnet_jax.methods import meta_data, steps
 from cmwnet_jax.methods.base import Method, Parts, Phase, WeightNetRole, one_classifier
 from cmwnet_jax.methods.fields import (
@@ -212,7 +212,7 @@ def _learned_elsewhere(parts: Parts) -> SavedWeightNet | None:
     fields = parts.config.weight_net
     if not fields.init:
         return None
-    with about("weight_net.init"):
+    with naming_field("weight_net.init"):
         saved = load_weight_net(fields.init)
     wanted = {"num_meta_classes": parts.meta_classes.num_meta_classes, "hidden": fields.hidden}
     for name, value in wanted.items():

@@ -1,4 +1,4 @@
-"""Classifiers in Linen, one architecture a file: `module(images, train) -> logits [n, C]`."""
+"""Classifiers in Linen, one file per architecture: `module(images, train) -> logits [n, C]`."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wide_resnet28_8": functools.partial(WideResNet, depth=28, widen=8),
     "wide_resnet28_10": functools.partial(WideResNet, depth=28, widen=10),
 }
-"""Constructors of classifiers by the name that a config has for them; all take `Classifier`'s fields."""
+"""Constructors of classifiers by config name; all take `Classifier`'s fields."""
 
 SMALLEST_SIDES = {
     "bilinear_cnn": 32,
@@ -60,18 +60,18 @@ SMALLEST_SIDES = {
     "vgg16_bn": 32,
     "vgg19_bn": 32,
 }
-"""Pixels a side below which a map inside a model has no place left: it learns nothing. The others take 1."""
+"""Smallest number of pixels per side; with fewer, a feature map would be empty. Other models take 1."""
 
 
 def check_image(name: str, shape: tuple[int, int, int]) -> None:
-    """Checks that a model has something to see in images of a size.
+    """Checks that images are large enough for a model.
 
     Args:
-        name: the model's.
+        name: name of the model.
         shape: (height, width, channels).
 
     Raises:
-        UsageError: they are too small.
+        UsageError: the images are too small.
     """
     height, width, _ = shape
     least = SMALLEST_SIDES.get(name, 1)
@@ -86,10 +86,10 @@ def model_fields(name: str) -> frozenset[str]:
     """The keywords that `MODELS[name]` takes.
 
     Args:
-        name: a model's.
+        name: name of the model.
 
     Raises:
-        UsageError: there is no model of that name.
+        UsageError: there is no such model.
 
     Example:
         >>> sorted(model_fields("mlp") - model_fields("resnet32"))
@@ -98,6 +98,6 @@ def model_fields(name: str) -> frozenset[str]:
     if name not in MODELS:
         raise unknown_name("model.name", name, MODELS)
     made = MODELS[name]
-    chosen = getattr(made, "keywords", {})  # by the name itself
+    chosen = getattr(made, "keywords", {})  # keywords that the name itself sets
     fields = {field.name for field in dataclasses.fields(getattr(made, "func", made))}
     return frozenset(fields - {"parent", "name", *chosen})

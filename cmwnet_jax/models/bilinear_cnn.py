@@ -10,13 +10,13 @@ from cmwnet_jax.models.vgg import VGG16, vgg_features
 
 
 def bilinear_pool(x: jax.Array) -> jax.Array:
-    """`unit(sqrt(mean over places of x x^T + 1e-5))`, as published (Q39).
+    """Bilinear pooling, `unit(sqrt(mean over positions of x x^T + 1e-5))`, as published (Q39).
 
     Args:
-        x: [n, height, width, channels] float, not negative.
+        x: [n, height, width, channels] float, non-negative.
 
     Returns:
-        [n, channels ** 2] float32 of length 1.
+        [n, channels ** 2] float32, of unit length.
     """
     x = x.astype(jnp.float32)
     moments = jnp.einsum("nhwc,nhwd->ncd", x, x) / (x.shape[1] * x.shape[2])
@@ -26,13 +26,13 @@ def bilinear_pool(x: jax.Array) -> jax.Array:
 class BilinearCNN(Classifier, kw_only=True):
     """VGG-16 without BatchNorm, bilinear pooling and one linear layer (Q39).
 
-    VGG's last max-pooling stays, as in the published code: 448x448 images give 14x14 features. To train
-    the head alone, mask the optimiser to `params["head"]`.
+    VGG's last max-pooling is kept, as in the published code: 448x448 images give 14x14 features. To train
+    only the head, mask the optimiser to `params["head"]`.
     """
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = True) -> jax.Array:
         """Logits [n, C] of images [n, height, width, channels], at least 32 pixels a side."""
-        del train  # nothing in it differs
+        del train  # train mode changes nothing
         pooled = bilinear_pool(vgg_features(images, VGG16, self.conv()))
         return classifier_head(self.num_classes, self.cosine_scale, kernel_init=he_fan_in)(pooled)

@@ -1,4 +1,4 @@
-"""The last layer of a classifier: linear, or cosines of features and class vectors."""
+"""Last layer of a classifier: linear, or cosines between features and class vectors."""
 
 from collections.abc import Callable
 
@@ -9,26 +9,26 @@ import jax.numpy as jnp
 from cmwnet_jax.errors import UsageError
 
 torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""Uniform in +-1/sqrt(fan_in), Torch's default for a linear layer's kernel, which starts near log C."""
+"""Uniform in +-1/sqrt(fan_in), Torch's default for linear kernels; the initial loss is near log C."""
 
 
 def unit(x: jax.Array, axis: int = -1) -> jax.Array:
-    """Divides x by its length; zeros stay zeros, and their gradient is finite.
+    """Divides x by its length; zeros stay zeros, with a finite gradient.
 
     Args:
         x: float.
-        axis: what the length is over.
+        axis: axis of the length.
     """
     square = jnp.sum(x * x, axis=axis, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
 class CosineHead(nn.Module):
-    """`logits_c = scale * cos(features, class_vector_c)`, the head that LDAM is published with (Q27).
+    """`logits_c = scale * cos(features, class_vector_c)`, the head of the original LDAM (Q27).
 
     Attributes:
         num_classes: C.
-        scale: positive; LDAM-DRW has 30.
+        scale: positive; 30 in LDAM-DRW.
     """
 
     num_classes: int
@@ -53,9 +53,9 @@ def classifier_head(
 
     Args:
         num_classes: C.
-        cosine_scale: 0 for a linear head with bias, else the scale of a `CosineHead`.
-        kernel_init: of a linear head.
-        name: of its parameters.
+        cosine_scale: 0 for a linear head with bias, otherwise the scale of a `CosineHead`.
+        kernel_init: initialiser of a linear head's kernel.
+        name: name of the head's parameters.
 
     Raises:
         UsageError: cosine_scale is negative.

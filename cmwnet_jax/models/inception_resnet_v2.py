@@ -1,4 +1,4 @@
-"""Inception-ResNet-v2 (Szegedy et al. 2017), as TensorFlow's weights have it and the published code."""
+"""Inception-ResNet-v2 (Szegedy et al. 2017), as in TensorFlow's weights and the published code."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,7 +21,7 @@ _BLOCK_8: Branches = (((192, 1),), ((192, 1), (224, (1, 3)), (256, (3, 1))))
 
 
 class _Conv(nn.Module):
-    """Convolution, BatchNorm, ReLU; with stride 2 nothing is padded."""
+    """Convolution, BatchNorm, ReLU; with stride 2 there is no padding."""
 
     channels: int
     size: int | tuple[int, int]
@@ -38,7 +38,7 @@ class _Conv(nn.Module):
 
 
 class _Mixed(nn.Module):
-    """Branches of convolutions side by side, their channels joined."""
+    """Parallel branches of convolutions; their channels are concatenated."""
 
     branches: Branches
     conv: Callable
@@ -57,7 +57,7 @@ class _Mixed(nn.Module):
 
 
 class _ResidualMixed(nn.Module):
-    """`relu(x + scale * project(branches(x)))`, the last one without the ReLU."""
+    """`relu(x + scale * project(branches(x)))`; the last block has no ReLU."""
 
     branches: Branches
     scale: float
@@ -75,7 +75,7 @@ class _ResidualMixed(nn.Module):
 class InceptionResNetV2(Classifier, kw_only=True):
     """Inception-ResNet-v2 for 299x299 images; at least 75 pixels a side.
 
-    BatchNorm's epsilon is TensorFlow's 0.001; features are 1536 channels, averaged over all places.
+    BatchNorm's epsilon is TensorFlow's 0.001. The features have 1536 channels, averaged over all positions.
     """
 
     @nn.compact
@@ -104,7 +104,7 @@ def _as_it_is(x: jax.Array) -> jax.Array:
 
 
 def _stem(images: jax.Array, layers: dict) -> jax.Array:
-    """An eighth of the size, 192 channels."""
+    """Stem: an eighth of the size, 192 channels."""
     x = _Conv(32, 3, 2, **layers, name="conv_1a")(images)
     x = _Conv(32, 3, 1, **layers, padding=0, name="conv_2a")(x)
     x = _Conv(64, 3, 1, **layers, name="conv_2b")(x)
@@ -115,6 +115,6 @@ def _stem(images: jax.Array, layers: dict) -> jax.Array:
 
 
 def _beside_pooling(branches: Branches, x: jax.Array, layers: dict, name: str) -> jax.Array:
-    """Half the size: branches that end with stride 2, and a max-pooling."""
+    """Reduction to half the size: branches that end with stride 2, and a max-pooling."""
     mixed = _Mixed(branches, **layers, name=name)(x)
     return jnp.concatenate([mixed, nn.max_pool(x, (3, 3), (2, 2))], axis=-1)

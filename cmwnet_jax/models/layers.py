@@ -1,4 +1,4 @@
-"""What the classifiers share: their fields, convolutions, batch normalisation and pooling."""
+"""Base class and layers of the classifiers: convolution, batch normalisation and pooling."""
 
 import functools
 from collections.abc import Callable
@@ -9,22 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-"""He's normal initialiser by what a convolution feeds, the usual one of residual networks."""
+"""He's normal initialiser by fan-out, usual in residual networks."""
 
 he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-"""He's normal initialiser by what a convolution reads."""
+"""He's normal initialiser by fan-in."""
 
 
 class Classifier(nn.Module, kw_only=True):
-    """The fields and layers of every classifier; `module(images, train) -> logits [n, C]` is a subclass's.
+    """Fields and layers of every classifier; subclasses define `module(images, train) -> logits [n, C]`.
 
-    Parameters, running statistics and logits are float32 whatever the compute dtype is.
+    Parameters, running statistics and logits are float32, whatever the compute dtype.
 
     Attributes:
         num_classes: C.
-        axis_name: the pmap axis to take batch statistics over; None for the local batch's.
-        dtype: what layers compute in, e.g. `jnp.bfloat16`.
-        cosine_scale: logits are this many cosines of features and class vectors (Q27); 0 for a plain
+        axis_name: the pmap axis of batch statistics; None for those of the local batch.
+        dtype: compute dtype of the layers, e.g. `jnp.bfloat16`.
+        cosine_scale: logits are this factor times cosines of features and class vectors (Q27); 0 for a plain
             linear head.
     """
 
@@ -38,11 +38,12 @@ class Classifier(nn.Module, kw_only=True):
         return functools.partial(convolution, dtype=self.dtype, kernel_init=kernel_init)
 
     def norm(self, train: bool, epsilon: float = 1e-5) -> Callable[..., nn.Module]:
-        """`make()`: batch normalisation with Torch's settings, whose momentum 0.1 is Flax's 0.9 (Q34).
+        """`make()`: batch normalisation with Torch's settings; its momentum 0.1 is Flax's 0.9 (Q34).
 
         Args:
-            train: normalise by the batch's statistics and update the running ones, or by the running ones.
-            epsilon: what is added to the variance.
+            train: True normalises by the batch's statistics and updates the running ones; False uses the
+                running ones.
+            epsilon: added to the variance.
         """
         return functools.partial(
             nn.BatchNorm,
@@ -50,7 +51,7 @@ class Classifier(nn.Module, kw_only=True):
             momentum=0.9,
             epsilon=epsilon,
             dtype=self.dtype,
-            # There is no pmap around an initialisation.
+            # Initialisation runs outside of pmap.
             axis_name=self.axis_name if train and not self.is_initializing() else None,
         )
 
@@ -64,17 +65,17 @@ def convolution(
     use_bias: bool = False,
     **kwargs,
 ) -> nn.Conv:
-    """A convolution padded alike on all sides, as Torch's is.
+    """A convolution with equal padding on all sides, as in Torch.
 
-    Flax's "SAME" pads 0 before and 1 after where a stride of 2 meets an even size; weights that were
-    trained with Torch would see images that are shifted by a pixel.
+    With stride 2 and an even size, Flax's "SAME" pads 0 before and 1 after. Weights trained with Torch would
+    then see images shifted by a pixel.
 
     Args:
-        features: channels out.
-        size: of the kernel, a side or (height, width).
-        stride: in both directions.
+        features: output channels.
+        size: size of the kernel, a side or (height, width).
+        stride: stride in both directions.
         padding: zeros on each side; None keeps the size at stride 1.
-        use_bias: whether to add one; what is normalised next needs none.
+        use_bias: whether to add a bias; none is needed before a normalisation.
         kwargs: other arguments of `nn.Conv`.
     """
     sizes = (size, size) if isinstance(size, int) else size
@@ -83,14 +84,14 @@ def convolution(
 
 
 def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
-    """Means of size * size patches that cover the image and overlap where it is not a multiple.
+    """Averages size * size patches that cover the image; they overlap if its side is not a multiple of `size`.
 
-    Patch i of a side of s begins at floor(i * s / size) and ends before ceil((i + 1) * s / size), which
-    is Torch's rule; images smaller than `size` are enlarged by it.
+    Patch i of a side of length s begins at floor(i * s / size) and ends before ceil((i + 1) * s / size), as in
+    Torch. Images smaller than `size` are enlarged.
 
     Args:
         x: [n, height, width, channels] float.
-        size: patches a side.
+        size: patches per side.
 
     Returns:
         [n, size, size, channels] of the same dtype.
@@ -102,7 +103,7 @@ def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
 
 
 def _patch_means(side: int, size: int) -> np.ndarray:
-    """[size, side] float: row i has the weights of patch i's mean."""
+    """[size, side] float; row i has the averaging weights of patch i."""
     starts = np.arange(size) * side // size
     ends = -(-np.arange(1, size + 1) * side // size)
     position = np.arange(side)
@@ -111,5 +112,5 @@ def _patch_means(side: int, size: int) -> np.ndarray:
 
 
 def global_average_pool(x: jax.Array) -> jax.Array:
-    """[n, height, width, channels] to [n, channels], the mean over all places, in float32."""
+    """[n, height, width, channels] to [n, channels], the mean over all positions, in float32."""
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

@@ -10,7 +10,7 @@ from cmwnet_jax.models.layers import Classifier
 
 
 class MLP(Classifier, kw_only=True):
-    """Dense layers with ReLU, with or without BatchNorm before it.
+    """Dense layers with ReLU, optionally with BatchNorm before it.
 
     `hidden=(300, 301, 302, 303)` with BatchNorm is the network of the partial-label experiments.
 
@@ -31,6 +31,6 @@ class MLP(Classifier, kw_only=True):
             if self.batch_norm:
                 x = self.norm(train)()(x)
             x = nn.relu(x)
-        # Numbered like the other layers; Flax's initialiser, as theirs.
+        # Numbered like the other layers; Flax's initialiser, as they use.
         kernel_init = nn.linear.default_kernel_init
         return classifier_head(self.num_classes, self.cosine_scale, kernel_init=kernel_init, name=None)(x)

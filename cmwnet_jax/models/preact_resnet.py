@@ -1,4 +1,4 @@
-"""ResNet with normalisation and ReLU before its convolutions (He et al. 2016, Identity Mappings)."""
+"""Pre-activation ResNet: BatchNorm and ReLU before the convolutions (He et al. 2016, Identity Mappings)."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,13 @@ from cmwnet_jax.models.layers import Classifier, global_average_pool
 
 
 class PreActBlock(nn.Module):
-    """BatchNorm, ReLU and a 3x3 convolution, twice, beside a shortcut.
+    """BatchNorm, ReLU and a 3x3 convolution, twice, with a shortcut.
 
-    The shortcut is the input where shapes allow; else a 1x1 convolution of the *activated* input.
+    The shortcut is the identity if the shapes match, otherwise a 1x1 convolution of the *activated* input.
 
     Attributes:
-        channels: channels out.
-        stride: of the first convolution.
+        channels: output channels.
+        stride: stride of the first convolution.
         conv, norm: make the layers.
     """
 
@@ -38,8 +38,8 @@ class PreActBlock(nn.Module):
 class PreActResNet18(Classifier, kw_only=True):
     """Eight blocks in four stages, for 32x32 images, as published (Q35).
 
-    Its stem is normalised and activated before the first block, which does so again, and nothing is
-    between the last block and the pooling: neither is He et al.'s.
+    It differs from He et al.'s in two ways: the stem is normalised and activated before the first block, which
+    does so again, and there is nothing between the last block and the pooling.
     """
 
     @nn.compact

@@ -1,4 +1,4 @@
-"""ImageNet's weights from a local file with torchvision's names and layouts."""
+"""ImageNet weights from a local file with torchvision's names and layouts."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from cmwnet_jax.errors import UsageError, unknown_name
 
 
 class _Layout(NamedTuple):
-    """What a model's file calls its head, and how the names begin that the model has no use for."""
+    """Name of the head in a model's file, and prefixes of names that the model does not use."""
 
     head: str
     unused: tuple[str, ...] = ()
@@ -35,13 +35,13 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runni
 
 
 class LoadReport(NamedTuple):
-    """What became of a file's arrays and of a model's.
+    """Which arrays of a file and of a model were used.
 
     Attributes:
-        loaded: names in the file that the model now has.
-        as_initialised: the model's arrays that are as they were, by their path, such as `params/head/kernel`.
-        unused: names in the file that the model has no place for; the counters of BatchNorm's batches,
-            which Flax has not, are left out.
+        loaded: names in the file that were loaded.
+        as_initialised: paths of the model's arrays that were not loaded, such as `params/head/kernel`.
+        unused: names in the file that the model does not use, without the counters of BatchNorm's batches,
+            which Flax does not have.
     """
 
     loaded: tuple[str, ...]
@@ -50,23 +50,23 @@ class LoadReport(NamedTuple):
 
 
 def load_pretrained(path: str | Path, model_name: str, variables: PyTree) -> tuple[PyTree, LoadReport]:
-    """Variables with a file's weights and running statistics.
+    """Loads weights and running statistics from a file.
 
-    Everything but the head must be in the file with the right shape, and nothing else. The head is loaded
-    where it is one of as many classes; elsewhere it stays as it is initialised, as it does where the file
-    has none or the model's is of cosines.
+    The file must have everything except the head with the right shapes, and nothing else. The head is loaded
+    if it has the same number of classes. It stays as initialised if the number differs, if the file has no
+    head, or if the model's head uses cosines.
 
     Args:
         path: a `.safetensors` or `.npz` file with torchvision's names, such as `layer1.0.bn1.running_mean`;
-            for `bilinear_cnn`, one of VGG-16.
-        model_name: one of torchvision's in `MODELS`, or `bilinear_cnn`.
-        variables: what the model's `init` gave: `params` and, where there are any, `batch_stats`.
+            for `bilinear_cnn`, a VGG-16 file.
+        model_name: a torchvision model in `MODELS`, or `bilinear_cnn`.
+        variables: result of the model's `init`: `params` and, if there are any, `batch_stats`.
 
     Returns:
-        The variables, float32, and what was loaded.
+        The variables, float32, and a report.
 
     Raises:
-        UsageError: there is no such file, it is of another format, no file fits the model's name, or the
+        UsageError: there is no such file, its format is another, no file can fit the model's name, or the
             file's names and shapes are not the model's; the message lists them.
     """
     if model_name not in _LAYOUTS:
@@ -91,7 +91,7 @@ def load_pretrained(path: str | Path, model_name: str, variables: PyTree) -> tup
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """A file's arrays by name, but for the counters of BatchNorm's batches, as float32."""
+    """A file's arrays by name as float32, without the counters of BatchNorm's batches."""
     if path.suffix in (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl"):
         raise UsageError(
             f"{path} is a pickle, which could run any code and is not read, expected a .safetensors or .npz "
@@ -117,11 +117,11 @@ def _torch_name(key: tuple[str, ...], head: str) -> str:
 
 
 def _flax_array(array: np.ndarray, key: tuple[str, ...]) -> np.ndarray:
-    """A file's array in Flax's layout.
+    """Converts an array of the file to Flax's layout.
 
-    Convolutions are [out, in, height, width] in the file and [height, width, in, out] here, linear layers
-    [out, in] and [in, out]. VGG's first linear layer reads 7x7 places with 512 channels, which
-    are flattened with the channels first there and last here.
+    Convolutions are [out, in, height, width] in the file and [height, width, in, out] here; linear layers are
+    [out, in] and [in, out]. VGG's first linear layer reads 7x7 positions with 512 channels. When these are
+    flattened, the channels are the first axis in the file and the last one here.
     """
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
@@ -142,14 +142,14 @@ def _check(
     wanted: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]],
     unused: set[str],
 ) -> None:
-    """Raises a UsageError that lists what differs.
+    """Raises a UsageError that lists all differences.
 
     Args:
         path: the file.
         model_name: the model.
-        arrays: what is in the file.
-        wanted: the key and the shape of each array that is to be there.
-        unused: what may be there.
+        arrays: contents of the file.
+        wanted: key and shape of each required array.
+        unused: names that are allowed.
     """
     misshaped = [
         f"{name} ({'x'.join(map(str, _shape(arrays[name], key)))} instead of {'x'.join(map(str, shape))})"

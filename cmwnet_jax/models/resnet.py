@@ -1,4 +1,4 @@
-"""ResNet in four stages, with a stem for ImageNet's images or for CIFAR's (He et al. 2016)."""
+"""ResNet in four stages, with a stem for ImageNet or for CIFAR images (He et al. 2016)."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ from cmwnet_jax.models.layers import Classifier, global_average_pool
 
 
 def imagenet_stem(images: jax.Array, conv: Callable, norm: Callable) -> jax.Array:
-    """A 7x7 convolution and a pooling, each with stride 2: a quarter of the size.
+    """A 7x7 convolution and a pooling, each with stride 2; reduces images to a quarter of the size.
 
     Args:
         images: [n, height, width, channels].
@@ -21,18 +21,18 @@ def imagenet_stem(images: jax.Array, conv: Callable, norm: Callable) -> jax.Arra
 
 
 def cifar_stem(images: jax.Array, conv: Callable, norm: Callable, *, padding: int = 1) -> jax.Array:
-    """A 3x3 convolution: the full size.
+    """A 3x3 convolution, which keeps the full size.
 
     Args:
         images: [n, height, width, channels].
         conv, norm: make the layers.
-        padding: 0 makes 32x32 images 30x30, as in the published ResNet-34 of Sec. 4.3 (Q36).
+        padding: 0 reduces 32x32 images to 30x30, as in the published ResNet-34 of Sec. 4.3 (Q36).
     """
     return nn.relu(norm(name="bn1")(conv(64, padding=padding, name="conv1")(images)))
 
 
 class _Residual(nn.Module):
-    """A block's convolutions beside its shortcut: a normalised 1x1 convolution where shapes change."""
+    """A block's convolutions plus its shortcut, which is a normalised 1x1 convolution if shapes change."""
 
     channels: int
     stride: int
@@ -40,7 +40,7 @@ class _Residual(nn.Module):
     norm: Callable
 
     def joined(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        """The block's output of its input x and what its convolutions made of it."""
+        """Joins the block's input x with the output y of its convolutions."""
         if x.shape != y.shape:
             x = self.conv(y.shape[-1], 1, self.stride, name="downsample_0")(x)
             x = self.norm(name="downsample_1")(x)
@@ -58,7 +58,7 @@ class BasicBlock(_Residual):
 
 
 class Bottleneck(_Residual):
-    """A 1x1, a 3x3 with the stride, and a 1x1 convolution to four times the channels (ResNet-50)."""
+    """A 1x1, a strided 3x3, and a 1x1 convolution to four times the channels (ResNet-50)."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -69,10 +69,10 @@ class Bottleneck(_Residual):
 
 
 class ResNet(Classifier, kw_only=True):
-    """ResNet-10, 18, 34, 50; layers have torchvision's names, and compute what its layers do.
+    """ResNet-10, 18, 34, 50; layers have torchvision's names and compute the same as torchvision's.
 
     Attributes:
-        stages: blocks in each of the four stages, of 64, 128, 256 and 512 channels.
+        stages: number of blocks in each of the four stages, with 64, 128, 256 and 512 channels.
         block: `BasicBlock` or `Bottleneck`.
         stem: `imagenet_stem`, `cifar_stem`, or another (images, conv, norm) -> [n, height, width, 64].
     """

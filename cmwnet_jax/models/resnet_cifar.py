@@ -12,12 +12,12 @@ from cmwnet_jax.models.layers import Classifier, global_average_pool, he_fan_in,
 
 
 def zero_padded(x: jax.Array, channels: int, conv: Callable, norm: Callable) -> jax.Array:
-    """Every second pixel, with as many zero channels before as after (option A, the paper's, Q37).
+    """Takes every second pixel and pads channels with zeros on both sides (option A, the paper's, Q37).
 
     Args:
         x: [n, height, width, channels in].
-        channels: channels out, as many as in or more.
-        conv, norm: not used, there is nothing to learn.
+        channels: output channels, at least as many as in x.
+        conv, norm: not used, since nothing is learned.
     """
     del conv, norm
     missing = channels - x.shape[-1]
@@ -25,18 +25,18 @@ def zero_padded(x: jax.Array, channels: int, conv: Callable, norm: Callable) -> 
 
 
 def projected(x: jax.Array, channels: int, conv: Callable, norm: Callable) -> jax.Array:
-    """A normalised 1x1 convolution with stride 2 (option B, the partial-label code's, Q37).
+    """A normalised 1x1 convolution with stride 2 (option B, that of the partial-label code, Q37).
 
     Args:
         x: [n, height, width, channels in].
-        channels: channels out.
+        channels: output channels.
         conv, norm: make the layers.
     """
     return norm(name="downsample_1")(conv(channels, 1, 2, name="downsample_0")(x))
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions with a shortcut."""
 
     channels: int
     stride: int
@@ -57,9 +57,9 @@ class ResNetCifar(Classifier, kw_only=True):
     """ResNet-20, 32, 44, 56, 110.
 
     Attributes:
-        depth: 6n + 2 layers that multiply, n blocks a stage.
-        shortcut: `zero_padded` or `projected`, where a stage begins with stride 2. Each is
-            initialised as its published code does it: He by fan-in, and by fan-out.
+        depth: 6n + 2 layers with weights, n blocks per stage.
+        shortcut: `zero_padded` or `projected`, used where a stage begins with stride 2. The initialisers are
+            those of the published code: He by fan-in for the former, by fan-out for the latter.
     """
 
     depth: int

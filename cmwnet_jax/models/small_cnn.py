@@ -1,4 +1,4 @@
-"""A small convolutional network that a CPU trains in minutes."""
+"""Small convolutional network, which a CPU trains in minutes."""
 
 import flax.linen as nn
 import jax
@@ -10,9 +10,9 @@ from cmwnet_jax.models.layers import Classifier, global_average_pool
 class SmallCNN(Classifier, kw_only=True):
     """Three stages of two 3x3 convolutions (24, 48 and 96 channels) with BatchNorm and ReLU.
 
-    The first of each stage has stride 2: pooling's backward pass is slow on a CPU, and nothing is
-    computed at the images' full size. 162,994 parameters for 10 classes; 5.5 million multiplications
-    a 32x32 RGB image.
+    The first convolution of each stage has stride 2: on a CPU, the backward pass of pooling is slow, and
+    nothing is computed at the images' full size. 162,994 parameters for 10 classes; 5.5 million
+    multiplications per 32x32 RGB image.
     """
 
     @nn.compact

@@ -9,10 +9,10 @@ from cmwnet_jax.models.heads import classifier_head
 from cmwnet_jax.models.layers import Classifier, adaptive_average_pool
 
 VGG16 = (2, 2, 3, 3, 3)
-"""3x3 convolutions in each of VGG-16's five stages, of 64, 128, 256, 512 and 512 channels."""
+"""Number of 3x3 convolutions in VGG-16's five stages, with 64, 128, 256, 512 and 512 channels."""
 
 VGG19 = (2, 2, 4, 4, 4)
-"""3x3 convolutions in each of VGG-19's five stages."""
+"""Number of 3x3 convolutions in VGG-19's five stages."""
 
 _small_normal = nn.initializers.normal(0.01)
 
@@ -22,14 +22,14 @@ def vgg_features(
 ) -> jax.Array:
     """The convolutions, in stages that each end with a 2x2 max-pooling.
 
-    To be called in a compact method. Convolutions have a bias, normalised or not, and layers are named
-    `features_i` with torchvision's numbers, which count ReLUs and poolings too.
+    Call it in a compact method. Convolutions have a bias even if they are normalised. Layers are named
+    `features_i` with torchvision's numbers, which also count ReLU and pooling.
 
     Args:
-        images: [n, height, width, channels], at least 32 pixels a side.
-        stages: convolutions in each stage.
+        images: [n, height, width, channels], at least 32 pixels per side.
+        stages: number of convolutions per stage.
         conv: makes the convolutions.
-        norm: makes normalisations; None for VGG without them.
+        norm: makes normalisations; None for VGG without BatchNorm.
 
     Returns:
         [n, height // 32, width // 32, 512].
@@ -50,14 +50,14 @@ def vgg_features(
 class VGG(Classifier, kw_only=True):
     """VGG with ImageNet's head: 7x7x512 features, two layers of 4096 units with dropout 0.5 (Q38).
 
-    Features of images that are not 224x224 are brought to 7x7 by adaptive average pooling, as
-    torchvision and the published code do it: the 2x2 features of ANIMAL-10N's 64x64 images are
-    *enlarged*, each of the 49 places being one of the four or a mean of neighbours. It costs the head's
-    120 million parameters, and is what the published numbers were made with.
+    Adaptive average pooling brings the features to 7x7 if images are not 224x224, as in torchvision and the
+    published code. The 2x2 features of ANIMAL-10N's 64x64 images are thus *enlarged*: each of the 49 positions
+    is one of the four, or a mean of neighbours. The published numbers were made in this way, although it costs
+    the head's 120 million parameters.
 
     Attributes:
         stages: `VGG16` or `VGG19`.
-        batch_norm: whether convolutions are normalised; fixed by the name in `MODELS`.
+        batch_norm: whether convolutions are normalised; set by the name in `MODELS`.
     """
 
     stages: Sequence[int]
@@ -65,11 +65,11 @@ class VGG(Classifier, kw_only=True):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = True) -> jax.Array:
-        """Logits [n, C] of images [n, height, width, channels]; train mode needs an rng `dropout`."""
+        """Logits [n, C] of images [n, height, width, channels]; train mode needs a key named `dropout`."""
         norm = self.norm(train) if self.batch_norm else None
         x = adaptive_average_pool(vgg_features(images, self.stages, self.conv(), norm), 7)
         x = x.reshape(len(x), -1)
-        for number in (0, 3):  # torchvision's, which count ReLU and dropout too
+        for number in (0, 3):  # torchvision's numbers, which also count ReLU and dropout
             layer = nn.Dense(4096, dtype=self.dtype, kernel_init=_small_normal, name=f"classifier_{number}")
             x = nn.Dropout(0.5, deterministic=not train)(nn.relu(layer(x)))
         return classifier_head(self.num_classes, self.cosine_scale, kernel_init=_small_normal)(x)

@@ -14,7 +14,7 @@ class WideResNet(Classifier, kw_only=True):
 
     Attributes:
         depth: 6n + 4.
-        widen: the stages have this many times 16, 32 and 64 channels.
+        widen: factor of the stages' 16, 32 and 64 channels.
     """
 
     depth: int

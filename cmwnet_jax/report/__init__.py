@@ -1,1 +1,1 @@
-"""Tables and figures from run folders alone; JAX is never imported here."""
+"""Tables and figures, made from run folders only; JAX is never imported here."""

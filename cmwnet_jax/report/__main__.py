@@ -1,8 +1,9 @@
 """`python -m cmwnet_jax.report DIR... [--output=FOLDER] [--paper=FILE.json] [--figures=false]`.
 
-Prints tables of all runs in the folders, and writes them (tables.md, tables.csv) and figures to the output
-folder: a row a method, a column for what else the folders' names say (a data set, a bias). Runs that cannot
-be read are named and left out; then it exits with status 2. No JAX is needed.
+Prints tables of all runs in the folders and writes them (tables.md, tables.csv) to the output folder, with
+figures. There is one row per method, and one column for each combination of the other parts of the folders'
+names (a data set, a bias). Runs that cannot be read are named and left out, and the exit status is then 2.
+JAX is not needed.
 """
 
 from pathlib import Path
@@ -24,7 +25,7 @@ _FIGURES = flags.DEFINE_bool("figures", True, "draw figures, too")
 
 
 def main(argv: list[str]) -> None:
-    """Finds, prints, writes, draws."""
+    """Finds the runs and writes the report."""
     if len(argv) < 2:
         raise UsageError("got no folder, expected one or more, e.g. python -m cmwnet_jax.report runs/compare")
     folders = [local_path("a folder of runs", folder) for folder in argv[1:]]

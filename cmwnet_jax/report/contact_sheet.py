@@ -1,4 +1,4 @@
-"""Sheets of examples: given labels with, where those are wrong, the true ones; or what became of them."""
+"""Sheets of example images with their given and true labels, or with their corrected labels."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -15,18 +15,18 @@ _WRONG = "#D55E00"
 _GIVEN, _NEW, _NOTE = "#C00000", "#0050B0", "#555555"  # the paper's red and blue, dark enough for print
 _ACROSS = 8
 _HEADING_INCHES = (6.8, 0.55)
-_PITCH, _TEXT = 1.15, 0.44  # inches from picture to picture, and above each
+_PITCH, _TEXT = 1.15, 0.44  # inches between images, and for the text above each
 _POINTS = 7
-_LITERAL = {"text.parse_math": False}  # a class may be called $
-_LETTERS = 24  # of which a line is never wide enough for more
+_LITERAL = {"text.parse_math": False}  # a class name may contain $
+_LETTERS = 24  # more never fit into a line
 
 
 def save_contact_sheet(rows: Sequence[tuple[np.ndarray, Sequence[str], Sequence[str]]], path: Path) -> None:
-    """One row of pictures a class; wrong labels in vermilion with the true one after "is".
+    """One row of images per class; wrong labels are in bold vermilion, with the true one after "is".
 
     Args:
-        rows: (images [n, height, width, channels] uint8, given names [n], true names [n]) of each row.
-        path: a PNG file, made with its folder, written at 110 dots an inch.
+        rows: (images [n, height, width, channels] uint8, given names [n], true names [n]) for each row.
+        path: a PNG file, written with 110 dots per inch; its folder is created if it is missing.
     """
     columns = max(len(images) for images, _, _ in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,15 +49,15 @@ def save_contact_sheet(rows: Sequence[tuple[np.ndarray, Sequence[str], Sequence[
 
 
 def save_corrected_sheet(arrays: Mapping[str, np.ndarray], title: str, path: Path) -> None:
-    """Examples with the given label in red and the new one in blue under it (Fig. 6, 16).
+    """Shows examples with the given label in red and the new one in blue below it (Fig. 6, 16).
 
-    Where the truth is known, a third line says whether the new label is right and, where it is not, what would
-    be; the heading counts all changed labels, not only those of the sheet.
+    If the truth is known, a third line says whether the new label is right, and otherwise gives the right one.
+    The heading counts all changed labels, not only those on the sheet.
 
     Args:
-        arrays: of a run's corrected.npz (`train.corrections.correction_arrays`), at least one example.
-        title: what the heading begins with.
-        path: a PNG file, made with its folder, written at 150 dots an inch.
+        arrays: from a run's corrected.npz (`methods.corrections.correction_arrays`), at least one example.
+        title: beginning of the heading.
+        path: a PNG file, written with 150 dots per inch; its folder is created if it is missing.
     """
     names = arrays["class_names"]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,12 +75,12 @@ def save_corrected_sheet(arrays: Mapping[str, np.ndarray], title: str, path: Pat
 
 
 def _grid(count: int, height: int, width: int) -> tuple[Figure, Sequence[Axes]]:
-    """Empty places for so many pictures of height x width pixels, each with room for three lines above it."""
+    """Empty axes for `count` images of height x width pixels, each with room for three lines above it."""
     across = min(_ACROSS, count)
     down = -(-count // across)
     tall = np.clip(height / width, 0.5, 2)
     size = np.array([max(_HEADING_INCHES[0], _PITCH * across), _HEADING_INCHES[1] + (tall + _TEXT) * down])
-    side = (size[0] - _PITCH * across + _PITCH - 1) / 2  # a picture is an inch wide
+    side = (size[0] - _PITCH * across + _PITCH - 1) / 2  # an image is an inch wide
     figure = Figure(figsize=size)
     axes = figure.subplots(
         down,
@@ -101,7 +101,7 @@ def _grid(count: int, height: int, width: int) -> tuple[Figure, Sequence[Axes]]:
 
 
 def _write_above(axis: Axes, lines: Sequence[tuple[str, str]]) -> None:
-    """Lines of (text, colour), notes less heavy than labels."""
+    """Writes lines of (text, colour) above an image; notes are lighter than labels."""
     for place, (text, color) in enumerate(reversed(lines)):
         weight = "normal" if color == _NOTE else "bold"
         axis.annotate(
@@ -118,7 +118,7 @@ def _write_above(axis: Axes, lines: Sequence[tuple[str, str]]) -> None:
 
 @functools.cache
 def _cut(text: str, weight: str) -> str:
-    """The text, without its end where it would reach into the next picture's."""
+    """Shortens the text if it would reach into the next image's."""
     font = FontProperties(size=_POINTS, weight=weight)
     for letters in range(min(len(text), _LETTERS), 0, -1):
         shown = text if letters == len(text) else f"{text[:letters].rstrip()}…"

@@ -1,4 +1,4 @@
-"""Figures in the manner of the paper's, for print and screen, colour-blind safe."""
+"""Figures in the style of the paper's, with colours for the colour-blind."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,15 +11,15 @@ from cmwnet_jax import drawing
 from cmwnet_jax.report.contact_sheet import save_corrected_sheet
 from cmwnet_jax.report.find import Found
 
-_ACROSS = 3  # panels side by side at most
+_ACROSS = 3  # largest number of panels side by side
 
 
 def save_weighting_figure(columns: Sequence[tuple[str, Sequence[Found]]], path: Path) -> None:
-    """One column a method: its weighting functions, and under them its weights' histogram.
+    """One column per method: its weighting functions, with the histogram of its weights below.
 
     Args:
         columns: (title, runs) of each method.
-        path: a PNG file, written at 150 dots an inch.
+        path: a PNG file, written with 150 dots per inch.
     """
     with matplotlib.rc_context(drawing.STYLE):
         figure = Figure(figsize=(4.6 * len(columns), 7.6), layout="constrained")
@@ -35,11 +35,11 @@ def save_weighting_figure(columns: Sequence[tuple[str, Sequence[Found]]], path: 
 
 
 def save_weighting_functions(arrays: drawing.Arrays, path: Path) -> None:
-    """One weight net's functions alone.
+    """The weighting functions of one weight net.
 
     Args:
         arrays: `grid` [g], `functions` [K, g] and `centers` [K].
-        path: a PNG file, made with its folder, written at 150 dots an inch.
+        path: a PNG file, written with 150 dots per inch; its folder is created if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(drawing.STYLE):
@@ -49,18 +49,18 @@ def save_weighting_functions(arrays: drawing.Arrays, path: Path) -> None:
 
 
 ByRow = Mapping[str, Sequence[Found]]
-"""A column's runs, by row of the table: method -> its seeds' runs."""
+"""Runs of one column by table row: method -> one run per seed."""
 
 
 def save_column_figures(runs: ByRow, folder: Path) -> list[Path]:
-    """All figures of one column of a table: one data set under one bias.
+    """All figures for one column of a table, i.e. one data set with one bias.
 
     Args:
-        runs: finished or not; of the unfinished, only learning curves are drawn.
-        folder: made where it is missing; PNG files, written at 150 dots an inch.
+        runs: finished or not; for unfinished ones, only learning curves are drawn.
+        folder: folder for PNG files with 150 dots per inch, created if it is missing.
 
     Returns:
-        What was written.
+        Paths of the figures.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = {row: [run for run in found if run.result is not None] for row, found in runs.items()}
@@ -90,14 +90,14 @@ def save_column_figures(runs: ByRow, folder: Path) -> list[Path]:
 
 
 def corrected_sheets(runs: ByRow, folder: Path) -> list[Path]:
-    """A sheet of corrected labels for each row whose first seed's run has changed any.
+    """One sheet of corrected labels for each row whose first seed's run has changed any label.
 
     Args:
-        runs: finished.
-        folder: for PNG files, written at 150 dots an inch.
+        runs: finished runs.
+        folder: folder for PNG files with 150 dots per inch.
 
     Returns:
-        What was written.
+        Paths of the sheets.
     """
     written = []
     for row, found in runs.items():
@@ -124,7 +124,7 @@ def _learning_curves(runs: ByRow, path: Path) -> Path:
 
 
 def _panels(draw: Mapping[str, Callable], path: Path, height: float) -> Path:
-    """One part of a figure for each name."""
+    """Draws one panel per name."""
     down = -(-len(draw) // _ACROSS)
     across = -(-len(draw) // down)
     with matplotlib.rc_context(drawing.STYLE):

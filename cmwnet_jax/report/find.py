@@ -1,4 +1,4 @@
-"""Run folders, finished or not, and which cell of a table each is."""
+"""Finds run folders, finished or not, and assigns each to a cell of a table."""
 
 import dataclasses
 import functools
@@ -22,9 +22,9 @@ class Found:
 
     Attributes:
         path: the folder.
-        column: what the table's column stands for, e.g. `("fashion_mnist", "asymmetric_60")`.
-        row: what its row stands for, as a rule the method.
-        seed: the run's.
+        column: parts of the table's column, e.g. `("fashion_mnist", "asymmetric_60")`.
+        row: name of the table's row, usually the method.
+        seed: the run's seed.
     """
 
     path: Path
@@ -34,24 +34,24 @@ class Found:
 
     @functools.cached_property
     def result(self) -> dict | None:
-        """What result.json holds, its test accuracy among it; None for an unfinished run."""
+        """Contents of result.json, including the test accuracy; None for an unfinished run."""
         return stored.read_result(self.path, numbers=(stored.ACCURACY,))
 
     @functools.cached_property
     def history(self) -> list[dict]:
-        """The metrics of the epochs so far."""
+        """Metrics of all epochs so far."""
         return stored.read_metrics(self.path)
 
     @functools.cached_property
     def num_epochs(self) -> int:
-        """Of the whole run."""
+        """Number of epochs of the whole run, from its config."""
         return stored.read_config(self.path)["num_epochs"]
 
     def check(self) -> None:
-        """Reads what is written of the run.
+        """Reads the run's files.
 
         Raises:
-            UsageError: it is not what a run writes; says which file, and what is wrong with it.
+            UsageError: a file is not as a run writes it; the message says which file and what is wrong.
         """
         done, history = self.result is not None, self.history
         if len(history) > self.num_epochs or (done and len(history) < self.num_epochs):
@@ -61,10 +61,10 @@ class Found:
             )
 
     def check_arrays(self, like: "Found") -> None:
-        """As `check` does, of the arrays that the report draws of a finished run.
+        """As `check`, for the arrays that the report draws of a finished run.
 
         Args:
-            like: a run that it is drawn with, as many of whose meta-classes and classes it must have.
+            like: a run in the same figure, with which the numbers of classes and meta-classes must agree.
         """
         for name in ("weights", "evaluation", "bias", *(["corrected"] if self.has("corrected") else [])):
             self.arrays(name)
@@ -80,27 +80,27 @@ class Found:
                 )
 
     def has(self, name: str) -> bool:
-        """Whether there is an .npz for `arrays`; a run's method or age may not have it.
+        """Whether there is an .npz for `arrays`; some methods and older runs lack it.
 
         Args:
-            name: as `arrays` takes it.
+            name: as in `arrays`.
         """
         return has_arrays(self.path, name)
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """What an .npz of the folder holds.
+        """Reads an .npz of the folder.
 
         Args:
-            name: `weights`, `evaluation`, `bias` or, where the method makes labels, `corrected`.
+            name: `weights`, `evaluation`, `bias` or, for methods that change labels, `corrected`.
 
         Raises:
-            UsageError: it cannot be read; says why.
+            UsageError: it cannot be read; the message says why.
         """
         return read_arrays(self.path, name)
 
 
 OnProblem = Callable[[UsageError], None]
-"""What is called with each reason why a run, or a file, is left out."""
+"""Called with the reason for each run or file that is left out."""
 
 
 def _fail(error: UsageError) -> None:
@@ -108,19 +108,19 @@ def _fail(error: UsageError) -> None:
 
 
 def find_runs(folders: Iterable[str | Path], on_problem: OnProblem = _fail) -> list[Found]:
-    """All runs in these folders, however deep.
+    """Finds all runs in these folders, at any depth.
 
-    A run in FOLDER/A/B/METHOD/seedN, which is where a sweep puts it, is of the column (A, B), the row METHOD
-    and the seed N. A run whose folder has another name is of the method and the seed in its config, and of
-    the column of the folders above.
+    A run in FOLDER/A/B/METHOD/seedN, where a sweep puts it, has the column (A, B), the row METHOD and the seed
+    N. For a run in a folder of another name, row and seed are the method and the seed in its config, and the
+    column comes from the folders above.
 
     Args:
-        folders: runs, or folders with runs in them.
-        on_problem: called with what is wrong with a run that cannot be read, or a folder that cannot be
-            searched, which is left out then; raises it as it is.
+        folders: runs, or folders that contain runs.
+        on_problem: called with the error for each run that cannot be read and each folder that cannot be
+            searched, which is then left out; by default, the error is raised.
 
     Raises:
-        UsageError: there is no run, or two are of the same cell and seed.
+        UsageError: there is no run, or two runs have the same cell and seed.
     """
     found, problems = {}, []
     for folder in (Path(folder).expanduser() for folder in folders):
@@ -148,7 +148,7 @@ def find_runs(folders: Iterable[str | Path], on_problem: OnProblem = _fail) -> l
 
 
 def _run_folders(folder: Path, problems: list[UsageError]) -> Iterator[Path]:
-    """The runs' folders in a folder, itself among them, by name; not inside of what a run has written."""
+    """Run folders in a folder (including itself), by name; does not search inside of a run's folder."""
 
     def skip(error: OSError) -> None:
         problems.append(
@@ -163,11 +163,12 @@ def _run_folders(folder: Path, problems: list[UsageError]) -> Iterator[Path]:
 
 
 def find_cells(folders: Iterable[str | Path], on_problem: OnProblem = _fail) -> frozenset[str]:
-    """The cells that the sweeps into these folders know, e.g. `mnist,0.1,erm`; empty where none says so.
+    """Cells of the sweeps in these folders, e.g. `mnist,0.1,erm`; empty if they are not known.
 
     Args:
-        folders: of sweeps, or others.
-        on_problem: called with what is wrong with a folder's list, which is left out then; raises it as it is.
+        folders: folders of sweeps, or any others.
+        on_problem: called with the error for a list that cannot be read, which is then left out; by default,
+            the error is raised.
     """
     cells = set()
     for folder in (Path(folder).expanduser() for folder in folders):
@@ -179,7 +180,7 @@ def find_cells(folders: Iterable[str | Path], on_problem: OnProblem = _fail) -> 
 
 
 def _found(folder: Path, path: Path) -> Found:
-    """The run in a folder."""
+    """The run in this folder."""
     parts, seed = path.relative_to(folder).parts, _SEED.match(path.name)
     if seed and len(parts) >= 2:
         return Found(path, parts[:-2], parts[-2], int(seed[1]))

@@ -1,4 +1,4 @@
-"""Tables of cells over seeds, with what is missing and what the paper says, as text in three forms."""
+"""Tables of scores over seeds, with missing runs and the paper's numbers, in three text formats."""
 
 import csv
 import dataclasses
@@ -17,17 +17,17 @@ from cmwnet_jax.runs import stored
 from cmwnet_jax.runs.stored import ACCURACY, TEACHER_ACCURACY, WEIGHT_AUC, few_epochs
 
 Paper = Mapping[str, tuple[float, float | None]]
-"""The paper's (mean, sd or None) of `column,row`, e.g. `cifar10,symmetric_40,cmwnet`."""
+"""The paper's (mean, sd or None) by `column,row`, e.g. `cifar10,symmetric_40,cmwnet`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A score of one row in one column.
+    """Scores in one row and column.
 
     Attributes:
-        values: by seed, of the finished runs.
-        paper: the paper's (mean, sd or None), where it has such a cell.
-        note: what there is to say of them, e.g. of how few epochs they are.
+        values: scores of the finished runs by seed.
+        paper: the paper's (mean, sd or None), if it has this cell.
+        note: a remark on the runs, e.g. that their means are over few epochs.
     """
 
     values: Mapping[int, float]
@@ -35,10 +35,10 @@ class Cell:
     note: str = ""
 
     def text(self, decimals: int) -> str:
-        """`mean ± sd (n)`, a note on the runs if there is one, and the paper's number behind it.
+        """`mean ± sd (n)`, then a note on the runs if there is one, then the paper's number.
 
         Args:
-            decimals: after the point.
+            decimals: digits after the point.
         """
         ours = "-"
         if self.values:
@@ -53,14 +53,14 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows by columns.
+    """A table of cells.
 
     Attributes:
-        title: what the numbers are, with their unit.
-        rows: their names, in order.
-        columns: their parts, in order.
-        cells: by (row, column); all pairs are there.
-        decimals: after the point.
+        title: name of the scores, with the unit.
+        rows: names of the rows, in order.
+        columns: parts of the columns' names, in order.
+        cells: by (row, column), for all pairs.
+        decimals: digits after the point.
     """
 
     title: str
@@ -70,7 +70,7 @@ class Table:
     decimals: int
 
     def texts(self) -> list[list[str]]:
-        """The table as strings, its head first."""
+        """The table as strings; the header comes first."""
         head = ["", *(" ".join(column) or "all" for column in self.columns)]
         return [head] + [
             [row, *(self.cells[row, column].text(self.decimals) for column in self.columns)]
@@ -78,7 +78,7 @@ class Table:
         ]
 
     def markdown(self) -> str:
-        """The table in Markdown, its title above."""
+        """The table in Markdown, with its title above."""
         lines = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in self.texts()]
         lines.insert(1, "|---" + "|---:" * len(self.columns) + "|")
         return f"**{self.title}**\n\n" + "\n".join(lines) + "\n"
@@ -94,7 +94,7 @@ class Table:
         return table
 
     def by_first_part(self) -> list["Table"]:
-        """A table for each data set, or what else the columns begin with: a terminal is narrow."""
+        """Splits the table by the first part of its columns, e.g. the data set, to fit narrow terminals."""
         firsts = dict.fromkeys(column[:1] for column in self.columns)
         return [
             dataclasses.replace(self, columns=[column for column in self.columns if column[:1] == first])
@@ -103,10 +103,10 @@ class Table:
 
 
 def csv_text(tables: Sequence[Table]) -> str:
-    """One line a cell that has a number, for programs.
+    """CSV with one line for each cell that has a number.
 
     Args:
-        tables: in order.
+        tables: the tables, in order.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -124,18 +124,18 @@ def csv_text(tables: Sequence[Table]) -> str:
 
 
 def accuracy_table(runs: Sequence[Found], paper: Paper) -> Table:
-    """Test accuracy, mean of the last 10 epochs; a teacher's has a row of its own.
+    """Table of test accuracy, mean of the last 10 epochs; the teacher's accuracy is in a separate row.
 
     Args:
         runs: finished or not.
-        paper: the paper's numbers; those of other cells are left out.
+        paper: the paper's numbers; those of other cells are ignored.
     """
     title = "test accuracy (%), mean of the last 10 epochs; mean ± sd over seeds (number of runs)"
     return _table(runs, title, (("{}", ACCURACY), ("{} (teacher)", TEACHER_ACCURACY)), paper, decimals=2)
 
 
 def auc_table(runs: Sequence[Found]) -> Table:
-    """How well weights tell right labels from wrong ones, for the methods that have weights.
+    """Table of the AUC with which weights separate right labels from wrong ones, for methods with weights.
 
     Args:
         runs: finished or not.
@@ -156,7 +156,7 @@ def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
             if value is not None:
                 values.setdefault((row, run.column), {})[run.seed] = value
                 notes.setdefault((row, run.column), set()).add(few_epochs(run.result))
-    # A method that has no finished run yet still has a row, but not the teacher that it may have.
+    # A method without finished runs still has a row; a teacher's row needs a finished run.
     named = [name.format(row) for row in _in_order(runs) for name, _ in scores]
     shown = {row for row, _ in values} | ({run.row for run in runs} if scores[0][1] == ACCURACY else set())
     rows = [row for row in named if row in shown]
@@ -173,7 +173,7 @@ def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
 
 
 def _in_order(runs: Sequence[Found]) -> list[str]:
-    """In the order of the methods, as finished runs have it; else by name, those without weights first."""
+    """Rows in the order of the methods; for older runs by name, methods without weights first."""
     places = {}
     for run in runs:
         result = run.result or {}
@@ -183,17 +183,17 @@ def _in_order(runs: Sequence[Found]) -> list[str]:
 
 
 def _natural(parts: tuple[str, ...]) -> tuple:
-    """Numbers by size, not by their first figure."""
+    """Sort key that orders numbers by value instead of by first digit."""
     tokens = [token for part in parts for token in part.replace("+", "_").replace("=", "_").split("_")]
     return tuple((0, float(token), "") if token.isdecimal() else (1, 0.0, token) for token in tokens)
 
 
 def missing(runs: Sequence[Found], cells: Collection[str] = ()) -> list[str]:
-    """What is not finished of the grid that the runs span, cells that lack the same seeds together.
+    """Unfinished cells of the grid that the runs span; cells that lack the same seeds are grouped.
 
     Args:
         runs: finished or not.
-        cells: all that there are, where that is known; else each row is expected in each column.
+        cells: all cells, if known; otherwise each row is expected in each column.
     """
     by_place = {(run.column, run.row, run.seed): run for run in runs}
     columns, seeds = sorted({run.column for run in runs}, key=_natural), sorted({run.seed for run in runs})
@@ -218,11 +218,12 @@ def missing(runs: Sequence[Found], cells: Collection[str] = ()) -> list[str]:
 
 
 def read_paper(path: str | Path) -> Paper:
-    """The paper's numbers from a JSON file.
+    """Reads the paper's numbers from a JSON file.
 
     Args:
-        path: tables by name, each with `score` (`accuracy` or `error`, in per cent), `columns` and `rows`: by
-            name a list of numbers, or [mean, sd], or null, one for each column.
+        path: a JSON file with tables by name, each with `score` (`accuracy` or `error`, in per cent),
+            `columns`, and `rows`: by name, a list with one entry per column, which is a number, [mean, sd] or
+            null.
 
     Raises:
         UsageError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""Makes a report of folders of runs: prints the tables, writes them, draws; what is spoilt is left out."""
+"""Writes a report on folders of runs: tables and figures; runs that cannot be read are left out."""
 
 import sys
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from cmwnet_jax.screen import console
 def write_report(
     folders: Sequence[str | Path], output: str | Path, *, paper: str = "", figures: bool = True
 ) -> None:
-    """Prints tables of all runs in some folders, and writes them and figures.
+    """Prints tables of all runs in the folders, and writes them with figures.
 
     Args:
-        folders: with runs in them.
-        output: a folder for tables.md, tables.csv and the figures, made where it is missing.
-        paper: a file of the paper's numbers, as `read_paper` takes it; empty for none.
-        figures: whether to draw.
+        folders: folders that contain runs.
+        output: folder for tables.md, tables.csv and the figures, created if it is missing.
+        paper: a file of the paper's numbers, as in `read_paper`; empty for none.
+        figures: whether to draw figures.
 
     Raises:
-        UsageError: there is nothing to report, or nowhere to write it to; or something was left out, which has
-            been said by then, one line each on stderr, and the report of the rest is written.
+        UsageError: there is nothing to report, or the output cannot be written. Also if something was left
+            out; then each reason has been printed on stderr, and the report on the rest has been written.
     """
     problems: list[str] = []
 
     def leave_out(error: UsageError) -> None:
-        if str(error) not in problems:  # folders may lie in each other
+        if str(error) not in problems:  # folders may overlap
             problems.append(str(error))
             print(f"left out: {error}", file=sys.stderr, flush=True)
 
@@ -42,7 +42,7 @@ def write_report(
     drawn = _drawable(runs, leave_out) if figures else []
     try:
         _write(Path(output).expanduser(), runs, drawn, numbers, absent, problems)
-    except BrokenPipeError:  # of stdout
+    except BrokenPipeError:  # stdout was closed
         raise
     except OSError as error:
         raise UsageError(
@@ -53,7 +53,7 @@ def write_report(
 
 
 def _drawable(runs: list[Found], leave_out: OnProblem) -> list[Found]:
-    """The runs without those whose arrays cannot be drawn; these stay in the tables."""
+    """The runs whose arrays can be drawn; the others stay in the tables."""
     drawable, first = [], {}
     for run in runs:
         place = (run.column, run.row)
@@ -75,7 +75,7 @@ def _write(
     absent: list[str],
     problems: list[str],
 ) -> None:
-    """Prints the tables, writes them, and draws."""
+    """Prints and writes the tables, and draws the figures."""
     screen = console()
     tables = [table for table in (accuracy_table(runs, paper), auc_table(runs)) if table.rows]
     lines = [*(f"missing: {line}" for line in absent), *(f"left out: {problem}" for problem in problems)]

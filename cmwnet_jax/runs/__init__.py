@@ -1,1 +1,1 @@
-"""A run's folder as it lies on disk: which files it has, and what they hold; no JAX."""
+"""Run folders on disk: names, contents and checks of their files; does not import JAX."""

@@ -1,4 +1,4 @@
-"""Reads the arrays of a run's folder, and checks that they fit what was written."""
+"""Reads the arrays of a run's folder and checks their names, dtypes and shapes."""
 
 import os
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from cmwnet_jax import array_files
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.runs.stored import CONFIDENCES
 
-# By file and array: its kind as numpy has it and its axes; axes of one name are of one length in a file.
-# Those with a question mark are not in every run's file.
+# By file and array: numpy kinds and axes of the array. Axes of the same name have the same length in a file.
+# Arrays with a question mark are optional.
 _LAYOUTS = {
     "weights": {
         "given": ("iu", "n"),
@@ -41,7 +41,7 @@ _LAYOUTS = {
 }
 _REMEDY = "bring back a copy of the file"
 _MAY_BE_EMPTY = "m"
-# Arrays whose numbers are places on an axis.
+# Arrays that hold indices into an axis.
 _PLACES = {
     "weights": {"meta_class": "K"},
     "corrected": {"given": "C", "new": "C", "true": "C"},
@@ -49,24 +49,24 @@ _PLACES = {
 
 
 def has_arrays(run: Path, name: str) -> bool:
-    """Whether something of the name of an .npz is there, be it spoilt; not every method leaves each.
+    """Whether the folder has this .npz, damaged or not; some methods do not write all of them.
 
     Args:
         run: the folder.
-        name: as `read_arrays` takes it.
+        name: as in `read_arrays`.
     """
     return os.path.lexists(run / f"{name}.npz")
 
 
 def read_arrays(run: Path, name: str) -> dict[str, np.ndarray]:
-    """What an .npz of the folder holds.
+    """Reads an .npz of the folder.
 
     Args:
         run: the folder.
-        name: `weights`, `evaluation`, `bias` or, where the method makes labels, `corrected`.
+        name: `weights`, `evaluation`, `bias` or, for methods that change labels, `corrected`.
 
     Raises:
-        UsageError: it is missing or damaged, or its arrays are not those that a run writes; says which.
+        UsageError: it is missing or damaged, or its arrays are not those of a run; the message says which.
     """
     path = run / f"{name}.npz"
     problem = f"{path} cannot be used"
@@ -77,7 +77,7 @@ def read_arrays(run: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def read_confidences(run: Path) -> np.ndarray:
-    """[training split, C] float, what confidences.npy holds.
+    """Reads confidences.npy, [training split, C] float.
 
     Args:
         run: the folder.
@@ -94,7 +94,7 @@ def read_confidences(run: Path) -> np.ndarray:
 
 
 def _check(arrays: Mapping[str, np.ndarray], name: str) -> None:
-    """Raises a ValueError where an array is missing, or of another kind, shape or range than a run's."""
+    """Raises a ValueError if an array is missing or has the wrong dtype, shape or range."""
     sizes: dict[str, int] = {}
     arrays = {**arrays, **_of_seen(arrays)} if name == "weights" else arrays
     for array, (kinds, axes) in _LAYOUTS[name].items():
@@ -104,7 +104,7 @@ def _check(arrays: Mapping[str, np.ndarray], name: str) -> None:
         elif not optional:
             raise ValueError(f"it has no array {array!r}")
     for array, axis in _PLACES.get(name, {}).items():
-        least, places = -1 if array == "true" else 0, arrays[array]  # -1: of no class
+        least, places = -1 if array == "true" else 0, arrays[array]  # -1: belongs to no class
         if places.size and not least <= places.min() <= places.max() < sizes[axis]:
             raise ValueError(
                 f"its array {array!r} has {places.min()} to {places.max()}, expected less than {sizes[axis]}"
@@ -112,7 +112,7 @@ def _check(arrays: Mapping[str, np.ndarray], name: str) -> None:
 
 
 def _of_seen(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Losses and weights with 0 in place of the NaN of examples that the last epoch has not seen."""
+    """Replaces the NaN losses and weights of examples that the last epoch has not seen by 0."""
     seen, blank = arrays.get("seen"), {}
     for array in ("losses", "weights"):
         values = arrays.get(array)
@@ -122,7 +122,7 @@ def _of_seen(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _check_array(what: str, found: np.ndarray, kinds: str, axes: str, sizes: dict[str, int]) -> None:
-    """The same of one array, with the lengths of the axes so far, to which its own are added."""
+    """Checks one array against the lengths of axes known so far, and adds its own."""
     if found.dtype.kind not in kinds or found.ndim != len(axes):
         raise ValueError(f"{what} is {found.dtype} {list(found.shape)}, expected [{', '.join(axes)}]")
     for axis, size in zip(axes, found.shape, strict=True):

@@ -1,4 +1,4 @@
-"""A lock on a folder that ends with its process, however that ends."""
+"""File lock on a folder, released by the kernel when the process ends in any way."""
 
 import contextlib
 import fcntl
@@ -14,17 +14,17 @@ from typing import TextIO
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import check_regular, read_json, refused
 
-_PATIENCE_SECONDS = 1.0  # another process that only looks holds the lock for an instant
+_PATIENCE_SECONDS = 1.0  # another process may hold the lock for an instant, only to check it
 
 
 def check_free(file: Path) -> None:
-    """Checks that nobody holds the lock, and changes nothing.
+    """Checks that no process holds the lock; changes nothing.
 
     Args:
-        file: the lock's; it may be missing.
+        file: the lock file; it may be missing.
 
     Raises:
-        UsageError: another process holds it, or it is no file that can be read.
+        UsageError: another process holds the lock, or the file cannot be read.
     """
     if os.path.lexists(file):
         with _opened(file, "r") as opened:
@@ -33,15 +33,15 @@ def check_free(file: Path) -> None:
 
 @contextlib.contextmanager
 def hold(file: Path) -> Iterator[None]:
-    """Holds the lock while the context lasts; the kernel gives it back when the process is killed.
+    """Holds the lock inside the context; the kernel releases it if the process is killed.
 
-    The file stays behind: removing it would let two processes lock two files of the same name.
+    The file is not removed afterwards: otherwise two processes could lock two files of the same name.
 
     Args:
-        file: the lock's, made where it is missing; it names the process that had it last.
+        file: the lock file, created if it is missing; it names the process that held it last.
 
     Raises:
-        UsageError: another process holds it, or it is no file that can be written.
+        UsageError: another process holds the lock, or the file cannot be written.
     """
     with _opened(file, "a+") as opened:
         _acquire(opened.fileno(), fcntl.LOCK_EX, file)

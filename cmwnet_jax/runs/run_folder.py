@@ -1,4 +1,4 @@
-"""A run's folder: config.json, metrics.jsonl, arrays, the weight net it started from, and result.json last."""
+"""Run folder: config.json, metrics.jsonl, arrays, a copy of the initial weight net; result.json comes last."""
 
 import contextlib
 import errno
@@ -22,22 +22,26 @@ from cmwnet_jax.files import (
 from cmwnet_jax.runs import lock, stored
 from cmwnet_jax.runs.arrays import has_arrays, read_arrays, read_confidences
 
-_NEEDED = ("test_accuracy_percent", "loss_min", "loss_max")  # which the rest of a run reads of its first epochs
+_NEEDED = (
+    "test_accuracy_percent",
+    "loss_min",
+    "loss_max",
+)  # metrics of earlier epochs that a resumed run needs
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunFolder:
-    """Reads and writes one run's files; each file is replaced as a whole or not at all."""
+    """Reads and writes the files of one run; each file is written whole or not at all."""
 
     def __init__(self, path: str | os.PathLike, filled: Callable[[dict], dict] = dict):
-        """Opens nothing.
+        """Does not access the folder.
 
         Args:
-            path: of the folder; it may be missing.
-            filled: gives a config's fields the defaults of those that are younger than it.
+            path: the folder; it may be missing.
+            filled: adds defaults for fields that are newer than a config.
 
         Raises:
-            UsageError: it is no path of this machine.
+            UsageError: the path is not on this machine.
         """
         self._filled = filled
         self._history: list[dict] = []
@@ -45,20 +49,20 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints are."""
+        """Folder of the checkpoints."""
         return self.path / stored.CHECKPOINTS
 
     @property
     def initial_weight_net(self) -> Path:
-        """The run's own copy of a weight net that it started from, which the original may not outlive."""
+        """The run's own copy of the weight net that it started from, in case the original is removed."""
         return self.path / stored.INITIAL_WEIGHT_NET
 
     def check(self, config: ConfigDict) -> None:
-        """Checks that a run may be started or continued here, and leaves nothing behind.
+        """Checks that a run may start or continue here; leaves nothing behind.
 
         Raises:
-            UsageError: another process is running in the folder, or it cannot be written, or holds a
-                finished run, another config's, or one that is spoilt.
+            UsageError: another process is running in the folder, it cannot be written, or it holds a finished
+                run, a run of another config, or a damaged one.
         """
         local_folder("workdir", self.path)
         stored.check_kinds(self.path)
@@ -71,13 +75,13 @@ class RunFolder:
 
     @contextlib.contextmanager
     def writing(self, config: ConfigDict) -> Iterator[None]:
-        """Makes the folder and keeps it from other processes; explains a full disk.
+        """Creates the folder and locks it for this process; explains a full disk.
 
         Args:
-            config: the run's.
+            config: the run's config.
 
         Raises:
-            UsageError: as `check` does, since much may have happened since; or the disk is full.
+            UsageError: as `check`, which may have been long ago; also if the disk is full.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -109,7 +113,7 @@ class RunFolder:
                 f"workdir is {str(self.path)!r}, which holds an unfinished run of another config "
                 f"({difference}): choose another folder, or remove it"
             )
-        # The last epoch leaves these before its checkpoint: going on, the run may not write them again.
+        # The last epoch writes these before its checkpoint; a resumed run may not write them again.
         for name in stored.ARRAYS:
             if has_arrays(self.path, name):
                 read_arrays(self.path, name)
@@ -117,7 +121,7 @@ class RunFolder:
             read_confidences(self.path)
 
     def check_finished(self, config: ConfigDict) -> None:
-        """Raises a UsageError where the finished run in this folder is of another config, or spoilt."""
+        """Raises a UsageError if the finished run in this folder has another config or is damaged."""
         stored.read_result(self.path)
         stored.read_metrics(self.path)
         if self._difference(config):
@@ -129,17 +133,17 @@ class RunFolder:
         """The config of the finished run in this folder.
 
         Raises:
-            UsageError: there is none, or it is spoilt.
+            UsageError: there is none, or it is damaged.
         """
         if stored.read_result(self.path) is None:
             raise UsageError(f"workdir is {str(self.path)!r}, which holds no finished run: train it first")
         return ConfigDict(self._filled(stored.read_config(self.path)))
 
     def from_own_copy(self, config: ConfigDict) -> ConfigDict:
-        """The config, starting from the run's own copy of the weight net where there is one.
+        """The config, with the run's own copy of the initial weight net if there is one.
 
         Args:
-            config: the run's.
+            config: the run's config.
         """
         if not (config.weight_net.init and self.initial_weight_net.exists()):
             return config
@@ -148,14 +152,14 @@ class RunFolder:
         return config
 
     def start(self, config: ConfigDict, epoch: int) -> None:
-        """Makes the folder, and drops metrics of epochs that will be run again.
+        """Creates the folder, and removes metrics of epochs that will be run again.
 
         Args:
-            config: the run's.
-            epoch: the first epoch that will be run.
+            config: the run's config.
+            epoch: the first epoch to run.
 
         Raises:
-            UsageError: metrics of epochs that will not be run again are missing.
+            UsageError: metrics of earlier epochs are missing.
         """
         kept = stored.read_metrics(self.path, ())[:epoch]
         if len(kept) < epoch:
@@ -170,20 +174,20 @@ class RunFolder:
         self._history = kept
 
     def append_metrics(self, metrics: dict) -> None:
-        """Adds one epoch's line to metrics.jsonl; a NaN becomes null."""
+        """Appends one epoch's line to metrics.jsonl; NaN becomes null."""
         line = _json(metrics)
         with self._metrics_file.open("ab") as file:
             file.write((line + "\n").encode())
-            sync(file)  # a checkpoint of this epoch may follow, and must not outlive the line
+            sync(file)  # the line must be on the disk before a checkpoint of this epoch is
         self._history.append(json.loads(line))
 
     @property
     def history(self) -> Sequence[dict]:
-        """The epochs' metrics since `start`, with those that it has kept, as the file has them."""
+        """The metrics of all epochs since `start`, and of those before that it kept."""
         return self._history
 
     def metrics(self) -> list[dict]:
-        """The epochs so far, read from the file."""
+        """The metrics of all epochs so far, read from the file."""
         return stored.read_metrics(self.path, (), first_epoch=None)
 
     def write_weights(self, **arrays: np.ndarray) -> None:
@@ -195,7 +199,7 @@ class RunFolder:
         replace_file(self.path / "evaluation.npz", lambda file: np.savez_compressed(file, **arrays))
 
     def write_left(self, name: str, contents: np.ndarray | Mapping[str, np.ndarray]) -> None:
-        """Writes what the method leaves: an array as `.npy`, arrays by name as `.npz`."""
+        """Writes a result of the method: an array as `.npy`, arrays by name as `.npz`."""
         if isinstance(contents, np.ndarray):
             replace_file(self.path / name, lambda file: np.save(file, contents))
         else:
@@ -206,11 +210,11 @@ class RunFolder:
         replace_file(self.initial_weight_net, content)
 
     def write_result(self, result: dict) -> None:
-        """Writes result.json, which says that the run is finished."""
+        """Writes result.json, which marks the run as finished."""
         replace_file(self.path / stored.RESULT, _json(result, indent=2) + "\n")
 
     def _difference(self, config: ConfigDict) -> str:
-        """The first between the run's config and another; empty where they are the same."""
+        """The first difference between the run's config and another; empty if they are equal."""
         old = self._filled(stored.read_config(self.path))
         new = self._filled(json.loads(stored.as_json(config)))
         return "" if old == new else _first_difference(old, new)
@@ -229,7 +233,7 @@ class RunFolder:
 
 
 def _is_full_disk(error: BaseException | None) -> bool:
-    """Whether this error or one that led to it says so; TensorStore's has no number, only words."""
+    """Whether this error or one of its causes is a full disk; TensorStore's says so only in words."""
     if error is None:
         return False
     texts = [os.strerror(number) for number in _FULL_DISK]
@@ -255,7 +259,7 @@ def _json(value: dict, indent: int | None = None) -> str:
 
 
 def _finite(value):
-    """JSON has no NaN: null stands for it."""
+    """Replaces NaN by None, because JSON has no NaN."""
     if isinstance(value, dict):
         return {name: _finite(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

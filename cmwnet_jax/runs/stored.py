@@ -1,6 +1,6 @@
-"""Reads the files of a run's folder: what they are called, and whether they hold what a run has written.
+"""Files of a run's folder: their names, and reading them with checks.
 
-Whatever has become of a file in the meantime, the error is one sentence about it, and nothing is changed.
+If a file is damaged, the error is one sentence about it, and nothing is changed.
 """
 
 import contextlib
@@ -20,20 +20,20 @@ BIAS = ("bias.json", "bias.npz")
 CHECKPOINTS, DAMAGED, TENSORBOARD = "checkpoints", "damaged_checkpoints", "tensorboard"
 INITIAL_WEIGHT_NET, CONFIDENCES = "initial_weight_net.safetensors", "confidences.npy"
 ARRAYS = ("weights", "evaluation", "corrected")
-"""What the last epoch leaves, each in an .npz."""
+"""Results of the last epoch, each in an .npz."""
 
 CELLS = "cells.json"
-"""Which cells a sweep's config file has; in the folder above the runs."""
+"""File with the cells of a sweep's config file, in the folder above the runs."""
 
 ACCURACY = "test_accuracy_percent_last10"
 TEACHER_ACCURACY = "teacher_test_accuracy_percent_last10"
 WEIGHT_AUC = "weight_auc_last10"
 AVERAGED, IN_WARMUP = "last_epochs_averaged", "last_epochs_are_warmup"
-"""Of how many epochs these are means, and whether there were none but the warm-up's; in result.json."""
+"""Number of epochs that the means are over, and whether all were warm-up; fields of result.json."""
 METHOD_PLACE = "method_place"
-"""Where the method stands among all, in the order in which tables show them; in result.json."""
+"""Position of the method in the order that tables use; a field of result.json."""
 LAST_EPOCHS = 10
-"""How many that are, where a run has as many after its warm-up."""
+"""Number of epochs in these means, if a run has that many after its warm-up."""
 
 _FILES = (
     CONFIG,
@@ -46,28 +46,28 @@ _FILES = (
     *(f"{name}.npz" for name in ARRAYS),
 )
 FOLDERS = (CHECKPOINTS, DAMAGED, TENSORBOARD)
-"""A run's folders inside of its own."""
+"""Subfolders of a run's folder."""
 
-_SHOWN = 60  # characters of a wrong value
+_SHOWN = 60  # characters shown of a wrong value
 
 
 def holds_run(names: Collection[str]) -> bool:
-    """Whether a folder with these names in it is a run's, be it spoilt.
+    """Whether a folder with these names in it is a run's folder, damaged or not.
 
     Args:
-        names: of its files and folders.
+        names: names of its files and subfolders.
     """
     return CONFIG in names or METRICS in names
 
 
 def check_kinds(run: Path) -> None:
-    """Makes sure that what has the name of one of a run's files is a file, and of its folders a folder.
+    """Checks that a run's files are regular files, and its subfolders folders.
 
     Args:
         run: the folder; it may be missing.
 
     Raises:
-        UsageError: names the first that is not.
+        UsageError: names the first one of another kind.
     """
     _check_folder(run, "choose another")
     for name in _FILES:
@@ -85,22 +85,22 @@ def _check_folder(path: Path, advice: str) -> None:
 
 
 def is_finished(run: Path) -> bool:
-    """Whether a run has ended: result.json, which is written last, is there, be it spoilt."""
+    """Whether a run has finished: whether result.json, which is written last, exists, damaged or not."""
     return os.path.lexists(run / RESULT)
 
 
 def read_config(run: Path) -> dict:
-    """What config.json holds.
+    """Reads config.json.
 
     Args:
         run: the folder.
 
     Raises:
-        UsageError: it cannot be read, or is no run's config.
+        UsageError: it cannot be read, or is not the config of a run.
     """
     path = run / CONFIG
     with _explained(path, "bring back a copy of the file, or choose another folder"):
-        fields = read_json(path)  # which writes infinities as Python does
+        fields = read_json(path)  # may hold infinities, written in Python's way
         _check_field(fields, "method", "a method's name", _is_name)
         _check_field(fields, "seed", "a whole number", _is_whole)
         _check_field(
@@ -110,14 +110,14 @@ def read_config(run: Path) -> dict:
 
 
 def read_result(run: Path, numbers: Collection[str] = ()) -> dict | None:
-    """What result.json holds; None for an unfinished run.
+    """Reads result.json; None for an unfinished run.
 
     Args:
         run: the folder.
         numbers: fields that must be numbers.
 
     Raises:
-        UsageError: it cannot be read, or is no run's result.
+        UsageError: it cannot be read, or is not the result of a run.
     """
     path = run / RESULT
     if not is_finished(run):
@@ -135,11 +135,11 @@ def read_result(run: Path, numbers: Collection[str] = ()) -> dict | None:
 
 
 def few_epochs(result: Mapping) -> str:
-    """Of how many epochs a run's scores are the mean, where these are fewer than 10 or of the warm-up.
+    """A note on the epochs that scores are averaged over, if there are fewer than 10 or all are warm-up.
 
     Args:
-        result: what its result.json holds; of an older version, which counted the warm-up and did not say how
-            many epochs there were, nothing is known.
+        result: contents of result.json. Older versions included the warm-up and did not store the number of
+            epochs; for them the note is empty.
     """
     count = result.get(AVERAGED) or LAST_EPOCHS
     if result.get(IN_WARMUP):
@@ -150,17 +150,17 @@ def few_epochs(result: Mapping) -> str:
 def read_metrics(
     run: Path, fields: Collection[str] = ("test_accuracy_percent",), first_epoch: int | None = 0
 ) -> list[dict]:
-    """The metrics of the epochs so far, one after the other; none where there is no metrics.jsonl.
+    """Reads the metrics of all epochs in order; an empty list if there is no metrics.jsonl.
 
-    What stands behind the last end of a line is what a killed run was writing: it counts if it is whole.
+    Text after the last end of a line comes from a killed run; it counts if it is a complete line.
 
     Args:
         run: the folder.
-        fields: that each epoch must have.
-        first_epoch: the first line's; None where it may be any, as in the folders of a run's other processes.
+        fields: fields that each epoch must have.
+        first_epoch: epoch of the first line; None allows any, as in the folders of a run's other processes.
 
     Raises:
-        UsageError: the file cannot be read, or one of its lines is not the next epoch's; says which.
+        UsageError: the file cannot be read, or a line is not that of the next epoch; the message says which.
     """
     path, epochs = run / METRICS, []
     if not os.path.lexists(path):
@@ -179,8 +179,8 @@ def read_metrics(
 
 
 def _is_cut(tail: bytes) -> bool:
-    """Whether this, behind the last end of a line, is nothing or what a killed run has begun to write."""
-    if not tail.strip(b"\0 "):  # a disk may keep a file's length, and not what was written last
+    """Whether the text after the last end of a line is empty or an incomplete line of a killed run."""
+    if not tail.strip(b"\0 "):  # a disk may keep the length of a file but lose its last contents
         return True
     with contextlib.suppress(ValueError):
         parse_json(tail)
@@ -189,7 +189,7 @@ def _is_cut(tail: bytes) -> bool:
 
 
 def _metrics(line: bytes, fields: Collection[str], before: list[dict], first_epoch: int | None) -> dict:
-    """One line's metrics, that follow the ones before."""
+    """Parses one line of metrics, which must be of the epoch after the ones before."""
     metrics = parse_json(line, finite=True)
     _check_field(metrics, "epoch", "a whole number from 0", lambda value: _is_whole(value) and value >= 0)
     expected = before[-1]["epoch"] + 1 if before else first_epoch
@@ -201,13 +201,13 @@ def _metrics(line: bytes, fields: Collection[str], before: list[dict], first_epo
 
 
 def read_cells(folder: Path) -> list[str]:
-    """The cells that the sweeps into a folder know; none where there is no cells.json.
+    """Reads the cells of the sweeps in a folder; an empty list if there is no cells.json.
 
     Args:
-        folder: of sweeps, or another.
+        folder: a folder of sweeps, or any other.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the file cannot be read.
     """
     path = folder / CELLS
     if not os.path.lexists(path):
@@ -221,7 +221,7 @@ def read_cells(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _explained(path: Path, advice: str) -> Iterator[None]:
-    """Turns what goes wrong with a file into a sentence about it."""
+    """Context manager that turns an error about a file into one sentence."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -236,7 +236,7 @@ def _check_field(fields: dict, name: str, expected: str, is_good: Callable[[Any]
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: its beginning, if it is long."""
+    """A value for a message; shortened if it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -254,14 +254,14 @@ def _is_metric(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    """It becomes a row of tables and a part of files' names."""
+    """Whether a value is a valid name; it becomes a table row and a part of file names."""
     return isinstance(value, str) and value != "" and value.isprintable() and "/" not in value
 
 
 def as_json(config: ConfigDict) -> str:
-    """The config as config.json has it, which is what a restarted run is compared with.
+    """The config as text, as in config.json; a resumed run is compared with it.
 
     Args:
-        config: any.
+        config: any config.
     """
     return json.dumps(json.loads(config.to_json_best_effort()), indent=2) + "\n"

@@ -18,7 +18,7 @@ from cmwnet_jax.core.types import MetaState, PyTree
 from cmwnet_jax.data.augment import check_augmentation
 from cmwnet_jax.data.batches import BatchOrder
 from cmwnet_jax.data.load import Data
-from cmwnet_jax.errors import UsageError, about
+from cmwnet_jax.errors import UsageError, naming_field
 from cmwnet_jax.methods import METHODS
 from cmwnet_jax.methods.base import Method, Parts
 from cmwnet_jax.methods.steps import InPasses, Step, Switched
@@ -114,7 +114,7 @@ def fit_meta_classes(config: ConfigDict, data: Data) -> MetaClasses:
     Raises:
         UsageError: there are fewer classes than meta-classes.
     """
-    with about("weight_net"):
+    with naming_field("weight_net"):
         return MetaClasses.fit(data.biased.class_counts, METHODS[config.method].num_meta_classes(config))
 
 
@@ -230,7 +230,7 @@ def _pretrained(config: ConfigDict, model: nn.Module, images: jax.Array) -> PyTr
     if not config.model.pretrained:
         return None
     blank = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(config.seed))
-    with about("model.pretrained"):
+    with naming_field("model.pretrained"):
         variables, report = load_pretrained(config.model.pretrained, config.model.name, blank)
     if parallel.is_first():
         kept = ", ".join(report.as_initialised) or "nothing"

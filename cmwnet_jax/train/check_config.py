@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from cmwnet_jax.data import bias
-from cmwnet_jax.errors import about
+from cmwnet_jax.errors import naming_field
 from cmwnet_jax.methods.fields import value_of
 from cmwnet_jax.train.check_combined import check_combined
 from cmwnet_jax.train.check_types import check_types
@@ -23,6 +23,6 @@ def check_config(config: ConfigDict) -> None:
     check_types(config, defaults)
     for name, field in all_fields().items():
         field.check(name, value_of(config, name))
-    with about("data.bias"):
+    with naming_field("data.bias"):
         bias.needs(config.data.bias)
     check_combined(config, defaults)

@@ -1,4 +1,4 @@
-"""Weight nets to hand around: a run's, a checkpoint's, a folder or one small file (Algorithm 2)."""
+"""Saved weight nets, for use elsewhere: from a run, a checkpoint, a folder or a small file (Algorithm 2)."""
 
 import os
 
@@ -12,14 +12,14 @@ from cmwnet_jax.transfer.saved import SavedWeightNet as SavedWeightNet
 
 
 def load_weight_net(path: str | os.PathLike) -> SavedWeightNet:
-    """Reads a weight net, and nothing of the run or checkpoint around it.
+    """Reads a weight net, but nothing else of the run or checkpoint.
 
     Args:
-        path: a folder that `save_weight_net` wrote, one of a run's checkpoints, the run's folder, which
-            stands for its newest checkpoint, or a file that `python -m cmwnet_jax.transfer export` wrote.
+        path: a folder written by `save_weight_net`, a checkpoint of a run, a run's folder (its newest
+            checkpoint is read), or a file written by `python -m cmwnet_jax.transfer export`.
 
     Raises:
-        UsageError: there is no weight net, it is damaged, or of another format.
+        UsageError: there is no weight net, it is damaged, or its format is unknown.
     """
     given = local_path("path", path)
     with refused("path", given, "cannot be read"):

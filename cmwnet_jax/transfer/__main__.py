@@ -1,11 +1,11 @@
 """`python -m cmwnet_jax.transfer show|export|import PATH`.
 
-show PATH     prints what a weight net is and where it comes from, and draws it: --picture=FILE.png
+show PATH     prints facts about a weight net and draws it: --picture=FILE.png
 export PATH   writes it to one small file: --output=FILE.safetensors
-import FILE   writes a file's weight net to a folder: --output=FOLDER. FILE is an exported one, or an .npz of
-              the names that the authors have published, whose heads in ascending order are --heads=1,2,0.
+import FILE   writes the weight net of a file to a folder: --output=FOLDER. FILE is an exported file, or an .npz
+              with the names in the authors' published file; --heads=1,2,0 gives the order of its heads.
 
-PATH: a run, a checkpoint, a folder of cmw.save_weight_net, or an exported file.
+PATH is a run, a checkpoint, a folder written by cmw.save_weight_net, or an exported file.
 """
 
 import numpy as np
@@ -27,15 +27,15 @@ _HEADS = flags.DEFINE_list(
     "heads", [str(head) for head in PUBLISHED_HEADS], "an imported .npz's heads, that of small classes first"
 )
 
-_LISTED = 20  # numbers that a fact spells out
+_LISTED = 20  # largest number of entries that are printed
 _LOSSES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def show(path: str) -> None:
-    """Facts, weights at some losses, and a picture.
+    """Prints facts and the weights at some losses, and draws the weighting functions.
 
     Args:
-        path: anything that `load_weight_net` reads.
+        path: as in `load_weight_net`.
     """
     picture = file_to_write("--picture", _PICTURE.value, ".png")
     saved = load_weight_net(path)
@@ -70,7 +70,7 @@ def _facts(saved: SavedWeightNet) -> dict:
 
 
 def _short(value) -> str:
-    """A list of a thousand classes is for programs."""
+    """A value for printing; long lists, e.g. of a thousand classes, are shortened."""
     if isinstance(value, list) and len(value) > _LISTED:
         return f"{len(value)} numbers from {min(value)} to {max(value)}"
     return str(value)
@@ -89,10 +89,10 @@ def _weights(saved: SavedWeightNet) -> Table:
 
 
 def export(path: str) -> None:
-    """Writes one small file.
+    """Writes a weight net to one small file.
 
     Args:
-        path: anything that `load_weight_net` reads.
+        path: as in `load_weight_net`.
     """
     output = command.required(_OUTPUT.value, "output", "a file to write, e.g. --output=weight_net.safetensors")
     write_file(output, load_weight_net(path))
@@ -100,10 +100,10 @@ def export(path: str) -> None:
 
 
 def import_(path: str) -> None:
-    """Writes a folder of `save_weight_net`.
+    """Writes the weight net of a file to a folder, as `save_weight_net` does.
 
     Args:
-        path: an exported file, or an .npz of the published names.
+        path: an exported file, or an .npz with the published names.
     """
     output = command.required(_OUTPUT.value, "output", "a folder to write, e.g. --output=weight_net")
     if not all(head.isdigit() for head in _HEADS.value):

@@ -1,4 +1,4 @@
-"""What a file of arrays should hold: each array's shape, dtype and checksum, and how two such lists differ."""
+"""Shapes, dtypes and checksums of a file's arrays, and comparison of such lists."""
 
 import zlib
 
@@ -8,13 +8,13 @@ import numpy as np
 from cmwnet_jax.core.types import PyTree
 
 Facts = dict[str, dict]
-"""By an array's path in its tree, e.g. `params/hidden_0/kernel`: its `shape`, `dtype` and `crc32`."""
+"""Path of an array in its tree, e.g. `params/hidden_0/kernel` -> its `shape`, `dtype` and `crc32`."""
 
-_LISTED = 8  # differences that a message spells out
+_LISTED = 8  # differences that a message lists
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """The tree with numpy arrays as leaves; Orbax would read Python numbers back as something else.
+    """Converts leaves to numpy arrays; Orbax would read Python numbers back as another type.
 
     Args:
         tree: leaves are JAX or numpy arrays, or numbers.
@@ -26,7 +26,7 @@ def named(tree: PyTree) -> list[tuple[str, np.ndarray]]:
     """Each array with its path in the tree.
 
     Args:
-        tree: leaves are arrays, or anything that stands for one.
+        tree: leaves are arrays, or have a shape and a dtype.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
@@ -35,8 +35,8 @@ def named(tree: PyTree) -> list[tuple[str, np.ndarray]]:
 def facts(tree: PyTree) -> Facts:
     """Shape, dtype and checksum of each array.
 
-    The checksum is ours because the file format has none over the values: a flipped bit in a
-    compressed chunk reads back as other numbers, without an error.
+    The file format has no checksum over the values: after a flipped bit in a compressed chunk, other numbers
+    would be read without an error.
 
     Args:
         tree: leaves are numpy arrays.
@@ -48,11 +48,11 @@ def facts(tree: PyTree) -> Facts:
 
 
 def mismatches(found: Facts, expected: PyTree) -> str:
-    """Where a file's arrays are not of the names, shapes and dtypes that are expected; empty where they are.
+    """Lists differences in names, shapes and dtypes of arrays; empty if there are none.
 
     Args:
-        found: of the file.
-        expected: a pytree of arrays, or of anything with a shape and a dtype.
+        found: facts of the file.
+        expected: a pytree of arrays, or of leaves with a shape and a dtype.
     """
     wanted = {name: f"{tuple(array.shape)} {array.dtype}" for name, array in named(expected)}
     had = {name: f"{tuple(fact['shape'])} {fact['dtype']}" for name, fact in found.items()}
@@ -66,11 +66,11 @@ def mismatches(found: Facts, expected: PyTree) -> str:
 
 
 def damaged(found: Facts, tree: PyTree) -> list[str]:
-    """Names of the arrays whose values are not those that were saved.
+    """Names of the arrays whose values have changed since they were saved.
 
     Args:
-        found: the facts that were saved with them.
-        tree: leaves are numpy arrays, as read.
+        found: the facts saved with the arrays.
+        tree: the arrays as read; leaves are numpy arrays.
     """
     return [name for name, array in named(tree) if found[name]["crc32"] != _crc32(array)]
 

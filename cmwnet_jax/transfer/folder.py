@@ -1,4 +1,4 @@
-"""Weight nets as folders: an Orbax item that restores alone."""
+"""Weight nets in folders: an Orbax item that can be restored separately."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from numpy.typing import ArrayLike
 
 from cmwnet_jax.core.types import PyTree
-from cmwnet_jax.errors import UsageError, about, first_line
+from cmwnet_jax.errors import UsageError, first_line, naming_field
 from cmwnet_jax.files import folder_to_write, local_path, refused
 from cmwnet_jax.transfer import array_facts
 from cmwnet_jax.transfer.orbax_folder import (
@@ -35,17 +35,17 @@ def save_weight_net(
     loss_range: tuple[float, float],
     provenance: dict[str, Any] | None = None,
 ) -> None:
-    """Writes a weight net to a folder of its own, as a whole or not at all.
+    """Writes a weight net to a new folder, whole or not at all.
 
     Args:
         path: the folder; it must not exist.
         weight_params: parameters of a `WeightNet`.
         centers: [K] float, ascending: `MetaClasses.centers`.
-        loss_range: the lowest and the highest loss that it learned from.
-        provenance: anything that JSON can hold, for whoever finds the file.
+        loss_range: the lowest and the highest loss that it was trained on.
+        provenance: further information as JSON values, for later readers.
 
     Raises:
-        UsageError: the folder exists or cannot be written, or the arguments do not fit each other.
+        UsageError: the folder exists or cannot be written, or the arguments do not match each other.
 
     Example:
         >>> import tempfile, jax, numpy as np
@@ -75,14 +75,14 @@ def save_weight_net(
             os.rename(Path(beside) / ITEM, path)
     except UsageError:
         raise
-    except Exception as error:  # Orbax's and TensorStore's errors have nothing else in common
+    except Exception as error:  # Orbax and TensorStore share no other base class of errors
         raise UsageError(
             f"path is {str(path)!r}, which cannot be written ({first_line(error)}): choose another"
         ) from error
 
 
 def _write(folder: Path, args: ocp.args.PyTreeSave) -> None:
-    """Writes the weight net's folder into this one, and reads it back."""
+    """Writes the weight net's item into this folder, and reads it back."""
     with plainly_named(folder) as plain:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(plain / ITEM, args=args)
@@ -92,13 +92,13 @@ def _write(folder: Path, args: ocp.args.PyTreeSave) -> None:
 
 
 def save_args(saved: SavedWeightNet) -> ocp.args.PyTreeSave:
-    """What Orbax is to write, for those who save a weight net beside other items.
+    """Orbax arguments for saving a weight net beside other items.
 
     Args:
         saved: the weight net, its arrays on the host.
 
     Raises:
-        UsageError: its parts do not fit each other.
+        UsageError: its parts do not match each other.
     """
     saved.check()
     header = {**saved.about(), "arrays": array_facts.facts(saved.weight_params)}
@@ -106,14 +106,14 @@ def save_args(saved: SavedWeightNet) -> ocp.args.PyTreeSave:
 
 
 def read_folder(path: str | os.PathLike) -> SavedWeightNet:
-    """Reads a weight net from a folder, and nothing of the run or checkpoint around it.
+    """Reads a weight net from a folder, but nothing else of the run or checkpoint.
 
     Args:
-        path: a folder that `save_weight_net` wrote, one of a run's checkpoints, or the run's folder,
-            which stands for its newest checkpoint.
+        path: a folder written by `save_weight_net`, a checkpoint of a run, or a run's folder (its newest
+            checkpoint is read).
 
     Raises:
-        UsageError: there is no weight net, it is damaged, or of another format.
+        UsageError: there is no weight net, it is damaged, or its format is unknown.
     """
     given = local_path("path", path).absolute()
     with refused("path", given, "cannot be read"):
@@ -127,7 +127,7 @@ def read_folder(path: str | os.PathLike) -> SavedWeightNet:
 
 
 def _read(item: Path) -> SavedWeightNet:
-    """Reads a weight net's own folder."""
+    """Reads the folder of a weight net's item."""
     try:
         with plainly_named(item) as plain:
             handler = ocp.PyTreeCheckpointHandler()
@@ -141,18 +141,18 @@ def _read(item: Path) -> SavedWeightNet:
         wrong = wrong or ", ".join(array_facts.damaged(header["arrays"], weight_params))
     except UsageError:
         raise
-    except Exception as error:  # Orbax's and TensorStore's errors have nothing else in common
+    except Exception as error:  # Orbax and TensorStore share no other base class of errors
         raise UsageError(
             f"path is {str(item)!r}, a weight net that cannot be read ({first_line(error)}): use another copy"
         ) from error
     if wrong:
         raise UsageError(f"path is {str(item)!r}, a weight net that is damaged ({wrong}): use another copy")
-    with about(f"path is {str(item)!r}"):
+    with naming_field(f"path is {str(item)!r}"):
         return SavedWeightNet.of(weight_params, header)
 
 
 def _find(path: Path) -> Path:
-    """The weight net's own folder."""
+    """Finds the folder of the weight net's item."""
     steps = [step for step in path.glob("checkpoints/*") if _is_checkpoint(step)]
     newest = max(steps, key=lambda step: int(step.name), default=path)
     for item in (path, path / ITEM, newest / ITEM):

@@ -1,7 +1,7 @@
-"""Folders that Orbax writes: under names that it can, and with checksums that say what has changed since.
+"""Folders that Orbax writes: paths without special characters, and checksums of all files.
 
-The formats inside have no checksum over all that they hold: a flipped bit may read back as other numbers, as
-other names or shapes, or as errors from threads that nobody waits for.
+The formats inside do not have checksums of everything. After a flipped bit, other numbers, names or shapes may
+be read, or errors may come from threads that nobody waits for.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ _BLOCK_BYTES = 1 << 22
 
 @contextlib.contextmanager
 def plainly_named(folder: Path) -> Iterator[Path]:
-    """A path to a folder that has no special characters: its own, or a link's while the context lasts.
+    """Yields a path to the folder without special characters: its own, or a temporary link's.
 
-    Orbax takes paths for patterns, in which `lr=[0.1]` does not stand for itself, and TensorStore takes them
-    for parts of URLs: arrays would be missing from what is written, or be looked for in another place.
+    Orbax takes paths for patterns, in which `lr=[0.1]` does not match itself, and TensorStore takes them for
+    parts of URLs. Arrays would then be missing, or be searched for in another place.
 
     Args:
-        folder: absolute; it exists.
+        folder: an absolute path; it exists.
 
     Raises:
         UsageError: the folder for temporary files has special characters, too.
@@ -48,13 +48,13 @@ def plainly_named(folder: Path) -> Iterator[Path]:
 
 
 def check_has_arrays(folder: Path) -> None:
-    """Checks that Orbax has put the arrays where it will look for them.
+    """Checks that Orbax has written the arrays to the place where it will read them.
 
     Args:
-        folder: an item's, just written.
+        folder: folder of an item that has just been written.
 
     Raises:
-        UsageError: it has not.
+        UsageError: they are not there.
     """
     if not (folder / "manifest.ocdbt").is_file():
         raise UsageError(
@@ -64,11 +64,11 @@ def check_has_arrays(folder: Path) -> None:
 
 
 def seal(folder: Path, **facts: int) -> None:
-    """Adds the list of checksums to a folder whose files will not change.
+    """Adds a list of checksums to a folder whose files will not change.
 
     Args:
-        folder: with all its files, however deep.
-        facts: what else must be found to be the same, e.g. a checkpoint's number.
+        folder: the folder; files at any depth are included.
+        facts: further numbers to verify later, e.g. a checkpoint's number.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -80,16 +80,16 @@ def seal(folder: Path, **facts: int) -> None:
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether the folder has a list of checksums; what earlier versions wrote has none."""
+    """Whether the folder has a list of checksums; those of earlier versions have none."""
     return (folder / CHECKSUMS).exists()
 
 
 def broken_seal(folder: Path, **facts: int) -> str:
-    """What is not as it was when the folder was sealed; empty where all is.
+    """Describes what has changed since the folder was sealed; empty if nothing has.
 
     Args:
-        folder: a sealed one.
-        facts: as they should be, of those that were sealed with it.
+        folder: a sealed folder.
+        facts: expected values of the numbers that were sealed with it.
     """
     try:
         found = json.loads((folder / CHECKSUMS).read_bytes())

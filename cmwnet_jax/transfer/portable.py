@@ -1,6 +1,6 @@
-"""Weight nets as one small file that no reader has to trust: safetensors, with its JSON in the header.
+"""Weight nets in small safetensors files, safe to read from any source; the header holds JSON.
 
-Also reads the file that the authors have published, converted to `.npz`.
+Also reads the authors' published weight net, converted to `.npz`.
 """
 
 import json
@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from cmwnet_jax import array_files
 from cmwnet_jax.core.types import PyTree
-from cmwnet_jax.errors import UsageError, about
+from cmwnet_jax.errors import UsageError, naming_field
 from cmwnet_jax.files import file_to_write, local_path, refused, replace_file
 from cmwnet_jax.transfer import array_facts
 from cmwnet_jax.transfer.saved import SavedWeightNet, check_format
@@ -26,10 +26,10 @@ _KEY, _CHECKSUM = "cmwnet_jax", "crc32"
 _REMEDY = "use another copy, or one that python -m cmwnet_jax.transfer export writes"
 
 PUBLISHED_HEADS = (1, 2, 0)
-"""The published weight net's heads for small, moderate and large classes; K-means had shuffled them (Q6)."""
+"""Heads of the published weight net for small, moderate and large classes; its order is random (Q6)."""
 
 _PUBLISHED_LOSSES = (0.0, 8.0)
-_PUBLISHED_ABOUT = {
+_PUBLISHED_HEADER = {
     "source": "the authors' published weight net (vnet_119.pth)",
     "dataset": "cifar10",
     "bias": "PMD type I 35% and asymmetric 30%",
@@ -42,14 +42,14 @@ _PUBLISHED_ABOUT = {
 
 
 def write_file(path: str | os.PathLike, saved: SavedWeightNet) -> None:
-    """Writes a weight net to a file, as a whole or not at all.
+    """Writes a weight net to a file, whole or not at all.
 
     Args:
-        path: ends in .safetensors; its folder is made where it is missing.
+        path: a file that ends in .safetensors; its folder is created if it is missing.
         saved: the weight net.
 
     Raises:
-        UsageError: the file exists, has another ending, or the weight net's parts do not fit each other.
+        UsageError: the file exists, has another ending, or the parts of the weight net do not match each other.
     """
     path = file_to_write("the file to write", path, SUFFIX)
     if os.path.lexists(path):
@@ -57,17 +57,17 @@ def write_file(path: str | os.PathLike, saved: SavedWeightNet) -> None:
     content = encoded(saved)
     with refused("the file to write", path, "cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content)  # not by save_file, whose files nobody else may read
+        replace_file(path, content)  # files of save_file would not be readable by others
 
 
 def encoded(saved: SavedWeightNet) -> bytes:
-    """What `write_file` writes.
+    """The bytes that `write_file` writes.
 
     Args:
         saved: the weight net.
 
     Raises:
-        UsageError: its parts do not fit each other.
+        UsageError: its parts do not match each other.
     """
     saved.check()
     arrays = {
@@ -79,21 +79,21 @@ def encoded(saved: SavedWeightNet) -> bytes:
 
 
 def _checksum(text: str, weight_params: PyTree) -> str:
-    """Of the JSON as it is written and of each array's name, shape, dtype and values."""
+    """Checksum of the JSON text and of each array's name, shape, dtype and values."""
     facts = json.dumps(array_facts.facts(weight_params), sort_keys=True)
     return f"{zlib.crc32(f'{text} {facts}'.encode()):08x}"
 
 
 def read_file(path: str | os.PathLike, heads: Sequence[int] = PUBLISHED_HEADS) -> SavedWeightNet:
-    """Reads a weight net from a file of `write_file`, or of the published names.
+    """Reads a weight net from a file written by `write_file`, or from one with the published names.
 
     Args:
-        path: ends in .safetensors, or in .npz for the published names (`feature.layer.0.weight`,
+        path: a file that ends in .safetensors, or in .npz for the published names (`feature.layer.0.weight`,
             `classfier.layers.0.0.weight` and so on).
-        heads: of published names only: the file's heads in ascending order of class size.
+        heads: only for published names: the numbers of the file's heads, in ascending order of class size.
 
     Raises:
-        UsageError: there is no such file, it is damaged, of another format, or holds no weight net.
+        UsageError: the file does not exist, is damaged, has an unknown format, or holds no weight net.
     """
     path = local_path("path", path)
     if path.suffix not in (SUFFIX, ".npz"):
@@ -114,14 +114,14 @@ def read_file(path: str | os.PathLike, heads: Sequence[int] = PUBLISHED_HEADS) -
         header = json.loads(metadata[_KEY])
         check_format(path, header)
         weight_params = traverse_util.unflatten_dict(flat, sep="/")
-        with about(str(path)):
+        with naming_field(str(path)):
             saved = SavedWeightNet.of(weight_params, header)
         _check_whole(path, metadata, weight_params)
     return saved
 
 
 def _check_whole(path: Path, metadata: dict[str, str], weight_params: PyTree) -> None:
-    """Checks the checksum; files of earlier versions have none, and their metadata nothing but the JSON."""
+    """Verifies the checksum; files of earlier versions have none, and only the JSON as metadata."""
     if metadata.keys() == {_KEY}:
         return
     if metadata.get(_CHECKSUM) != _checksum(metadata[_KEY], weight_params):
@@ -129,7 +129,7 @@ def _check_whole(path: Path, metadata: dict[str, str], weight_params: PyTree) ->
 
 
 def _published(path: Path, heads: Sequence[int]) -> SavedWeightNet:
-    """The published layout: Torch's [out, in] kernels, a layer of its own a head."""
+    """Converts the published layout: Torch's [out, in] kernels, and a separate layer per head."""
     problem = f"{path} cannot be read"
     arrays = array_files.read_npz(path, problem, _REMEDY)
     arrays = array_files.to_float32(arrays, problem, _REMEDY)
@@ -154,7 +154,7 @@ def _published(path: Path, heads: Sequence[int]) -> SavedWeightNet:
         weight_params,
         np.full(count, math.nan),
         _PUBLISHED_LOSSES,
-        {**_PUBLISHED_ABOUT, "heads": list(heads)},
+        {**_PUBLISHED_HEADER, "heads": list(heads)},
     )
     saved.check()
     return saved

@@ -1,4 +1,4 @@
-"""A learned weight net with what is needed to use it elsewhere."""
+"""`SavedWeightNet`: a learned weight net with the information needed to use it elsewhere."""
 
 import dataclasses
 import json
@@ -20,14 +20,14 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SavedWeightNet:
-    """A learned weight net and where it comes from.
+    """A learned weight net and its origin.
 
     Attributes:
         weight_params: parameters of `WeightNet`, numpy arrays.
-        centers: [K] float64, the class sizes that its heads stand for, ascending; NaN where nobody said.
-        loss_range: the lowest and the highest loss that it learned from; beyond them it extrapolates.
-        provenance: what it was learned on, as JSON: data set, bias, method, seed, `normalize` (what its
-            weights were divided by, Q1) and the like.
+        centers: [K] float64, ascending, the class sizes of its heads; NaN if unknown.
+        loss_range: the lowest and the highest loss that it was trained on; it extrapolates beyond them.
+        provenance: origin as JSON: data set, bias, method, seed, `normalize` (the divisor of the weights, Q1)
+            and the like.
     """
 
     weight_params: PyTree
@@ -37,22 +37,22 @@ class SavedWeightNet:
 
     @property
     def num_meta_classes(self) -> int:
-        """K."""
+        """K, the number of meta-classes."""
         return len(self.centers)
 
     @property
     def hidden(self) -> int:
-        """Units of the shared layer."""
+        """Number of units in the shared layer."""
         return self.weight_params["params"]["heads"]["kernel"].shape[0]
 
     @property
     def weight_net(self) -> WeightNet:
-        """The module whose parameters these are: `weight_net.apply(weight_params, losses, meta_class)`."""
+        """The module with these parameters: `weight_net.apply(weight_params, losses, meta_class)`."""
         dtype = self.weight_params["params"]["heads"]["kernel"].dtype
         return WeightNet(self.num_meta_classes, hidden=self.hidden, param_dtype=dtype)
 
     def functions(self, losses: np.ndarray) -> np.ndarray:
-        """Each meta-class's weights of these losses.
+        """Each meta-class's weights for these losses.
 
         Args:
             losses: [g] float.
@@ -66,7 +66,7 @@ class SavedWeightNet:
         )
 
     def about(self) -> dict[str, Any]:
-        """All but the parameters, as JSON has it: null for a centre that is not known."""
+        """Everything except the parameters, as JSON; unknown centres are null."""
         return {
             "format": _FORMAT,
             "num_meta_classes": self.num_meta_classes,
@@ -77,14 +77,14 @@ class SavedWeightNet:
 
     @classmethod
     def of(cls, weight_params: PyTree, about: dict[str, Any]) -> "SavedWeightNet":
-        """A weight net of its parameters and what `about` gave.
+        """Makes a weight net from its parameters and the result of `about`.
 
         Args:
-            weight_params: numpy arrays; those of half precision become float32.
+            weight_params: numpy arrays; half precision becomes float32.
             about: JSON.
 
         Raises:
-            UsageError: they do not fit each other.
+            UsageError: they do not match each other.
         """
         try:
             centers = np.array(about["centers"], np.float64)
@@ -102,10 +102,10 @@ class SavedWeightNet:
         return saved
 
     def check(self) -> None:
-        """Checks that the parts fit each other.
+        """Checks that the parts match each other.
 
         Raises:
-            UsageError: says which does not, of the parameters by the array's name.
+            UsageError: names the part that does not match; for parameters, the array.
         """
         heads = _check_arrays(self.weight_params)
         known = self.centers[~np.isnan(self.centers)]
@@ -132,14 +132,14 @@ class SavedWeightNet:
 
 
 def check_format(path: str | os.PathLike, about: dict[str, Any]) -> None:
-    """Checks that a file can be read as this version writes it, before anything else in it is believed.
+    """Checks that this version can read a format, before anything else in the file is used.
 
     Args:
-        path: the file's or folder's.
-        about: what `SavedWeightNet.about` gave to whoever wrote it.
+        path: the file or folder.
+        about: result of `SavedWeightNet.about` when the file was written.
 
     Raises:
-        UsageError: it is of another format.
+        UsageError: the format is unknown.
     """
     if about["format"] != _FORMAT:
         raise UsageError(
@@ -153,7 +153,7 @@ def _at_least_float32(array: np.ndarray) -> np.ndarray:
 
 
 def _check_arrays(weight_params: PyTree) -> int:
-    """K, of parameters of one K and one number of hidden units."""
+    """Checks that all parameters have the same K and number of hidden units; returns K."""
     try:
         params = weight_params["params"]
         (hidden,), (heads,) = (np.shape(params[layer]["bias"]) for layer in ("shared", "heads"))

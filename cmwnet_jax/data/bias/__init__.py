@@ -1,7 +1,7 @@
-"""Every way of biasing a data set: pure seeded functions from labels to labels that know the truth.
+"""Biases of a data set: pure, seeded functions from labels to biased labels that remember the true ones.
 
-Each function takes a `BiasedLabels` and returns a new one, so that biases compose: thin the
-classes first, then flip. `apply` does it by name. Candidate sets (partial labels) are drawn last.
+Each function takes a `BiasedLabels` and returns a new one, so biases compose: first remove examples, then
+flip labels. `apply` does this by name. Candidate sets (partial labels) come last.
 """
 
 from cmwnet_jax.data.bias.human import human_labels as human_labels

@@ -9,16 +9,16 @@ from cmwnet_jax.errors import UsageError
 
 
 def human_labels(labels: BiasedLabels, human: ArrayLike, clean: ArrayLike | None = None) -> BiasedLabels:
-    """The given labels are what a human said; earlier noise on these examples is replaced.
+    """Replaces the given labels by those of human annotators; earlier noise on these examples is lost.
 
     Args:
         labels: the examples.
         human: [training split] int in [0, C), rows by id.
-        clean: [training split] int, the true labels that came with `human`, which tell whether the
-            two are in the same order: CIFAR-10N's files and tfds's CIFAR-10 are not (Q47).
+        clean: [training split] int, the true labels that came with `human`. They are compared with the data
+            set's, because CIFAR-10N's files and tfds's CIFAR-10 differ in order (Q47).
 
     Raises:
-        UsageError: too few rows, labels outside of the classes, or another order of examples.
+        UsageError: too few rows, labels that are not classes, or another order of examples.
     """
     human = np.asarray(human)
     check_labels(human, labels.num_classes, "human labels")

@@ -1,4 +1,4 @@
-"""Fewer examples: a long tail, a random subset."""
+"""Biases that remove examples: a long tail, and a random subset."""
 
 import numpy as np
 
@@ -10,12 +10,12 @@ def long_tail(labels: BiasedLabels, factor: float, seed: Seed) -> BiasedLabels:
     """Exponential long tail: class c keeps `floor(N_c * factor**(-c / (C - 1)))` (Sec. 4.1, Q29).
 
     Args:
-        labels: the labels so far; classes are thinned by given label, at random.
-        factor: largest over smallest class for a balanced set, at least 1.
+        labels: the current labels; examples are removed at random, by given label.
+        factor: size of the largest class over that of the smallest, for a balanced set; at least 1.
         seed: a seed or generator.
 
     Raises:
-        UsageError: the factor is below 1, or so large that a class would lose its last example.
+        UsageError: the factor is below 1, or so large that a class would become empty.
     """
     if not 1 <= factor < np.inf:
         raise UsageError(f"long_tail: imbalance factor is {factor:g}, expected at least 1 (1 keeps everything)")
@@ -35,15 +35,15 @@ def long_tail(labels: BiasedLabels, factor: float, seed: Seed) -> BiasedLabels:
 
 
 def subset(labels: BiasedLabels, count: float, seed: Seed) -> BiasedLabels:
-    """`count` of the examples, drawn at random without a look at their classes.
+    """Keeps `count` random examples, whatever their classes.
 
     Args:
-        labels: the labels so far.
-        count: how many are kept, a whole number from 1 to N.
+        labels: the current labels.
+        count: number of examples to keep, an integer from 1 to N.
         seed: a seed or generator.
 
     Raises:
-        UsageError: the count is no such number.
+        UsageError: the count is not such a number.
     """
     num_examples = len(labels.ids)
     if not (1 <= count <= num_examples and count == int(count)):

@@ -1,4 +1,4 @@
-"""The labels that training is given, and the truth about them."""
+"""`BiasedLabels`: the labels that training sees, together with the true ones."""
 
 import dataclasses
 
@@ -13,20 +13,20 @@ Seed = int | list[int] | np.random.Generator
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BiasedLabels:
-    """The examples that are kept, with the labels that training is given and the true ones.
+    """The kept examples, with the labels that training sees and the true labels.
 
     Attributes:
         ids: [N] int64, ascending rows of the data set's training split.
         given: [N] int32, the labels that training sees.
-        true: [N] int32, the labels before any noise; -1 where the image shown is another data
-            set's, which belongs to none of the classes, so that no label is right there.
+        true: [N] int32, the labels before any noise; -1 for an image from another data set, which belongs to
+            none of the classes, so that no label is right.
         num_classes: C.
-        foreign: [N] int64, the row of `foreign_dataset`'s training split whose image is shown
-            instead of the example's own, -1 where its own is; None where all images are their own.
-        foreign_dataset: name of that data set, empty where there is none.
-        candidates: [N, C] bool, partial labels: the true one among them; None where labels are single.
-        truth_known: False for data sets that come with labels nobody has checked; `true` is then
-            what the data set says, and whatever is derived from it is about added noise only.
+        foreign: [N] int64, the row of `foreign_dataset`'s training split whose image replaces the
+            example's own, -1 where the image is its own; None if all images are their own.
+        foreign_dataset: name of that data set, empty if there is none.
+        candidates: [N, C] bool, sets of candidate labels that include the true one; None for single labels.
+        truth_known: False for data sets whose labels nobody has checked. `true` then holds the data set's
+            labels, and everything derived from it describes the added noise only.
     """
 
     ids: np.ndarray
@@ -40,15 +40,15 @@ class BiasedLabels:
 
     @classmethod
     def clean(cls, labels: ArrayLike, num_classes: int, truth_known: bool = True) -> "BiasedLabels":
-        """No bias yet: every example, every given label true.
+        """Unbiased labels: all examples, each with its true label.
 
         Args:
             labels: [N] int in [0, C).
             num_classes: C.
-            truth_known: False where the labels are themselves of unknown quality (web data).
+            truth_known: False if the labels themselves are of unknown quality (web data).
 
         Raises:
-            UsageError: a label is outside of the classes.
+            UsageError: a label is not a class.
         """
         labels = np.asarray(labels)
         check_labels(labels, num_classes)
@@ -57,24 +57,24 @@ class BiasedLabels:
 
     @property
     def class_counts(self) -> np.ndarray:
-        """[C] int64, examples by given label; what the meta-classes are made from (Q8)."""
+        """[C] int64, examples per given label; the meta-classes are computed from them (Q8)."""
         return np.bincount(self.given, minlength=self.num_classes)
 
     @property
     def is_foreign(self) -> np.ndarray:
-        """[N] bool, where another data set's image is shown."""
+        """[N] bool, whether the image is from another data set."""
         return np.zeros(len(self.ids), bool) if self.foreign is None else self.foreign >= 0
 
     @property
     def is_wrong(self) -> np.ndarray:
-        """[N] bool, where the given label is not the true one; true of every foreign image."""
+        """[N] bool, whether the given label differs from the true one; True for every foreign image."""
         return self.given != self.true
 
     @property
     def wrong_rate(self) -> float:
-        """The *true* share of wrong labels, in [0, 1]; not what a noise's name says (Q22, Q23).
+        """The *true* share of wrong labels, in [0, 1]; it differs from the rate in a noise's name (Q22, Q23).
 
-        NaN where the truth is not known.
+        NaN if the truth is not known.
         """
         if not self.truth_known:
             return float("nan")
@@ -82,10 +82,9 @@ class BiasedLabels:
 
     @property
     def transition_matrix(self) -> np.ndarray:
-        """[C, C] float64, P(given = column | true = row) as it came out.
+        """[C, C] float64, the observed P(given = column | true = row).
 
-        A class without examples has a row of zeros. Foreign images have no true class and are
-        left out.
+        The row of a class without examples is zero. Foreign images have no true class and are left out.
         """
         own = self.true >= 0
         counts = np.zeros((self.num_classes, self.num_classes))
@@ -93,7 +92,7 @@ class BiasedLabels:
         return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     def take(self, rows: np.ndarray) -> "BiasedLabels":
-        """The examples at these rows (not ids), in ascending order."""
+        """Selects these rows (not ids), given in ascending order."""
         rows = np.sort(rows)
         arrays = ("ids", "given", "true", "foreign", "candidates")
         kept = {name: getattr(self, name) for name in arrays}
@@ -101,13 +100,13 @@ class BiasedLabels:
         return dataclasses.replace(self, **kept)
 
     def relabel(self, given: np.ndarray) -> "BiasedLabels":
-        """The same examples with other given labels.
+        """Replaces the given labels.
 
         Args:
             given: [N] int in [0, C).
 
         Raises:
-            UsageError: the labels are candidate sets, which noise on one label would contradict.
+            UsageError: the labels are candidate sets, which noise on single labels would contradict.
         """
         if self.candidates is not None:
             raise UsageError(
@@ -117,35 +116,35 @@ class BiasedLabels:
 
 
 def check_rate(field: str, rate: float, what: str = "noise rate") -> None:
-    """Raises a UsageError where a rate is not in [0, 1].
+    """Raises a UsageError if a rate is not in [0, 1].
 
     Args:
         field: the bias, for the error.
         rate: the rate.
-        what: what the error calls it.
+        what: name of the rate in the error.
     """
     if not 0 <= rate <= 1:
         raise UsageError(f"{field}: {what} is {rate:g}, expected a number in [0, 1] (in a name, 0 to 100)")
 
 
 def exact_count(share: float, size: int) -> int:
-    """floor(share * size), not one less where the product is a whole number but for rounding."""
+    """floor(share * size), computed so that rounding cannot turn a whole number into the next lower one."""
     return int(np.floor(share * size + 1e-9))
 
 
 def rows_by_id(field: str, values: np.ndarray, labels: BiasedLabels) -> np.ndarray:
-    """The rows of an array over the whole training split that belong to these examples.
+    """Selects the rows of these examples from an array over the whole training split.
 
     Args:
-        field: what the error calls the array.
+        field: name of the array in the error.
         values: [training split, ...].
-        labels: the examples, whose ids are rows of `values`.
+        labels: the examples; their ids are rows of `values`.
 
     Returns:
         [N, ...].
 
     Raises:
-        UsageError: the array has no row for some example.
+        UsageError: the array is too short.
     """
     needed = int(labels.ids.max(initial=-1)) + 1
     if len(values) < needed:
@@ -157,10 +156,10 @@ def rows_by_id(field: str, values: np.ndarray, labels: BiasedLabels) -> np.ndarr
 
 
 def probabilities_by_id(field: str, values: ArrayLike, labels: BiasedLabels) -> np.ndarray:
-    """As `rows_by_id`, of class probabilities.
+    """As `rows_by_id`, for class probabilities.
 
     Args:
-        field: what the error calls the array.
+        field: name of the array in the error.
         values: [training split, C] float.
         labels: the examples.
 
@@ -168,7 +167,7 @@ def probabilities_by_id(field: str, values: ArrayLike, labels: BiasedLabels) -> 
         [N, C] float64, a copy.
 
     Raises:
-        UsageError: another shape, or a row of these examples is no distribution.
+        UsageError: the shape differs, or a row of these examples is not a distribution.
     """
     values = np.asarray(values)
     if values.ndim != 2 or values.shape[1] != labels.num_classes or labels.num_classes < 2:

@@ -30,7 +30,7 @@ from cmwnet_jax.errors import UsageError, unknown_name
 
 
 class _Inputs(NamedTuple):
-    """What a bias may need besides labels, a rate and a seed; field names are `apply`'s arguments."""
+    """Inputs that a bias may need besides labels, rate and seed; the fields are `apply`'s arguments."""
 
     dataset: str
     class_names: Sequence[str] | None = None
@@ -43,7 +43,7 @@ class _Inputs(NamedTuple):
 _Bias = Callable[[BiasedLabels, float, Seed, _Inputs], BiasedLabels]
 
 
-class _Kind(NamedTuple):
+class _NamedBias(NamedTuple):
     apply: _Bias
     needs: str = ""
     is_percent: bool = True
@@ -66,39 +66,39 @@ def _asymmetric_dividemix(labels: BiasedLabels, percent: float, seed: Seed, inpu
 
 
 def _asymmetric_plc(labels: BiasedLabels, percent: float, seed: Seed, inputs: _Inputs) -> BiasedLabels:
-    # Drawn example by example, as the code behind Table 4 does, not an exact count a class (Q24).
+    # Drawn for each example, as in the code behind Table 4, not an exact count per class (Q24).
     flips = _flips("asymmetric_plc", similar.PLC_FLIPS, labels, inputs)
     return transition_noise(labels, flip_matrix(percent / 100, flips, labels.num_classes), seed)
 
 
-def _pmd(noise: Callable[..., BiasedLabels], kind: int) -> _Kind:
-    return _Kind(
+def _pmd(noise: Callable[..., BiasedLabels], kind: int) -> _NamedBias:
+    return _NamedBias(
         lambda b, percent, seed, inputs: noise(b, kind, percent / 100, inputs.posterior, seed), "posterior"
     )
 
 
-def _partial(draw: Callable) -> _Kind:
-    return _Kind(lambda b, percent, seed, _: partial_labels(b, percent / 100, draw, seed))
+def _partial(draw: Callable) -> _NamedBias:
+    return _NamedBias(lambda b, percent, seed, _: partial_labels(b, percent / 100, draw, seed))
 
 
-_KINDS: Mapping[str, _Kind] = {
-    "long_tail": _Kind(lambda b, factor, seed, _: long_tail(b, factor, seed), is_percent=False),
-    "subset": _Kind(lambda b, count, seed, _: subset(b, count, seed), is_percent=False),
-    "symmetric": _Kind(lambda b, percent, seed, _: symmetric_noise(b, percent / 100, seed)),
-    "uniform": _Kind(lambda b, percent, seed, _: uniform_noise(b, percent / 100, seed)),
-    "asymmetric": _Kind(_asymmetric),
-    "asymmetric_dividemix": _Kind(_asymmetric_dividemix),
-    "asymmetric_plc": _Kind(_asymmetric_plc),
+_BIASES: Mapping[str, _NamedBias] = {
+    "long_tail": _NamedBias(lambda b, factor, seed, _: long_tail(b, factor, seed), is_percent=False),
+    "subset": _NamedBias(lambda b, count, seed, _: subset(b, count, seed), is_percent=False),
+    "symmetric": _NamedBias(lambda b, percent, seed, _: symmetric_noise(b, percent / 100, seed)),
+    "uniform": _NamedBias(lambda b, percent, seed, _: uniform_noise(b, percent / 100, seed)),
+    "asymmetric": _NamedBias(_asymmetric),
+    "asymmetric_dividemix": _NamedBias(_asymmetric_dividemix),
+    "asymmetric_plc": _NamedBias(_asymmetric_plc),
     **{f"pmd{kind}": _pmd(pmd_noise, kind) for kind in (1, 2, 3)},
     **{f"pmd{kind}_plc": _pmd(pmd_noise_plc, kind) for kind in (1, 2, 3)},
-    "open_set": _Kind(
+    "open_set": _NamedBias(
         lambda b, percent, seed, inputs: open_set(b, percent / 100, inputs.foreign, seed), "foreign"
     ),
     "partial": _partial(binomial_candidates),
     "partial_pair": _partial(pair_candidates),
 }
 
-_CONFIDENCES = _Kind(lambda b, amount, seed, inputs: most_confident(b, inputs.confidences), "confidences")
+_CONFIDENCES = _NamedBias(lambda b, amount, seed, inputs: most_confident(b, inputs.confidences), "confidences")
 
 _HELP_OF_NEED = {
     "posterior": "the class probabilities of a classifier trained on clean labels",
@@ -120,36 +120,42 @@ def apply(
     foreign: ForeignSet | None = None,
     confidences: ArrayLike | None = None,
 ) -> BiasedLabels:
-    """The bias that a name says.
+    """Applies the bias with the given name.
 
-    `KIND_NUMBER`, the number a rate in per cent (for `long_tail`, the imbalance factor, for
-    `subset`, how many examples are kept), with KIND one of `long_tail`, `subset`, `symmetric` (own
-    class may be drawn), `uniform` (it may not), `asymmetric` (the published map, or CIFAR-100's
-    superclass rule), `asymmetric_dividemix` (cats and dogs both ways), `asymmetric_plc` (Table 4's),
-    `pmd1`, `pmd2`, `pmd3` (Sec. 4.3), `pmd1_plc` to `pmd3_plc` (the code behind Table 3), `open_set`,
-    `partial` and `partial_pair` (candidate sets, binomial or of the next class, the number the rate
-    of false candidates); or `human_ANNOTATOR`; or `confidences`, the most likely classes of a table.
-    Parts that are joined by `+` apply from left to right, each with its own stream of the seed, e.g.
-    `long_tail_10+asymmetric_40`.
-    Hybrids are feature-dependent noise first, then independent noise laid over it (Table 4):
-    `pmd1_35+uniform_30`. `none` and the empty name are no bias.
+    The name is `KIND_NUMBER`, where KIND is one of
+
+    - `long_tail`: NUMBER is the imbalance factor;
+    - `subset`: NUMBER is how many examples are kept;
+    - `symmetric` (may draw the example's own class), `uniform` (may not);
+    - `asymmetric` (the published map, or CIFAR-100's superclass rule), `asymmetric_dividemix` (cats and dogs
+      both ways), `asymmetric_plc` (Table 4's map);
+    - `pmd1`, `pmd2`, `pmd3` (Sec. 4.3), `pmd1_plc` to `pmd3_plc` (the code behind Table 3);
+    - `open_set`;
+    - `partial`, `partial_pair`: candidate sets, binomial or with the next class; NUMBER is the rate of false
+      candidates.
+
+    Except for `long_tail` and `subset`, NUMBER is a rate in per cent. Further names are `human_ANNOTATOR`, and
+    `confidences` for the most likely classes of a table. `none` and the empty name stand for no bias.
+
+    Parts joined by `+` are applied from left to right, each with a separate stream of the seed, e.g.
+    `long_tail_10+asymmetric_40`. The hybrids of Table 4 are feature-dependent noise followed by independent
+    noise: `pmd1_35+uniform_30`.
 
     Args:
         name: the bias.
-        labels: what to bias, usually `BiasedLabels.clean(...)`.
-        dataset: the data set's name, which chooses the asymmetric map.
+        labels: the labels to bias, usually `BiasedLabels.clean(...)`.
+        dataset: the data set's name, which selects the asymmetric map.
         seed: seed of the whole bias, not negative.
-        class_names: C names in the order of the labels, by which the asymmetric map finds its classes; None is
-            the order of the published set.
-        posterior: [training split, C] float, rows by id; what `pmd` needs.
-        human_labels: annotator -> [training split] int, rows by id; the entry `clean`, where there
-            is one, is compared with the true labels.
-        foreign: what `open_set` takes images from.
-        confidences: [training split, C] float, rows by id; what `confidences` needs.
+        class_names: C names in label order, by which the asymmetric map finds its classes; None for the order
+            of the published set.
+        posterior: [training split, C] float, rows by id; needed by `pmd`.
+        human_labels: annotator -> [training split] int, rows by id; an entry `clean` is compared with the
+            true labels.
+        foreign: the data set that `open_set` takes images from.
+        confidences: [training split, C] float, rows by id; needed by `confidences`.
 
     Raises:
-        UsageError: the name is not understood, a number in it is out of range, or what it needs is
-            not given.
+        UsageError: the name is unknown, a number in it is out of range, or a needed input is missing.
     """
     inputs = _Inputs(dataset, class_names, posterior, human_labels, foreign, confidences)
     for position, part in enumerate(_parts(name)):
@@ -163,9 +169,9 @@ def apply(
 
 
 def needs(name: str) -> frozenset[str]:
-    """Which of `apply`'s optional arguments a name needs; checks the name without any data.
+    """The optional arguments of `apply` that a name needs; checks the name without any data.
 
-    Rates between 0 and 1 are refused: they are shares that were meant to be in per cent.
+    Rates between 0 and 1 are refused, because they are probably shares instead of per cent.
 
     Args:
         name: the bias.
@@ -174,7 +180,7 @@ def needs(name: str) -> frozenset[str]:
         A subset of `posterior`, `human_labels`, `foreign` and `confidences`.
 
     Raises:
-        UsageError: the name is not understood.
+        UsageError: the name is unknown.
 
     Example:
         >>> needs("pmd1_35+uniform_30")
@@ -187,16 +193,16 @@ def _parts(name: str) -> list[str]:
     return [] if name in ("", "none") else name.split("+")
 
 
-def _parse(part: str) -> tuple[_Kind, float]:
+def _parse(part: str) -> tuple[_NamedBias, float]:
     if matched := re.fullmatch(r"human_(\w+)", part):
         return _human(matched[1]), 0.0
     if part == "confidences":
         return _CONFIDENCES, 0.0
     matched = re.fullmatch(r"(\w+)_(-?[0-9]+(?:\.[0-9]+)?)", part)
     kind = matched[1] if matched else part
-    if kind not in _KINDS:
+    if kind not in _BIASES:
         raise unknown_name(
-            f"bias is {part!r}, expected KIND_NUMBER, but KIND", kind, [*_KINDS, "human", "confidences"]
+            f"bias is {part!r}, expected KIND_NUMBER, but KIND", kind, [*_BIASES, "human", "confidences"]
         )
     if not matched:
         raise UsageError(
@@ -204,19 +210,19 @@ def _parse(part: str) -> tuple[_Kind, float]:
             f"a count)"
         )
     amount = float(matched[2])
-    if _KINDS[kind].is_percent and 0 < amount < 1:
+    if _BIASES[kind].is_percent and 0 < amount < 1:
         raise UsageError(
             f"bias is {part!r}, which is {amount:g} per cent, expected a rate in per cent, 0 or from 1 to 100: "
             f"write {kind}_{100 * amount:g} for a share of {amount:g}"
         )
-    return _KINDS[kind], amount
+    return _BIASES[kind], amount
 
 
-def _human(annotator: str) -> _Kind:
+def _human(annotator: str) -> _NamedBias:
     def chosen(labels: BiasedLabels, amount: float, seed: Seed, inputs: _Inputs) -> BiasedLabels:
-        del amount, seed  # what people said has neither
+        del amount, seed  # human labels have neither
         if annotator not in inputs.human_labels:
             raise unknown_name(f"the annotator in 'human_{annotator}'", annotator, inputs.human_labels)
         return use_human_labels(labels, inputs.human_labels[annotator], inputs.human_labels.get("clean"))
 
-    return _Kind(chosen, "human_labels")
+    return _NamedBias(chosen, "human_labels")

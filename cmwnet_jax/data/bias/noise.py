@@ -1,4 +1,4 @@
-"""Label noise that depends on the class at most: symmetric, uniform, asymmetric, any matrix."""
+"""Label noise that depends at most on the class: symmetric, uniform, asymmetric, any transition matrix."""
 
 from collections.abc import Mapping
 
@@ -11,17 +11,17 @@ from cmwnet_jax.errors import UsageError
 
 
 def symmetric_noise(labels: BiasedLabels, rate: float, seed: Seed) -> BiasedLabels:
-    """Exactly `floor(rate * N)` examples get a label drawn from *all* classes (Sec. 4.2, Q23).
+    """Redraws exactly `floor(rate * N)` labels from *all* classes (Sec. 4.2, Q23).
 
-    The own class may be drawn, so that about `rate * (1 - 1/C)` of the labels end up wrong.
+    The example's own class may be drawn, so about `rate * (1 - 1/C)` of the labels become wrong.
 
     Args:
-        labels: the labels so far.
-        rate: share of redrawn examples, in [0, 1].
+        labels: the current labels.
+        rate: share of redrawn labels, in [0, 1].
         seed: a seed or generator.
 
     Raises:
-        UsageError: the rate is outside of [0, 1].
+        UsageError: the rate is not in [0, 1].
     """
     check_rate("symmetric", rate)
     rng = np.random.default_rng(seed)
@@ -32,19 +32,19 @@ def symmetric_noise(labels: BiasedLabels, rate: float, seed: Seed) -> BiasedLabe
 
 
 def uniform_noise(labels: BiasedLabels, rate: float, seed: Seed) -> BiasedLabels:
-    """Each label, with probability `rate`, becomes one of the C - 1 *other* classes, each as likely.
+    """Replaces each label, with probability `rate`, by one of the C - 1 *other* classes, drawn uniformly.
 
-    The other convention of symmetric noise, under its own name so that tables of the two are never
-    mixed: here `rate` is the expected rate of wrong labels, where `symmetric_noise` may draw the
-    own class again. The hybrids of Table 4 lay this one over feature-dependent noise (Q24).
+    This is the other convention of symmetric noise. It has a name of its own so that tables of the two are not
+    mixed: here `rate` is the expected share of wrong labels, while `symmetric_noise` may draw the example's own
+    class. The hybrids of Table 4 add this noise to feature-dependent noise (Q24).
 
     Args:
-        labels: the labels so far.
+        labels: the current labels.
         rate: probability of a wrong label, in [0, 1]; independent for each example.
         seed: a seed or generator.
 
     Raises:
-        UsageError: the rate is outside of [0, 1], or there is no other class.
+        UsageError: the rate is not in [0, 1], or there is only one class.
     """
     check_rate("uniform", rate)
     num_classes = labels.num_classes
@@ -56,16 +56,16 @@ def uniform_noise(labels: BiasedLabels, rate: float, seed: Seed) -> BiasedLabels
 
 
 def asymmetric_noise(labels: BiasedLabels, rate: float, flips: Mapping[int, int], seed: Seed) -> BiasedLabels:
-    """In each source class, exactly `floor(rate * N_c)` examples get a similar class's label (Sec. 4.2).
+    """In each source class, gives exactly `floor(rate * N_c)` examples a similar class's label (Sec. 4.2).
 
     Args:
-        labels: the labels so far; all flips start from them, none from another flip's result.
+        labels: the current labels; all flips start from them, not from the result of another flip.
         rate: share of each source class that is flipped, in [0, 1]; the overall rate is lower (Q22).
         flips: source class -> target class.
         seed: a seed or generator.
 
     Raises:
-        UsageError: the rate is outside of [0, 1], or a flip names a class that does not exist.
+        UsageError: the rate is not in [0, 1], or a flip names a class that does not exist.
     """
     check_rate("asymmetric", rate)
     _check_flips(flips, labels.num_classes)
@@ -78,7 +78,7 @@ def asymmetric_noise(labels: BiasedLabels, rate: float, flips: Mapping[int, int]
 
 
 def flip_matrix(rate: float, flips: Mapping[int, int], num_classes: int) -> np.ndarray:
-    """The transition matrix of flips that each happen with probability `rate`.
+    """Transition matrix of flips that each happen with probability `rate`.
 
     Args:
         rate: in [0, 1].
@@ -89,7 +89,7 @@ def flip_matrix(rate: float, flips: Mapping[int, int], num_classes: int) -> np.n
         [C, C] float64, P(new = column | old = row).
 
     Raises:
-        UsageError: the rate is outside of [0, 1], or a flip names a class that does not exist.
+        UsageError: the rate is not in [0, 1], or a flip names a class that does not exist.
     """
     check_rate("asymmetric", rate)
     _check_flips(flips, num_classes)
@@ -101,15 +101,15 @@ def flip_matrix(rate: float, flips: Mapping[int, int], num_classes: int) -> np.n
 
 
 def transition_noise(labels: BiasedLabels, matrix: ArrayLike, seed: Seed) -> BiasedLabels:
-    """Each label is redrawn from its class's row of a transition matrix, independently.
+    """Redraws each label independently from its class's row of a transition matrix.
 
     Args:
-        labels: the labels so far.
+        labels: the current labels.
         matrix: [C, C] float, P(new = column | old = row); rows sum to one.
         seed: a seed or generator.
 
     Raises:
-        UsageError: the matrix has another shape, or a row that is not a distribution.
+        UsageError: the matrix has another shape, or a row is not a distribution.
     """
     matrix = np.asarray(matrix, np.float64)
     shape = (labels.num_classes, labels.num_classes)
@@ -120,8 +120,8 @@ def transition_noise(labels: BiasedLabels, matrix: ArrayLike, seed: Seed) -> Bia
         )
     rng = np.random.default_rng(seed)
     upper = np.cumsum(matrix, axis=1)
-    # The last column that has any probability ends at exactly one: a draw above a sum that rounds
-    # to less would fall beyond the classes otherwise.
+    # The last column with a positive probability ends at exactly one. Otherwise a draw above a sum that was
+    # rounded down would fall outside of the classes.
     upper[upper >= upper[:, -1:]] = 1
     drawn = rng.random(len(labels.given))
     given = labels.given.copy()

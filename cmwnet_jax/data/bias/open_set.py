@@ -1,4 +1,4 @@
-"""Open-set noise: images of another data set under labels of this one (B.4)."""
+"""Open-set noise: images from another data set with labels of this one (B.4)."""
 
 import dataclasses
 from typing import NamedTuple
@@ -13,8 +13,8 @@ class ForeignSet(NamedTuple):
     """The data set that open-set noise takes images from.
 
     Attributes:
-        name: its name.
-        num_examples: images of its training split.
+        name: the data set's name.
+        num_examples: number of images in its training split.
     """
 
     name: str
@@ -22,19 +22,19 @@ class ForeignSet(NamedTuple):
 
 
 def open_set(labels: BiasedLabels, rate: float, foreign: ForeignSet, seed: Seed) -> BiasedLabels:
-    """Exactly `floor(rate * N)` images are replaced by another data set's, labels kept (B.4, Table 11).
+    """Replaces exactly `floor(rate * N)` images by another data set's; labels stay (B.4, Table 11).
 
     The new images belong to none of the classes: their true label is -1, and they count as wrong.
 
     Args:
-        labels: the labels so far, all showing their own images.
+        labels: the current labels, all with their own images.
         rate: share of replaced images, in [0, 1].
-        foreign: where the new images come from, each at most once.
+        foreign: the data set of the new images, each of which is used at most once.
         seed: a seed or generator.
 
     Raises:
-        UsageError: the rate is outside of [0, 1], the other data set has too few images, or images
-            have been replaced already.
+        UsageError: the rate is not in [0, 1], the other data set has too few images, or images have already
+            been replaced.
     """
     check_rate("open_set", rate)
     if labels.foreign is not None:
@@ -60,14 +60,14 @@ def shown_images(
 
     Args:
         labels: the examples.
-        images: [training split, height, width, channels] of their data set.
-        foreign_images: the same of `labels.foreign_dataset`, where there is one.
+        images: [training split, height, width, channels] of the examples' data set.
+        foreign_images: the images of `labels.foreign_dataset`, if there is one; same axes.
 
     Returns:
         [N, height, width, channels], the dtype of `images`.
 
     Raises:
-        UsageError: the foreign images are missing or of another shape or dtype.
+        UsageError: the foreign images are missing or have another shape or dtype.
     """
     shown = images[labels.ids]
     if labels.foreign is None:

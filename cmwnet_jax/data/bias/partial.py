@@ -1,4 +1,4 @@
-"""Partial labels: a set of candidates for each example, the right one among them (Sec. 7.1, E.1)."""
+"""Partial labels: a set of candidates per example that includes the true one (Sec. 7.1, E.1)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,23 +11,23 @@ from cmwnet_jax.errors import UsageError
 
 
 def binomial_candidates(labels: BiasedLabels, q: float, seed: Seed) -> np.ndarray:
-    """Each other class is a candidate with probability q; an example with none gets one at random.
+    """Makes each other class a candidate with probability q; if none is drawn, adds one at random.
 
-    E.1 draws the c - 1 other classes and flips one where none came up; the authors' code draws all
-    c classes, forces the label and adds random classes until there are two candidates (Q44). Both
-    are this law: the draw of the own class changes nothing, and the first added class that counts
-    is uniform over the others.
+    E.1 draws the c - 1 other classes and adds one if none was drawn. The authors' code draws all c classes,
+    forces the label in, and adds random classes until there are two candidates (Q44). Both give this
+    distribution: drawing the example's own class changes nothing, and the first added class that counts is
+    uniform over the others.
 
     Args:
-        labels: the labels so far; the *given* label, true where no noise was put on, is forced in.
+        labels: the current labels; the *given* label, which is true without earlier noise, is forced in.
         q: probability in [0, 1].
         seed: a seed or generator.
 
     Returns:
-        [N, C] bool, at least two candidates an example.
+        [N, C] bool, at least two candidates per example.
 
     Raises:
-        UsageError: q is outside of [0, 1], or there are fewer than two classes.
+        UsageError: q is not in [0, 1], or there are fewer than two classes.
     """
     _check(q, labels.num_classes)
     rng = np.random.default_rng(seed)
@@ -35,28 +35,28 @@ def binomial_candidates(labels: BiasedLabels, q: float, seed: Seed) -> np.ndarra
     candidates = rng.random((size, labels.num_classes)) < q
     candidates[np.arange(size), labels.given] = True
     alone = np.flatnonzero(candidates.sum(axis=1) == 1)
-    # The label plus 1 to C - 1, modulo C: uniform over the other classes.
+    # The label plus 1 to C - 1, modulo C, is uniform over the other classes.
     step = rng.integers(1, labels.num_classes, size=len(alone))
     candidates[alone, (labels.given[alone] + step) % labels.num_classes] = True
     return candidates
 
 
 def pair_candidates(labels: BiasedLabels, q: float, seed: Seed) -> np.ndarray:
-    """The next class (the first after the last) is a candidate with probability q, no other one is.
+    """Makes the next class (cyclically) a candidate with probability q, and no other class.
 
-    PRODEN's second strategy, "pair flipping" (E.1's reference [94]); an example may keep its label
-    as the only candidate.
+    This is PRODEN's second strategy, "pair flipping" (E.1's reference [94]). An example may keep its label as
+    the only candidate.
 
     Args:
-        labels: the labels so far; the given label is forced in.
+        labels: the current labels; the given label is forced in.
         q: probability in [0, 1].
         seed: a seed or generator.
 
     Returns:
-        [N, C] bool, one or two candidates an example.
+        [N, C] bool, one or two candidates per example.
 
     Raises:
-        UsageError: q is outside of [0, 1], or there are fewer than two classes.
+        UsageError: q is not in [0, 1], or there are fewer than two classes.
     """
     _check(q, labels.num_classes)
     rng = np.random.default_rng(seed)
@@ -68,18 +68,18 @@ def pair_candidates(labels: BiasedLabels, q: float, seed: Seed) -> np.ndarray:
 
 
 def with_candidates(labels: BiasedLabels, candidates: ArrayLike, seed: Seed) -> BiasedLabels:
-    """Labels that are candidate sets.
+    """Turns labels into candidate sets.
 
-    The given label, which tables of class sizes and meta-classes go by, becomes a candidate at random: it
-    tells no more than the set does, and the wrong rate is that of somebody who picks blindly.
+    The given label, which class sizes and meta-classes are computed from, becomes a random candidate. It thus
+    reveals no more than the set does, and the wrong rate is that of a blind choice.
 
     Args:
-        labels: the labels so far.
+        labels: the current labels.
         candidates: [N, C] bool.
         seed: a seed or generator.
 
     Raises:
-        UsageError: another shape or dtype, or an example's true label is not among its candidates.
+        UsageError: shape or dtype differ, or an example's true label is not among its candidates.
     """
     candidates, rows = np.asarray(candidates), np.arange(len(labels.true))
     if candidates.shape != (len(rows), labels.num_classes) or candidates.dtype != bool:
@@ -101,13 +101,13 @@ def with_candidates(labels: BiasedLabels, candidates: ArrayLike, seed: Seed) -> 
 def partial_labels(
     labels: BiasedLabels, q: float, draw: Callable[[BiasedLabels, float, Seed], np.ndarray], seed: Seed
 ) -> BiasedLabels:
-    """Labels that are drawn candidate sets.
+    """Draws candidate sets and turns the labels into them.
 
     Args:
-        labels: the labels so far.
-        q: of the draw.
+        labels: the current labels.
+        q: probability for `draw`.
         draw: `binomial_candidates` or `pair_candidates`.
-        seed: a seed or generator, for both the candidates and the label that is shown.
+        seed: a seed or generator, for both the candidates and the given label.
 
     Raises:
         UsageError: as `draw` and `with_candidates`.
@@ -117,15 +117,15 @@ def partial_labels(
 
 
 def most_confident(labels: BiasedLabels, confidences: ArrayLike) -> BiasedLabels:
-    """Single labels from confidences: the most likely class is given (E.1, stage two).
+    """Gives each example the single label that is most likely by its confidences (E.1, stage two).
 
     Args:
-        labels: the labels so far; what they were given is replaced.
-        confidences: [training split, C] float, rows by id, e.g. what PRODEN ends with. Of equally likely
-            classes the first is taken.
+        labels: the current labels; their given labels are replaced.
+        confidences: [training split, C] float, rows by id, e.g. PRODEN's final confidences. Ties go to the
+            first class.
 
     Raises:
-        UsageError: another shape, a row that does not sum to one, or labels that are candidate sets.
+        UsageError: the shape differs, a row does not sum to one, or the labels are candidate sets.
     """
     return labels.relabel(np.argmax(probabilities_by_id("confidences", confidences, labels), axis=1))
 

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 from cmwnet_jax.data.bias.labels import BiasedLabels, Seed, check_rate, probabilities_by_id
 from cmwnet_jax.errors import UsageError
 
-# The flip probability as a function of the margin between the two most likely classes, as printed
-# in Sec. 4.3. Its type III does not vanish at margin 1; the PLC paper's, which it cites, does.
+# The flip probability as a function of the margin between the two most likely classes, as printed in Sec. 4.3.
+# Its type III is not 0 at margin 1; that of the cited PLC paper is.
 _TAU: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda margin: 0.5 - 0.5 * margin**2,
     2: lambda margin: 1 - margin**3,
@@ -19,11 +19,11 @@ _TAU_PLC = {**_TAU, 3: lambda margin: 1 - (margin**3 + margin**2 + margin) / 3}
 
 
 def flip_probability(kind: int, margin: ArrayLike) -> np.ndarray:
-    """The paper's tau (Sec. 4.3) before it is scaled.
+    """The paper's tau (Sec. 4.3), without the scale.
 
     Args:
         kind: 1, 2 or 3.
-        margin: [N] float in [0, 1], eta_u - eta_s, the two most likely classes' posteriors.
+        margin: [N] float in [0, 1], eta_u - eta_s, the difference of the two highest class probabilities.
 
     Returns:
         [N] float64.
@@ -37,20 +37,20 @@ def flip_probability(kind: int, margin: ArrayLike) -> np.ndarray:
 def pmd_noise(labels: BiasedLabels, kind: int, rate: float, posterior: ArrayLike, seed: Seed) -> BiasedLabels:
     """Type I-III noise as Sec. 4.3 prints it: P(given = s | label = u, x) = min(1, scale * tau(x)).
 
-    u and s are the most and second most likely classes of x. The scale is the one number that
-    makes `rate` the expected share of flipped labels. An example whose label is not u keeps it: the
-    formula is conditional on u, so that every flip of a clean label makes a wrong one.
+    u and s are the most and second most likely classes of x. The scale is chosen such that `rate` is the
+    expected share of flipped labels. An example whose label is not u keeps it: the formula is conditional on
+    u, so every flip of a clean label makes it wrong.
 
     Args:
-        labels: the labels so far.
+        labels: the current labels.
         kind: 1, 2 or 3.
-        rate: wanted share of flips, in [0, 1]; each example is drawn independently.
-        posterior: [training split, C] float, rows by id, e.g. the softmax of a classifier that was
-            trained on clean labels.
+        rate: expected share of flips, in [0, 1]; each example is drawn independently.
+        posterior: [training split, C] float, rows by id, e.g. the softmax of a classifier trained on clean
+            labels.
         seed: a seed or generator.
 
     Raises:
-        UsageError: no such type, a posterior that is none, or a rate that no scale reaches.
+        UsageError: there is no such type, the posterior is not a distribution, or no scale reaches the rate.
     """
     check_rate(f"pmd{kind}", rate)
     tau = _formula(_TAU, kind)
@@ -68,19 +68,18 @@ def pmd_noise(labels: BiasedLabels, kind: int, rate: float, posterior: ArrayLike
 def pmd_noise_plc(
     labels: BiasedLabels, kind: int, rate: float, posterior: ArrayLike, seed: Seed
 ) -> BiasedLabels:
-    """Type I-III noise as the PLC authors' code, whose label files Table 3 uses, makes it.
+    """Type I-III noise as in the PLC authors' code, whose label files Table 3 uses.
 
-    It differs from the text in three ways. Every label becomes u or s, also where the true label
-    is neither. It is the probability to *keep* u, 1 - tau, that is divided by a factor, so that
-    confident examples flip too (30% of them for type I at 35%). Type III has a squared term,
-    tau = 1 - (m^3 + m^2 + m) / 3.
+    It differs from the text in three ways. Every label becomes u or s, even if the true label is neither. The
+    factor divides the probability 1 - tau of *keeping* u, so confident examples flip too (30% of them for
+    type I at 35%). Type III has a squared term, tau = 1 - (m^3 + m^2 + m) / 3.
 
     Args:
         labels, kind, posterior, seed: as in `pmd_noise`.
-        rate: wanted expected share of labels that change, in [0, 1].
+        rate: expected share of labels that change, in [0, 1].
 
     Raises:
-        UsageError: no such type, a posterior that is none, or a rate that no factor reaches.
+        UsageError: there is no such type, the posterior is not a distribution, or no factor reaches the rate.
     """
     check_rate(f"pmd{kind}_plc", rate)
     tau = _formula(_TAU_PLC, kind)
@@ -108,7 +107,7 @@ def _formula(formulas: dict, kind: int) -> Callable[[np.ndarray], np.ndarray]:
 def _two_most_likely(labels: BiasedLabels, posterior: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """([N] most likely class, [N] second most likely, [N] float64 margin between them)."""
     posterior = probabilities_by_id("posterior", posterior, labels)
-    # Twice argmax, not a sort: of equally likely classes the lower index comes first.
+    # Two argmax instead of a sort: ties go to the lower index.
     first, rows = posterior.argmax(axis=1), np.arange(len(posterior))
     highest = posterior[rows, first]
     posterior[rows, first] = -1
@@ -117,9 +116,9 @@ def _two_most_likely(labels: BiasedLabels, posterior: ArrayLike) -> tuple[np.nda
 
 
 def _solve(field: str, share: Callable[[float], float], rate: float) -> float:
-    """The scale at which a continuous share has the wanted value, by bisection of its logarithm.
+    """The scale at which a continuous share equals `rate`, by bisection of the scale's logarithm.
 
-    The bounds are where float64 probabilities are all but 0 and 1.
+    At the bounds, float64 probabilities are practically 0 and 1.
     """
     low, high = -700.0, 700.0
     reached = share(np.exp(low)), share(np.exp(high))

@@ -1,4 +1,4 @@
-"""Which class resembles which, data set by data set: the maps that asymmetric noise flips along."""
+"""Maps of similar classes per data set, which asymmetric noise flips along."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from cmwnet_jax.errors import UsageError
 
 Flips = Mapping[int, int]
 
-# CIFAR-100's fine class names in the order of its labels, which is alphabetical, are the sorted
-# names of these 20 superclasses of five.
+# CIFAR-100's 20 superclasses of five. Its fine class names in label order, which is alphabetical, are the
+# sorted names of all of them.
 CIFAR100_SUPERCLASSES: Mapping[str, tuple[str, ...]] = {
     "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
     "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
@@ -45,10 +45,10 @@ def cifar100_coarse_of_fine() -> np.ndarray:
 
 
 def next_within(group_of_class: np.ndarray) -> dict[int, int]:
-    """Flips each class to the next one of its group, the last to the first.
+    """Flips each class to the next one in its group, and the last to the first.
 
     Args:
-        group_of_class: [C] int; a class that is alone in its group is not flipped.
+        group_of_class: [C] int; a class alone in its group is not flipped.
 
     Example:
         >>> next_within(np.array([0, 1, 0, 0]))
@@ -62,22 +62,22 @@ def next_within(group_of_class: np.ndarray) -> dict[int, int]:
     return flips
 
 
-# Truck -> automobile, bird -> airplane, cat -> dog, deer -> horse. The authors' code keeps dogs,
-# DivideMix's flips them to cats as well, which makes 0.5 r of all labels wrong, not 0.4 r (Q22).
+# Truck -> automobile, bird -> airplane, cat -> dog, deer -> horse. The authors' code keeps dogs; DivideMix's
+# flips them to cats as well, so 0.5 r of all labels become wrong instead of 0.4 r (Q22).
 _CIFAR10 = {9: 1, 2: 0, 3: 5, 4: 7}
 _CIFAR10_DIVIDEMIX = {**_CIFAR10, 5: 3}
 
 ASYMMETRIC_FLIPS: Mapping[str, Flips] = {
-    # Four rarer digits (under `long_tail`, which thins by class index) and the more common digit
-    # that each resembles: what an annotator does who has seen far more of the common one.
+    # Four rarer digits (under `long_tail`, which removes more examples of higher classes) become the more
+    # common digit that each resembles, as an annotator would do who has seen far more of the common one.
     "digits": {6: 5, 7: 1, 8: 3, 9: 4},
-    # 7 -> 1, 2 -> 7, 3 -> 8, 5 <-> 6: the map of the forward-correction and PLC papers.
+    # 7 -> 1, 2 -> 7, 3 -> 8, 5 <-> 6: the map of the papers on forward correction and PLC.
     "mnist": {7: 1, 2: 7, 3: 8, 5: 6, 6: 5},
-    # CIFAR-10's indices, as they are used for this set: pullover -> T-shirt, ankle boot -> trouser,
-    # dress -> sandal, coat -> sneaker. All but the first pair are not alike to the eye.
+    # CIFAR-10's indices applied to this set: pullover -> T-shirt, ankle boot -> trouser, dress -> sandal,
+    # coat -> sneaker. Only the first pair looks alike.
     "fashion_mnist": _CIFAR10,
     "cifar10": _CIFAR10,
-    # The published generator for CIFAR-100 is not known; this is the usual superclass rule (Q25).
+    # The published generator for CIFAR-100 is unknown; this is the usual superclass rule (Q25).
     "cifar100": next_within(cifar100_coarse_of_fine()),
 }
 
@@ -85,8 +85,8 @@ DIVIDEMIX_FLIPS: Mapping[str, Flips] = {"cifar10": _CIFAR10_DIVIDEMIX}
 
 PLC_FLIPS: Mapping[str, Flips] = {
     "cifar10": _CIFAR10_DIVIDEMIX,
-    # Blocks of five *alphabetical* neighbours, which are not CIFAR-100's superclasses: the rule
-    # that the hybrids of Table 4 were made with (Q24).
+    # Blocks of five *alphabetical* neighbours, which are not CIFAR-100's superclasses: the rule behind the
+    # hybrids of Table 4 (Q24).
     "cifar100": next_within(np.arange(100) // 5),
 }
 
@@ -103,10 +103,10 @@ CLASS_NAMES: Mapping[str, Sequence[str]] = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     "cifar100": sorted(name for names in CIFAR100_SUPERCLASSES.values() for name in names),
 }
-"""The published class names of the sets that have maps, in the order of the labels that the maps go by."""
+"""Published class names of the data sets that have maps, in the label order of the maps."""
 
 
-# Of copies that go round: PyTorch's tutorials, and lists of CIFAR-100's classes with a letter lost.
+# Spellings in common copies: PyTorch's tutorials, and lists of CIFAR-100's classes with a letter missing.
 _OTHER_SPELLINGS = {"plane": "airplane", "car": "automobile", "cra": "crab", "tshirt": "tshirttop"}
 
 
@@ -124,14 +124,14 @@ def flips_of(
         maps: data set name -> flips.
         dataset: the data set's name.
         num_classes: C of the labels that will be flipped.
-        class_names: the C names of these labels, the published ones or numbers, in any order; None is the
+        class_names: the C names of these labels in any order, as published or as numbers; None for the
             published order.
 
     Returns:
-        Flips by the labels of `class_names`.
+        Flips between the labels of `class_names`.
 
     Raises:
-        UsageError: there is no map for this data set, or the classes are not those that it is of.
+        UsageError: there is no map for this data set, or the classes do not match it.
     """
     if dataset not in maps:
         raise UsageError(
@@ -151,7 +151,7 @@ def flips_of(
 
 
 def _labels_by_published(kind: str, dataset: str, class_names: Sequence[str]) -> list[int]:
-    """[C] the label, in `class_names`, of each of the published classes."""
+    """[C], the label in `class_names` of each published class."""
     given = [_plain(name) for name in class_names]
     for names in (CLASS_NAMES[dataset], range(len(class_names))):
         plain = [_plain(str(name)) for name in names]
@@ -172,7 +172,7 @@ def _labels_by_published(kind: str, dataset: str, class_names: Sequence[str]) ->
 
 
 def _plain(name: str) -> str:
-    """A class name without what differs between folders and publications; of `class_07`, the number."""
+    """Removes differences in spelling from a class name; for `class_07`, gives the number."""
     plain = re.sub(r"[\W_]+", "", name.casefold())
     numbered = re.fullmatch("(?:class|label)?0*([0-9]+)", plain)
     return numbered[1] if numbered else _OTHER_SPELLINGS.get(plain, plain)

@@ -1,4 +1,4 @@
-"""tfds builders for data sets that tfds does not have, by the names that users know them by."""
+"""tfds builders for data sets that tfds lacks, by `data.name`."""
 
 from cmwnet_jax.data.builders.animal10n import Animal10n
 from cmwnet_jax.data.builders.base import LocalBuilder as LocalBuilder

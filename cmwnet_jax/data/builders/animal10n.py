@@ -8,7 +8,7 @@ from cmwnet_jax.data.builders.base import FilesBuilder, check_classes, image_pat
 from cmwnet_jax.data.builders.contents import ImageFile, ImageFiles
 from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
 
-# Pairs that are confused stand together; the labels are the numbers that the file names begin with.
+# Confusable pairs stand together; the labels are the numbers at the start of the file names.
 _CLASSES = (
     *("cat", "lynx", "wolf", "coyote", "cheetah", "jaguar"),
     *("chimpanzee", "orangutan", "hamster", "guinea pig"),

@@ -1,4 +1,4 @@
-"""What lies where in a tar archive, with every sign of damage taken for damage."""
+"""Listing of a tar archive; every sign of damage is an error."""
 
 import os
 import tarfile
@@ -6,14 +6,14 @@ from typing import BinaryIO, NamedTuple
 
 
 class Member(NamedTuple):
-    """A file in a tar: its bytes are `size` ones from `offset`."""
+    """A file in a tar: `size` bytes from `offset`."""
 
     size: int
     offset: int
 
 
 class Listing(NamedTuple):
-    """What a tar holds, by paths with forward slashes; of links, devices and paths outside, what they are."""
+    """Contents of a tar by path with forward slashes; entries that are refused, with the reason."""
 
     files: dict[str, Member]
     folders: set[str]
@@ -21,25 +21,25 @@ class Listing(NamedTuple):
 
 
 def list_tar(archive: BinaryIO) -> Listing:
-    """Lists an uncompressed tar; a hard link is the file that it names.
+    """Lists an uncompressed tar; a hard link stands for the file that it names.
 
     Args:
-        archive: open, and seekable.
+        archive: an open and seekable file.
 
     Returns:
         The listing.
 
     Raises:
-        tarfile.TarError: a header is damaged or the archive ends early. `tarfile` itself takes both, from the
-            second header on, for the end.
+        tarfile.TarError: a header is damaged or the archive is truncated. `tarfile` itself takes both for the
+            end of the archive, from the second header on.
     """
     listing = Listing({}, set(), [])
     with tarfile.open(fileobj=archive, mode="r:") as tar:
         for member in tar:
-            if member.size < 0:  # leads back, and so round for ever
+            if member.size < 0:  # would seek backwards, in an endless loop
                 raise tarfile.ReadError(f"the size of {member.name!r} is negative")
             _add(member, listing)
-        end = tar.offset  # where the next header would be
+        end = tar.offset  # the place of the next header
     _check_end(archive, end)
     return listing
 
@@ -68,7 +68,7 @@ def _kind(member: tarfile.TarInfo) -> str:
 
 
 def _check_end(archive: BinaryIO, end: int) -> None:
-    """Raises a TarError unless two blocks of zeros, the end-of-archive mark, and nothing but zeros follow."""
+    """Raises a TarError unless the end mark, two blocks of zeros, follows, and then only zeros."""
     archive.seek(end)
     zeros = 0
     while block := archive.read(1 << 20):

@@ -1,7 +1,7 @@
-"""What our builders share: how contents become a prepared data set, and what is checked of all.
+"""Base classes of our builders: writing contents as a prepared data set, and the checks that all share.
 
 A builder is a `LocalBuilder` with a `scan` that turns raw files into `Contents`. Records are written in the
-contents' order, never shuffled, so that row i stays row i.
+order of the contents, never shuffled, so row i stays row i.
 """
 
 import abc
@@ -20,21 +20,21 @@ from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
 # tfds holds the encoded examples of a shard in memory until it is written.
 _SHARD_EXAMPLES = 4096
 
-# Of files among images, those that are surely not meant to be examples; others are asked about.
+# Files among images that are certainly no examples; any other file is an error.
 _TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".html", ".htm", ".yaml", ".yml", ".log", ".url")
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "icon\r", "readme", "license")
 
 TEST_SPLITS = ("test", "val", "validation")
-"""Names that a test split may have, the first found being the one that is tested on."""
+"""Possible names of a test split; the first that exists is used."""
 
 
 def check_splits(split_names: Sequence[str], root: Path, wanted: str) -> None:
-    """Raises a UsageError unless there is `train` and a test split.
+    """Raises a UsageError unless there are a `train` and a test split.
 
     Args:
-        split_names: those found.
-        root: where they were looked for.
-        wanted: what the builder wants, for the error.
+        split_names: the splits that were found.
+        root: the folder or archive that was searched.
+        wanted: the files that the builder wants, for the error.
     """
     for names in (("train",), TEST_SPLITS):
         if not set(names) & set(split_names):
@@ -42,12 +42,12 @@ def check_splits(split_names: Sequence[str], root: Path, wanted: str) -> None:
 
 
 def check_classes(labels: Mapping[str, np.ndarray], class_names: Sequence[str], root: Path) -> None:
-    """Raises a UsageError where a class has no example in a split, or a name that cannot be kept.
+    """Raises a UsageError if a class has no example in a split, or its name cannot be stored.
 
     Args:
         labels: per split, [N] int in [0, C).
         class_names: C names.
-        root: where the examples come from.
+        root: the folder or archive of the examples.
     """
     _check_names(class_names, root)
     for split, given in labels.items():
@@ -62,14 +62,14 @@ def check_classes(labels: Mapping[str, np.ndarray], class_names: Sequence[str], 
 
 
 def image_paths(files: RawFiles, folder: str) -> list[str]:
-    """The paths of the images below a folder, ascending; texts are passed over.
+    """Paths of the images below a folder, ascending; text files are ignored.
 
     Args:
-        files: where they are.
+        files: the raw files.
         folder: a path in them.
 
     Raises:
-        UsageError: there are files that are neither: left out, they would be missed by nobody.
+        UsageError: there are files that are neither image nor text; if they were ignored, nobody would notice.
     """
     paths = [path for path in files.sizes if path.startswith(f"{folder}/")]
     found = [path for path in paths if path.lower().endswith(images.SUFFIXES)]
@@ -90,7 +90,7 @@ def _is_passed_over(path: str) -> bool:
 
 
 def _check_names(class_names: Sequence[str], root: Path) -> None:
-    """Raises a UsageError for names that tfds would read otherwise: it keeps them as the lines of a text."""
+    """Raises a UsageError for names that tfds would change: it stores them as the lines of a text file."""
     odd = [name for name in class_names if name != name.strip() or len(name.splitlines()) != 1]
     if odd or len(set(class_names)) != len(class_names):
         what = f"{odd[0]!r}, which is empty, of two lines or ends in a space" if odd else "the same name twice"
@@ -98,11 +98,11 @@ def _check_names(class_names: Sequence[str], root: Path) -> None:
 
 
 class LocalBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """A tfds builder of files that lie on this machine.
+    """A tfds builder for files on this machine.
 
     Attributes:
-        WANTS: the files it wants, as the end of a sentence.
-        URL: where they are published; empty where that is nowhere in particular.
+        WANTS: the files that it wants, as the end of a sentence.
+        URL: where they are published; empty if there is no such place.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -113,16 +113,16 @@ class LocalBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """Lists the raw files.
 
         Args:
-            data_dir: where prepared data sets are kept.
-            raw_dir: a folder or archive; empty for a builder that wants none.
+            data_dir: folder of all prepared data sets.
+            raw_dir: a folder or archive; empty for a builder that needs none.
 
         Raises:
-            UsageError: the files are not what the builder wants.
+            UsageError: the files are not those that the builder wants.
         """
         root = Path(os.path.expanduser(raw_dir))
         try:
             self.contents = self.scan(root)
-        except OSError as error:  # not to be taken for one of the folder that is written to
+        except OSError as error:  # must not be mistaken for an error of the output folder
             raise raw_error(root, f"which cannot be read ({error}): make that possible") from error
         config = None
         if self.contents.key:
@@ -132,14 +132,14 @@ class LocalBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     @classmethod
     def wanted(cls) -> str:
-        """One clause: what `data.raw_dir` has to be, and where it is published."""
+        """One clause: what `data.raw_dir` must be, and where it is published."""
         where = f", published at {cls.URL}" if cls.URL else ""
         return f"set --config.data.raw_dir to {cls.WANTS}{where}"
 
     @classmethod
     @abc.abstractmethod
     def scan(cls, root: Path) -> Contents:
-        """What there is at `root`, checked as far as that goes without reading every image."""
+        """Lists the contents of `root`, checked as far as possible without reading every image."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -170,18 +170,18 @@ class LocalBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 
 class FilesBuilder(LocalBuilder, skip_registration=True):
-    """A builder of image files that lie in a folder or a tar archive."""
+    """A builder for image files in a folder or a tar archive."""
 
     @classmethod
     def scan(cls, root: Path) -> ImageFiles:
-        """The images below `root`.
+        """Lists the images below `root`.
 
         Args:
             root: the folder, or an archive of it.
 
         Raises:
-            UsageError: it cannot be read, or is not laid out as the builder wants, e.g. a split is missing, a
-                class has no image, or a label is beyond the classes.
+            UsageError: it cannot be read, or its layout is wrong, e.g. a split is missing, a class has no
+                image, or a label is not a class.
         """
         files = RawFiles(root)
         try:
@@ -193,4 +193,4 @@ class FilesBuilder(LocalBuilder, skip_registration=True):
     @classmethod
     @abc.abstractmethod
     def _contents(cls, files: RawFiles) -> ImageFiles:
-        """The lists of examples, checked as far as that goes without reading every image."""
+        """Lists the examples, checked as far as possible without reading every image."""

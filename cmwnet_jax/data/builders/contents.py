@@ -1,4 +1,4 @@
-"""A data set before it is prepared: arrays, or encoded images by their paths."""
+"""Contents of a data set before it is prepared: arrays, or encoded image files."""
 
 import abc
 import hashlib
@@ -16,14 +16,14 @@ from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
 
 
 class Contents(abc.ABC):
-    """A data set before it is prepared.
+    """Contents of a data set before it is prepared.
 
     Attributes:
         class_names: C names, in label order.
-        sizes: examples of each split.
-        key: what the examples are, as 16 hexadecimal digits, so that other files get another folder; empty
-            for a set that has no raw files.
-        image_feature: how tfds stores an image.
+        sizes: number of examples per split.
+        key: hash of the examples, 16 hexadecimal digits, so that other files get another folder; empty for a
+            set without raw files.
+        image_feature: the tfds feature that stores an image.
     """
 
     class_names: Sequence[str]
@@ -35,12 +35,12 @@ class Contents(abc.ABC):
     def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """Yields `id`, `image` and `label` of the rows [start, stop) of a split."""
 
-    def close(self) -> None:  # noqa: B027 (most hold nothing)
-        """Frees what the contents hold open."""
+    def close(self) -> None:  # noqa: B027 (most subclasses hold nothing open)
+        """Closes open files."""
 
 
 class ImageArrays(Contents):
-    """Images that are already pixels in memory, written as these bytes."""
+    """Images as pixels in memory, written unchanged."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class ImageArrays(Contents):
             splits: per split, images [N, height, width, channels] uint8 and labels [N] int in [0, C).
             class_names: C names.
             key: see `Contents`.
-            ids: per split, N numbers of the examples in their source; None numbers the rows.
+            ids: per split, N numbers of the examples in their source; None uses the row numbers.
         """
         self._splits, self.class_names, self.key = splits, class_names, key
         self._ids = ids or {split: range(len(labels)) for split, (_, labels) in splits.items()}
@@ -73,14 +73,14 @@ class ImageArrays(Contents):
 
 
 class ImageFile(NamedTuple):
-    """An example that is an image file: its path in the raw files, which is also its id, and its label."""
+    """An example in an image file: its path in the raw files, which is also its id, and its label."""
 
     path: str
     label: int
 
 
 class ImageFiles(Contents):
-    """Images that stay the encoded bytes they are; each is decoded once, to see that it can be."""
+    """Images as encoded files, stored unchanged; each is decoded once to check it."""
 
     def __init__(
         self,
@@ -94,11 +94,11 @@ class ImageFiles(Contents):
         """Takes the lists of files.
 
         Args:
-            files: where they are read from; closed by `close`.
-            splits: per split, its examples in the order that they shall keep.
+            files: the raw files; `close` closes them.
+            splits: per split, its examples in the order to keep.
             class_names: C names.
-            channels: what every image must have; None allows a mixture, read as RGB.
-            shape: (height, width) of every image; None allows any.
+            channels: required channels of every image; None allows a mixture, read as RGB.
+            shape: required (height, width) of every image; None allows any.
         """
         self._files, self._splits, self.class_names = files, splits, class_names
         self._channels, self._shape = channels, shape
@@ -117,11 +117,11 @@ class ImageFiles(Contents):
         """Yields the rows [start, stop) of a split.
 
         Raises:
-            UsageError: images among them cannot be used; after the last, to know how many.
+            UsageError: some images cannot be used; raised after the last one, to report how many.
         """
         bad = []
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for at in range(start, stop, 256):  # bounds what the threads read ahead
+            for at in range(start, stop, 256):  # limits how far the threads read ahead
                 items = self._splits[split][at : min(at + 256, stop)]
                 for item, (data, problem) in zip(items, pool.map(self._checked, items), strict=True):
                     if problem:
@@ -148,7 +148,7 @@ class ImageFiles(Contents):
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """16 hexadecimal digits that stand for these bytes."""
+    """16 hexadecimal digits, a hash of these bytes."""
     total = hashlib.sha256()
     for part in parts:
         total.update(part)

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 real 8x8 images that need no download."""
+"""scikit-learn's digits: 1,797 real 8x8 images, without a download."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from cmwnet_jax.data.builders.base import LocalBuilder
 from cmwnet_jax.data.builders.contents import ImageArrays
 
-_TEST_SIZE = 540  # 30%: 54 examples a class, a standard error near 1% for the demo's accuracies
+_TEST_SIZE = 540  # 30%: 54 examples per class, a standard error near 1% for the demo's accuracies
 
 
 class Digits(LocalBuilder):
@@ -24,17 +24,17 @@ class Digits(LocalBuilder):
 
     @classmethod
     def scan(cls, root: Path) -> ImageArrays:
-        """The arrays that come with scikit-learn.
+        """The arrays that scikit-learn includes.
 
         Args:
-            root: not looked at.
+            root: not used.
         """
         del root
         digits = load_digits()
         train, test = train_test_split(
             np.arange(len(digits.target)), test_size=_TEST_SIZE, stratify=digits.target, random_state=0
         )
-        # Grey levels 0 to 16 are stretched over uint8's range, which the input path expects.
+        # Scale grey levels 0 to 16 to the range of uint8, which the input path expects.
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
         rows = {"train": np.sort(train), "test": np.sort(test)}
         return ImageArrays(

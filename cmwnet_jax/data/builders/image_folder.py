@@ -1,4 +1,4 @@
-"""A folder of images by split and class, or a tar archive of one."""
+"""Images in a folder by split and class, or in a tar archive of one."""
 
 import contextlib
 import re
@@ -20,18 +20,18 @@ from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
 
 
 class ImageFolder(FilesBuilder):
-    """`SPLIT/CLASS/*.jpg|png|...`, all grey or all RGB, kept as the bytes they are.
+    """`SPLIT/CLASS/*.jpg|png|...`, all grey or all RGB, stored as the encoded files.
 
-    Classes are numbered in the order of their folders' names: that of the numbers where all are numbers, else
-    that of the alphabet. Examples are ordered by class and file name.
+    Classes are in the order of their folders' names: numerical if all are numbers, otherwise alphabetical.
+    Examples are ordered by class and file name.
 
     Attributes:
-        NUM_CLASSES: how many classes there must be; None for any number.
-        MIXED_CHANNELS: whether grey images may lie among colour ones, as they do on the web; images of other
-            kinds are made RGB then, too.
+        NUM_CLASSES: required number of classes; None for any.
+        MIXED_CHANNELS: whether grey and colour images may be mixed, as they are on the web; images of other
+            kinds are then converted to RGB, too.
     """
 
-    # What 1.0.0 prepared has classes 0, 1, 10, 11, 2, where they are numbers.
+    # Version 1.0.0 ordered numerical class names alphabetically: 0, 1, 10, 11, 2.
     VERSION = tfds.core.Version("2.0.0")
     WANTS = "a folder (or .tar, .tar.gz) of train/CLASS/*.jpg or *.png, and the same in test, val or validation"
     NUM_CLASSES: int | None = None
@@ -64,15 +64,15 @@ class ImageFolder(FilesBuilder):
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """Class names by number where all are numbers, else alphabetically."""
+    """Class names in numerical order if all are numbers, otherwise in alphabetical order."""
     names = sorted(names)
     return sorted(names, key=int) if all(re.fullmatch("[0-9]+", name) for name in names) else names
 
 
 def _channels(files: RawFiles, items: list[ImageFile]) -> int:
-    """Those of the first image that is grey or RGB; the others have to follow it."""
+    """Channels of the first image that is grey or RGB; the other images must have the same."""
     for item in items:
-        with contextlib.suppress(OSError):  # counted when all are read
+        with contextlib.suppress(OSError):  # reported when all images are read
             if channels := images.channels_of(files.read(item.path)):
                 return channels
     return 3

@@ -1,7 +1,7 @@
-"""Encoded images: checked when a data set is prepared, decoded when it is read, by Pillow.
+"""Encoded images: checked when a data set is prepared, decoded by Pillow when it is read.
 
-Pixels are what a viewer shows, in 8 bits: upright, where the camera's EXIF says how; where an image is
-transparent, on white, as on most pages of the web; of 16 bits the upper 8.
+The pixels are those that a viewer shows, in 8 bits: rotated as the camera's EXIF data say; transparent images
+on white, as on most web pages; of 16 bits, the upper 8.
 """
 
 import contextlib
@@ -12,25 +12,25 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""What the names of images that are read end with, in lower case."""
+"""Suffixes of supported image files, in lower case."""
 
-# Not all that Pillow knows: its EPS reader, for one, runs another program.
+# Not everything that Pillow reads: its EPS reader, for one, runs another program.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-_MOST_PIXELS = 89_478_485  # from here on, Pillow warns that a file may have been made to fill the memory
+_MOST_PIXELS = 89_478_485  # above this, Pillow warns of a decompression bomb
 
-# By the pixels that the network sees; a palette or an alpha channel is neither.
+# Channels that the network sees; a palette or an alpha channel does not count.
 _CHANNELS = {"L": 1, "RGB": 3}
 _MODES = {channels: mode for mode, channels in _CHANNELS.items()}
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap height and width
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 258, 262  # tags of EXIF and TIFF
 
 
 class _NotRead(ValueError):
-    """An image that is whole, but of a kind that is not read."""
+    """An intact image of an unsupported kind."""
 
 
 def decode(data: bytes, channels: int) -> np.ndarray:
-    """[height, width, channels] uint8: an encoded image, made grey or RGB where it is something else.
+    """[height, width, channels] uint8, the decoded image, converted to grey or RGB.
 
     Args:
         data: a file's bytes.
@@ -42,11 +42,11 @@ def decode(data: bytes, channels: int) -> np.ndarray:
 
 
 def channels_of(data: bytes) -> int | None:
-    """1 for a grey image, 3 for an RGB one, None for any other and for what is no image."""
+    """1 for a grey image, 3 for an RGB one, None for any other and for data that are no image."""
     try:
         with _opened(data) as image:
             return _CHANNELS.get(image.mode)
-    except Exception:  # what decoders raise on damaged bytes is not listed anywhere
+    except Exception:  # the errors of decoders on damaged bytes are not documented
         return None
 
 
@@ -63,12 +63,12 @@ def size_of(data: bytes) -> tuple[int, int]:
 
 
 def problem_with(data: bytes, channels: int | None, shape: tuple[int, int] | None) -> str:
-    """Decodes the whole image and says what is wrong with it; empty where nothing is.
+    """Decodes the whole image and describes what is wrong with it; empty if nothing is.
 
     Args:
         data: a file's bytes.
-        channels: what every image of the set must have; None allows what can be made RGB.
-        shape: (height, width) that it must have; None allows any.
+        channels: required channels; None allows every image that can be converted to RGB.
+        shape: required (height, width); None allows any.
     """
     try:
         with _opened(data) as image:
@@ -80,7 +80,7 @@ def problem_with(data: bytes, channels: int | None, shape: tuple[int, int] | Non
         return str(error)
     except Image.DecompressionBombError:
         return f"it has far more than {_MOST_PIXELS} pixels"
-    except Exception as error:  # what decoders raise on damaged bytes is not listed anywhere
+    except Exception as error:  # the errors of decoders on damaged bytes are not documented
         kinds = "a readable JPEG or PNG, nor WebP, BMP, GIF or TIFF"
         reason = str(error) if "truncated" in str(error) else f"not {kinds}"
         return f"{reason} ({len(data)} bytes)"
@@ -98,17 +98,17 @@ def _opened(data: bytes) -> Image.Image:
 def _check_extent(image: Image.Image) -> None:
     if image.width * image.height > _MOST_PIXELS:
         raise _NotRead(f"it is {image.height}x{image.width}, expected at most {_MOST_PIXELS} pixels")
-    # Photographs of some cameras have previews behind them, which Pillow calls MPO.
+    # Some cameras store previews after the photograph, a format that Pillow calls MPO.
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames != 1:
         raise _NotRead(f"it has {frames} frames or pages, expected one")
 
 
 def _shown(image: Image.Image, mode: str) -> Image.Image:
-    """The image as a viewer shows it, in the mode L or RGB; raises whatever decoders raise, or _NotRead."""
+    """The image as a viewer shows it, in mode L or RGB; raises _NotRead or any error of a decoder."""
     image.load()
     with contextlib.suppress(OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
-        ImageOps.exif_transpose(image, in_place=True)  # an EXIF block that is damaged says nothing
+        ImageOps.exif_transpose(image, in_place=True)  # ignores a damaged EXIF block
     if image.mode.startswith("I;16"):
         image = _upper_bits(image)
     if image.mode in ("I", "F"):
@@ -120,7 +120,7 @@ def _shown(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _upper_bits(image: Image.Image) -> Image.Image:
-    """8 bits of 16 bits of grey: Pillow's own conversion makes all white that is above 255."""
+    """The upper 8 of 16 bits of grey; Pillow's own conversion turns all levels above 255 white."""
     tags = getattr(image, "tag_v2", {})  # a TIFF's
     if tags.get(_PHOTOMETRIC, 1) != 1 or tags.get(_BITS, (16,)) != (16,):
         raise _NotRead("its pixels are grey in an order or in bits that are not read: store them in 8 bits")

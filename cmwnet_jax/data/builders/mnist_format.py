@@ -1,4 +1,4 @@
-"""A folder of files in MNIST's format: MNIST, Fashion-MNIST, KMNIST and whatever is packed like them."""
+"""Files in MNIST's format: MNIST, Fashion-MNIST, KMNIST and sets packed like them."""
 
 import gzip
 import math
@@ -18,21 +18,21 @@ _FILES = {
     split: (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz")
     for split, prefix in (("train", "train"), ("test", "t10k"))
 }
-_UBYTE = 8  # the format's code of unsigned bytes, the only type that images and labels have
+_UBYTE = 8  # the format's code for unsigned bytes, the only type of images and labels
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """An array of bytes in MNIST's idx format, gzipped.
+    """Reads an array of bytes in MNIST's gzipped idx format.
 
-    Two zero bytes, the type, the number of dimensions, each dimension as four bytes, most significant first,
-    then the numbers.
+    The format: two zero bytes, the type, the number of dimensions, each dimension as a big-endian 4-byte
+    integer, then the numbers.
 
     Args:
         path: the file.
-        dimensions: how many it must have, 3 for images and 1 for labels.
+        dimensions: the required number, 3 for images and 1 for labels.
 
     Returns:
-        uint8, of the shape that the file says.
+        uint8, of the shape in the file's header.
 
     Raises:
         UsageError: the file is truncated, corrupt, or not of this format.
@@ -44,7 +44,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 
 def _array(path: Path, unpacked: BinaryIO, packed_size: int, dimensions: int) -> np.ndarray:
-    """What `read_idx` gives; no more is unpacked than the header says, and that only where it can be true."""
+    """As `read_idx`; unpacks no more than the header says, and only if that size is plausible."""
     header = unpacked.read(4 * (1 + dimensions))
     if len(header) < 4 * (1 + dimensions) or header[:4] != bytes([0, 0, _UBYTE, dimensions]):
         raise UsageError(
@@ -69,7 +69,7 @@ def _array(path: Path, unpacked: BinaryIO, packed_size: int, dimensions: int) ->
 class MnistFormat(LocalBuilder):
     """Grey images and labels from four gzipped idx files, in the files' order; the id is the row.
 
-    There are as many classes as the training labels say, and each has examples.
+    The number of classes is taken from the training labels, and each class must have examples.
     """
 
     WANTS = f"a folder with {', '.join(name for names in _FILES.values() for name in names)}"
@@ -77,13 +77,13 @@ class MnistFormat(LocalBuilder):
 
     @classmethod
     def scan(cls, root: Path) -> ImageArrays:
-        """The arrays in the four files.
+        """Reads the four files.
 
         Args:
             root: their folder.
 
         Raises:
-            UsageError: a file is missing or cannot be used, or they do not fit each other.
+            UsageError: a file is missing or cannot be used, or the files do not match each other.
         """
         missing = [name for names in _FILES.values() for name in names if not os.path.lexists(root / name)]
         if missing:
@@ -114,6 +114,6 @@ class MnistFormat(LocalBuilder):
         if len(images) != len(labels) or not len(labels):
             raise UsageError(
                 f"{str(images_path)!r} has {len(images)} images and {labels_path.name!r} {len(labels)} labels, "
-                "expected one label an image and at least one: take both from the same data set"
+                "expected one label per image and at least one: take both from the same data set"
             )
         return images[..., None], labels

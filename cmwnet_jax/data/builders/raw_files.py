@@ -1,4 +1,4 @@
-"""The files a user points at, read alike from a folder and from a tar archive."""
+"""Raw files of the user, read in the same way from a folder and from a tar archive."""
 
 import errno
 import gzip
@@ -17,7 +17,7 @@ from cmwnet_jax.files import check_regular
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
-# What tarfile and gzip raise on damaged bytes; the last is of a chain of headers without end.
+# Errors of tarfile and gzip on damaged bytes; the last one comes from an endless chain of headers.
 _DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, zlib.error, RecursionError)
 
 
@@ -25,23 +25,22 @@ def raw_error(root: Path, what: str) -> UsageError:
     """The error for raw files that cannot be used.
 
     Args:
-        root: where they are.
+        root: the folder or archive.
         what: the rest of the sentence: "which ..." or "where ...".
     """
     return UsageError(f"data.raw_dir is {str(root)!r}, {what}")
 
 
 class RawFiles:
-    """The files below a folder or in a tar, by their path with forward slashes.
+    """The files below a folder or in a tar, by path with forward slashes.
 
-    Hidden files, and what macOS puts into `__MACOSX`, are passed over. Links in a folder are followed. An
-    archive with one folder at its top, as most published ones have, reads as that folder. Reading is safe from
-    several threads.
+    Hidden files and macOS's `__MACOSX` are ignored. Links in a folder are followed. An archive with a single
+    folder at its top, as most published ones have, reads as that folder. Several threads may read at once.
 
     Attributes:
         root: the folder or archive.
-        sizes: bytes of each file, by path, in ascending order of the paths.
-        folders: the path of every folder, so that empty ones can be told.
+        sizes: bytes of each file by path, ascending by path.
+        folders: the path of every folder, so that empty ones can be reported.
     """
 
     def __init__(self, root: Path):
@@ -52,8 +51,7 @@ class RawFiles:
 
         Raises:
             UsageError: it does not exist, cannot be read, is of another kind, or is a truncated or corrupt
-                archive; or there is something in it that is neither a file nor a folder, or has a name that is
-                not UTF-8.
+                archive; or an entry is neither a file nor a folder, or has a name that is not UTF-8.
         """
         self.root = root
         self.sizes: dict[str, int] = {}
@@ -68,14 +66,14 @@ class RawFiles:
         self.sizes = dict(sorted(self.sizes.items()))
 
     def _list(self) -> list[str]:
-        """Fills the attributes; returns what was refused, with the reason."""
+        """Fills the attributes; returns the refused entries with the reason."""
         if self.root.is_dir():
             return self._list_folder()
         if self.root.is_file() and self.root.name.lower().endswith(ARCHIVES):
             try:
                 return self._list_archive()
             except _DAMAGE as error:
-                damaged = not getattr(error, "errno", None)  # otherwise the system's, e.g. a full disk
+                damaged = not getattr(error, "errno", None)  # with errno: the system's, e.g. a full disk
                 found = "is truncated or corrupt" if damaged else "cannot be read"
                 remedy = "fetch it again" if damaged else "make that possible"
                 raise raw_error(self.root, f"which {found} ({first_line(error)}): {remedy}") from error
@@ -85,7 +83,7 @@ class RawFiles:
         raise raw_error(self.root, f"which {found}, expected a folder or one of {', '.join(ARCHIVES)}")
 
     def _check(self, refused: list[str]) -> None:
-        """Raises a UsageError where not all can be used: what is left out would be missed by nobody."""
+        """Raises a UsageError if an entry cannot be used; if it were ignored, nobody would notice."""
         if refused:
             raise raw_error(
                 self.root,
@@ -103,7 +101,7 @@ class RawFiles:
 
     def _list_folder(self) -> list[str]:
         refused = []
-        ways = [("", ())]  # each folder with those that it lies in
+        ways = [("", ())]  # each folder with the folders that contain it
         while ways:
             folder, above = ways.pop()
             path = self.root / folder
@@ -131,8 +129,8 @@ class RawFiles:
         if self.root.suffix.lower() == ".tar":
             self._archive = self.root.open("rb")
         else:
-            # Images are not read in the archive's order, and gzip can only be read in order: unpacked once, it
-            # can be read anywhere.
+            # Images are not read in the archive's order, but gzip allows no other. Unpack it once, for random
+            # access.
             self._archive = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
             with gzip.open(self.root) as packed:
                 shutil.copyfileobj(packed, self._archive, 1 << 20)
@@ -145,7 +143,7 @@ class RawFiles:
         return listing.refused
 
     def _take(self, members: dict[str, Member], folders: set[str]) -> None:
-        """Fills the attributes from a listing, without its only folder at the top where it has one."""
+        """Fills the attributes from a listing; a single folder at the top is removed from the paths."""
         tops = {path.split("/")[0] for path in (*members, *folders) if path != "."}
         start = len(tops.pop()) + 1 if len(tops) == 1 and not tops & set(members) else 0
         self.sizes = {path[start:]: member.size for path, member in members.items()}
@@ -177,7 +175,7 @@ class RawFiles:
         yield from text.splitlines()
 
     def close(self) -> None:
-        """Closes the archive, where there is one."""
+        """Closes the archive, if there is one."""
         if self._archive is not None:
             self._archive.close()
 
@@ -187,7 +185,7 @@ def _is_hidden(*parts: str) -> bool:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a path can be written down: Python keeps bytes that are not UTF-8 as lone surrogates.
+    """Whether a path is UTF-8; Python represents other bytes as lone surrogates.
 
     Args:
         name: a path, or a part of one.
@@ -200,12 +198,12 @@ def is_utf8(name: str) -> bool:
 
 
 def _size(entry: os.DirEntry) -> int:
-    """Bytes of a file; raises an OSError where it is no regular one, nor a link to one."""
+    """Bytes of a file; raises an OSError if it is neither a regular file nor a link to one."""
     try:
         status = entry.stat()
         if stat.S_ISREG(status.st_mode):
             return status.st_size
     except OSError:
-        pass  # said better by the next line
+        pass  # the next line gives a better error
     check_regular(Path(entry.path))
     return os.stat(entry.path).st_size

@@ -1,4 +1,4 @@
-"""WebFG-496: fine-grained classes; images from the web train, those of older sets test (Sec. 5, Table 7)."""
+"""WebFG-496: fine-grained classes; trains on web images, tests on older sets (Sec. 5, Table 7)."""
 
 from cmwnet_jax.data.builders.image_folder import ImageFolder
 
@@ -6,7 +6,7 @@ _PUBLISHED = "https://github.com/NUST-Machine-Intelligence-Laboratory/weblyFG-da
 
 
 class WebAircraft(ImageFolder):
-    """100 aircraft variants: 13,503 training images; tested on FGVC-Aircraft's."""
+    """100 aircraft variants: 13,503 training images; tests on FGVC-Aircraft."""
 
     WANTS = "web-aircraft.tar.gz or the folder web-aircraft in it (train/CLASS/*.jpg and val/CLASS/*.jpg)"
     URL = _PUBLISHED
@@ -15,7 +15,7 @@ class WebAircraft(ImageFolder):
 
 
 class WebBird(ImageFolder):
-    """200 bird species: 18,388 training images; tested on CUB200-2011's."""
+    """200 bird species: 18,388 training images; tests on CUB200-2011."""
 
     WANTS = "web-bird.tar.gz or the folder web-bird in it (train/CLASS/*.jpg and val/CLASS/*.jpg)"
     URL = _PUBLISHED
@@ -24,7 +24,7 @@ class WebBird(ImageFolder):
 
 
 class WebCar(ImageFolder):
-    """196 car models: 21,448 training images; tested on Stanford Cars'."""
+    """196 car models: 21,448 training images; tests on Stanford Cars."""
 
     WANTS = "web-car.tar.gz or the folder web-car in it (train/CLASS/*.jpg and val/CLASS/*.jpg)"
     URL = _PUBLISHED

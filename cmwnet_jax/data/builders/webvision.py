@@ -1,4 +1,4 @@
-"""WebVision 1.0: images that Google and Flickr found for ImageNet's 1,000 classes (Sec. 5, Tables 6, 9, 12)."""
+"""WebVision 1.0: images from Google and Flickr for ImageNet's 1,000 classes (Sec. 5, Tables 6, 9, 12)."""
 
 import re
 
@@ -10,15 +10,15 @@ from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
 
 _VAL_LIST = "info/val_filelist.txt"
 _SYNSETS = "info/synsets.txt"
-_VAL_FOLDERS = ("val_images_256", "val_images")  # of the resized and of the original release
+_VAL_FOLDERS = ("val_images_256", "val_images")  # in the resized and in the original release
 
 
 class Webvision(FilesBuilder):
-    """Google's and Flickr's parts: 2.4 million training images, 50,000 for validation; in the lists' order.
+    """Google's and Flickr's parts, in the lists' order: 2.4 million training images, 50,000 for validation.
 
     Attributes:
-        LISTS: the lists of training images, whose lines are a path and a label.
-        NUM_CLASSES: C; lines with a label from here to 999 are passed over.
+        LISTS: the lists of training images; their lines are a path and a label.
+        NUM_CLASSES: C; lines with a label from here to 999 are ignored.
     """
 
     WANTS = (
@@ -46,7 +46,7 @@ class Webvision(FilesBuilder):
 
     @classmethod
     def _class_names(cls, files: RawFiles) -> list[str]:
-        """Lines of the synset list, which begin with an identifier: the names alone occur twice (crane)."""
+        """Lines of the synset list. They begin with an identifier, because some names occur twice (crane)."""
         lines = [line.strip() for line in files.lines(_SYNSETS)] if _SYNSETS in files.sizes else []
         numbers = [str(c) for c in range(cls.NUM_CLASSES)]
         return lines[: cls.NUM_CLASSES] if len(lines) >= cls.NUM_CLASSES else numbers

@@ -11,31 +11,31 @@ from cmwnet_jax.data import checksums
 from cmwnet_jax.data.builders import images
 from cmwnet_jax.errors import UsageError, first_line
 
-_ID_FEATURES = ("id", "file_name")  # what tfds's own builders call it
+_ID_FEATURES = ("id", "file_name")  # names that tfds's own builders use
 
 
-class Records:
-    """One split as a random-access source of examples, as Grain's `MapDataset.source` takes it.
+class ExampleReader:
+    """Random-access reader of one split, usable as Grain's `MapDataset.source`.
 
-    `records[i]` is a dictionary: `image` [height, width, channels] uint8 (or the encoded bytes, where `decode`
-    is false), `label` int, `id` str where the set has ids, and the set's other features as they are. It can be
-    pickled, so that worker processes read and decode.
+    `reader[i]` is a dictionary: `image` [height, width, channels] uint8 (encoded bytes if `decode` is
+    false), `label` int, `id` str if the set has ids, and the set's other features unchanged. The reader can be
+    pickled for worker processes.
 
     Attributes:
-        split: the split's name.
-        image_size: (height, width) of every image; None where they may differ.
+        split: name of the split.
+        image_size: (height, width) of every image; None if they may differ.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, decode: bool = True):
         """Opens a split.
 
         Args:
-            builder: of a prepared set.
-            split: a split's name.
-            decode: whether images are decoded.
+            builder: builder of a prepared set.
+            split: name of the split.
+            decode: whether to decode images.
 
         Raises:
-            UsageError: files are missing or damaged, here and whenever examples are read.
+            UsageError: files are missing or damaged, here and when examples are read.
         """
         feature = builder.info.features["image"]
         self.split, self._decode, self._builder = split, decode, builder
@@ -45,9 +45,9 @@ class Records:
         with self._undamaged():
             self._source = builder.as_data_source(split=split, decoders=decoders)
 
-    def encoded(self) -> "Records":
-        """The same split with images as the bytes they are stored as."""
-        return Records(self._builder, self.split, decode=False)
+    def encoded(self) -> "ExampleReader":
+        """The same split with images as stored, encoded bytes."""
+        return ExampleReader(self._builder, self.split, decode=False)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -59,15 +59,15 @@ class Records:
             return self._example(self._source[row])
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """The examples at these rows; reading many at once is faster than one by one."""
+        """The examples at these rows; faster than reading them one by one."""
         with self._undamaged():
             return [self._example(example) for example in self._source.__getitems__(rows)]
 
     def read(self) -> Iterator[tuple[range, list[dict[str, Any]]]]:
-        """Yields all examples in order, many at a time, with their rows; then compares them with the checksums.
+        """Yields all examples in order, in batches with their rows; then compares their checksums.
 
         Raises:
-            UsageError: a file is damaged, or labels or ids are not those that were prepared.
+            UsageError: a file is damaged, or labels or ids have changed since the set was prepared.
         """
         digest = checksums.Digest()
         for start in range(0, len(self), 1024):
@@ -83,7 +83,7 @@ class Records:
             yield
         except UsageError:
             raise
-        except Exception as error:  # ArrayRecord's, tfds's and Pillow's errors have nothing else in common
+        except Exception as error:  # ArrayRecord, tfds and Pillow share no other base class of errors
             raise checksums.damaged(self._builder.data_dir, first_line(error)) from error
 
     def _example(self, example: dict[str, Any]) -> dict[str, Any]:
