@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.core import losses, objectives
 from cmwnet_jax.core.meta_classes import MetaClasses
-from cmwnet_jax.core.types import MetaState, ObjectiveFn, PyTree
+from cmwnet_jax.core.types import MetaState, ObjectiveFn, PyTree, VirtualFilter
 from cmwnet_jax.data.augment import Augmentation
 from cmwnet_jax.data.batches import Selection
 from cmwnet_jax.data.load import Data
@@ -207,6 +207,7 @@ class Parts:
         optimizer: the classifier's.
         learning_rate: of the virtual step (Eq. 7), by step.
         num_steps: of the whole run.
+        virtual_filter: which parameters the optimiser, and so the virtual step, moves; None for all.
         meta_classes: by the number that the method's `Spec` asks for.
         axis_name: the axis over the devices; None where there is one device.
         compile: for steps of several programs: (function, donate_argnums=()) -> mapped over the devices.
@@ -220,6 +221,7 @@ class Parts:
     num_steps: int
     meta_classes: MetaClasses
     axis_name: str | None = None
+    virtual_filter: VirtualFilter | None = None
     compile: Callable[..., Callable] = jax.jit
 
     @property

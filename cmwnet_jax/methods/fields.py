@@ -127,6 +127,12 @@ def local_file(name: str, value: Any) -> None:
         local_path(name, value)
 
 
+def check_entries(name: str, values: Any) -> None:
+    """A check: a list that is not too long."""
+    if len(values) > _LONGEST:
+        raise UsageError(f"{name} has {len(values)} entries, expected at most {_LONGEST}")
+
+
 def more_than_nothing(config: ConfigDict, *names: str) -> None:
     """Raises a UsageError where a field is 0, and its method would be plain training under another name.
 
@@ -185,3 +191,5 @@ INT32 = 2**31 - 1
 
 LARGE = 1e30
 """Finite in float32, too."""
+
+_LONGEST = 100  # entries of a tuple

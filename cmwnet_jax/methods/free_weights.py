@@ -35,6 +35,7 @@ def freely_weighted(
         optimizer=parts.optimizer,
         weight_optimizer=weight_optimizer,
         virtual_lr=parts.learning_rate,
+        virtual_filter=parts.virtual_filter,
         normalize=normalize,
         axis_name=parts.axis_name,
     )
@@ -61,6 +62,7 @@ def freely_weighted(
 def check(config: ConfigDict) -> None:
     """Raises a UsageError for fields that these methods cannot obey."""
     meta_data.check(config)
+    meta_data.check_virtual_step(config)
     if config.meta_every_steps != 1:
         raise UsageError(
             f"meta_every_steps is {config.meta_every_steps}, expected 1: {config.method} weighs each batch anew"

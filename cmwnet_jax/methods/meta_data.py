@@ -13,7 +13,7 @@ from cmwnet_jax.data.batches import Selection
 from cmwnet_jax.data.random import Purpose, generator
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods.base import EpochStart, Parts, Plan, Stream, Variables, the_classifier
-from cmwnet_jax.methods.fields import INT32, Field, between, one_of
+from cmwnet_jax.methods.fields import INT32, Field, between, is_nothing, one_of
 
 META = "meta"
 """The stream's name."""
@@ -78,6 +78,18 @@ def check(config: ConfigDict) -> None:
     if config.meta_set.kind == "held_out" and config.meta_set.pseudo_labels:
         raise UsageError(
             "meta_set.pseudo_labels is True, but held_out meta data have true labels: set it to False"
+        )
+
+
+def check_virtual_step(config: ConfigDict) -> None:
+    """Raises a UsageError where the virtual step has no learning rate that means something (Eq. 7)."""
+    fields = config.optimizer
+    rate = fields.virtual_learning_rate
+    if is_nothing(rate) and (rate or fields.name != "sgd"):
+        raise UsageError(
+            f"optimizer.virtual_learning_rate is {rate}, expected more than 0 where {config.method} learns "
+            f"weights with {fields.name}: its look-ahead is a step of plain SGD, which the optimiser's own "
+            f"learning rate serves with sgd alone (0.0); try 10.0"
         )
 
 

@@ -154,6 +154,8 @@ def check(config: ConfigDict) -> None:
             f"weight_net.learning_rate is {fields.learning_rate}, with which the weight net would never learn: "
             f"set it to more than 0, or weight_net.frozen to True"
         )
+    if not fields.frozen:
+        meta_data.check_virtual_step(config)
     if config.low_memory and fields.frozen:
         raise UsageError(
             "low_memory is True, but with weight_net.frozen there is no meta step, and plain training's memory "
@@ -184,6 +186,7 @@ def _step(parts: Parts, objective: ObjectiveFn, normalize: str, around) -> steps
         "optimizer": parts.optimizer,
         "weight_optimizer": _weight_optimizer(parts.config),
         "virtual_lr": parts.learning_rate,
+        "virtual_filter": parts.virtual_filter,
         "axis_name": parts.axis_name,
         **weigh,
     }

@@ -60,9 +60,11 @@ class RunFolder:
     def check(self, config: ConfigDict) -> None:
         """Checks that a run may start or continue here; leaves nothing behind.
 
+        A run may go on for longer: its `num_epochs` alone may be more than it was.
+
         Raises:
             UsageError: another process is running in the folder, it cannot be written, or it holds a finished
-                run, a run of another config, or a damaged one.
+                run of as many epochs, a run of another config, or a damaged one.
         """
         local_folder("workdir", self.path)
         stored.check_kinds(self.path)
@@ -97,21 +99,31 @@ class RunFolder:
             ) from error
 
     def _check_contents(self, config: ConfigDict) -> None:
-        if stored.read_result(self.path) is not None:
+        finished = stored.read_result(self.path) is not None
+        before = self.config_before()
+        longer = before is not None and config.num_epochs > before.num_epochs
+        if finished and not longer:
             raise UsageError(
                 f"workdir is {str(self.path)!r}, which holds a finished run: choose another folder or remove it"
             )
+        if finished and not self.has_checkpoint:
+            raise UsageError(
+                f"workdir is {str(self.path)!r}, which holds a finished run without a checkpoint to go on "
+                f"from: choose another folder, or bring back its {stored.CHECKPOINTS}"
+            )
         epochs = stored.read_metrics(self.path, _NEEDED)
-        if not os.path.lexists(self._config_file):
-            if epochs or any(path.name.isdigit() for path in self.checkpoints.glob("*")):
+        if before is None:
+            if epochs or self.has_checkpoint:
                 raise UsageError(
                     f"workdir is {str(self.path)!r}, which holds an unfinished run without its "
                     f"{stored.CONFIG}: bring the file back, or choose another folder"
                 )
-        elif difference := self._difference(config):
+        elif difference := self._difference(config, longer):
+            kind = "a finished" if finished else "an unfinished"
+            hint = " (model.init starts from a finished run's classifier)" if longer else ""
             raise UsageError(
-                f"workdir is {str(self.path)!r}, which holds an unfinished run of another config "
-                f"({difference}): choose another folder, or remove it"
+                f"workdir is {str(self.path)!r}, which holds {kind} run of another config ({difference}): "
+                f"choose another folder{hint}, or remove it"
             )
         # The last epoch writes these before its checkpoint; a resumed run may not write them again.
         for name in stored.ARRAYS:
@@ -139,20 +151,50 @@ class RunFolder:
             raise UsageError(f"workdir is {str(self.path)!r}, which holds no finished run: train it first")
         return ConfigDict(self._filled(stored.read_config(self.path)))
 
-    def from_own_copy(self, config: ConfigDict) -> ConfigDict:
-        """The config, with the run's own copy of the initial weight net if there is one.
+    def config_before(self) -> ConfigDict | None:
+        """The config of the run in this folder so far, finished or not; None where there is none.
+
+        Raises:
+            UsageError: it is spoilt.
+        """
+        if not os.path.lexists(self._config_file):
+            return None
+        return ConfigDict(self._filled(stored.read_config(self.path)))
+
+    def from_own_copy(self, config: ConfigDict, has_checkpoint: bool) -> ConfigDict:
+        """The config without what a run no longer needs of others, which may be gone.
+
+        The weight net that it started from is the run's own copy, where there is one, and the classifier is
+        in every checkpoint.
 
         Args:
-            config: the run's config.
+            config: the run's.
+            has_checkpoint: whether the run goes on from a checkpoint of its own.
         """
-        if not (config.weight_net.init and self.initial_weight_net.exists()):
+        own = {}
+        if config.weight_net.init and self.initial_weight_net.exists():
+            own["weight_net.init"] = str(self.initial_weight_net)
+        if has_checkpoint and (config.model.pretrained or config.model.init):
+            own |= {"model.pretrained": "", "model.init": ""}
+        if not own:
             return config
         config = config.copy_and_resolve_references()
-        config.weight_net.init = str(self.initial_weight_net)
+        config.update_from_flattened_dict(own)
         return config
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint, be it spoilt."""
+        return self.newest_checkpoint > 0
+
+    @property
+    def newest_checkpoint(self) -> int:
+        """The steps that were done when it was written; 0 where there is none."""
+        numbers = (path.name for path in self.checkpoints.glob("*"))
+        return max((int(name) for name in numbers if name.isdecimal()), default=0)
+
     def start(self, config: ConfigDict, epoch: int) -> None:
-        """Creates the folder, and removes metrics of epochs that will be run again.
+        """Creates the folder, and removes metrics of epochs that will be run again and an earlier result.
 
         Args:
             config: the run's config.
@@ -169,6 +211,7 @@ class RunFolder:
             )
         self.path.mkdir(parents=True, exist_ok=True)
         remove_partial_files(self.path)
+        (self.path / stored.RESULT).unlink(missing_ok=True)  # before its config is one of more epochs
         replace_file(self._config_file, stored.as_json(config))
         replace_file(self._metrics_file, "".join(_json(metrics) + "\n" for metrics in kept))
         self._history = kept
@@ -213,10 +256,12 @@ class RunFolder:
         """Writes result.json, which marks the run as finished."""
         replace_file(self.path / stored.RESULT, _json(result, indent=2) + "\n")
 
-    def _difference(self, config: ConfigDict) -> str:
-        """The first difference between the run's config and another; empty if they are equal."""
+    def _difference(self, config: ConfigDict, longer: bool = False) -> str:
+        """The first difference between the run's config and another, which may be `longer`; or empty."""
         old = self._filled(stored.read_config(self.path))
         new = self._filled(json.loads(stored.as_json(config)))
+        if longer:
+            old["num_epochs"] = new["num_epochs"]
         return "" if old == new else _first_difference(old, new)
 
     @property

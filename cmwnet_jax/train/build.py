@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 from collections.abc import Mapping
 from functools import partial
 
@@ -13,8 +12,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from cmwnet_jax.core.meta_classes import MetaClasses
-from cmwnet_jax.core.schedules import step_decay, warm_restarts
-from cmwnet_jax.core.types import MetaState, PyTree
+from cmwnet_jax.core.types import MetaState
 from cmwnet_jax.data.augment import check_augmentation
 from cmwnet_jax.data.batches import BatchOrder
 from cmwnet_jax.data.load import Data
@@ -23,8 +21,14 @@ from cmwnet_jax.methods import METHODS
 from cmwnet_jax.methods.base import Method, Parts
 from cmwnet_jax.methods.steps import InPasses, Step, Switched
 from cmwnet_jax.models import MODELS, check_image, model_fields
-from cmwnet_jax.models.pretrained import load_pretrained
 from cmwnet_jax.train import parallel
+from cmwnet_jax.train.optimizers import (
+    learning_rate_schedule,
+    make_optimizer,
+    trainable_filter,
+    virtual_schedule,
+)
+from cmwnet_jax.train.start_from import start_variables
 
 _MOST_PARAMETERS = 2**30
 
@@ -70,21 +74,19 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
     check_image(config.model.name, data.image_shape)
     model = build_model(config, data.source.num_classes)
     _check_size(config, model, data.image_shape)
-    learning_rate = _learning_rate(config, epoch_steps)
-    optimizer = optax.chain(
-        optax.add_decayed_weights(config.optimizer.weight_decay),
-        optax.sgd(learning_rate, momentum=config.optimizer.momentum, nesterov=config.optimizer.nesterov),
-    )
+    learning_rate = learning_rate_schedule(config, epoch_steps)
+    optimizer = make_optimizer(config, learning_rate)
     method = spec.build(
         Parts(
             config=config,
             data=data,
             model=model,
             optimizer=optimizer,
-            learning_rate=learning_rate,
+            learning_rate=virtual_schedule(config, learning_rate),
             num_steps=config.num_epochs * epoch_steps,
             meta_classes=fit_meta_classes(config, data),
             axis_name=parallel.axis_name(),
+            virtual_filter=trainable_filter(config.optimizer.trainable),
             compile=parallel.pmap,
         )
     )
@@ -159,19 +161,6 @@ def _is_in_passes(step: Step) -> bool:
     return isinstance(step, InPasses) or (isinstance(step, Switched) and isinstance(step.if_true, InPasses))
 
 
-def _learning_rate(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
-    fields, steps = config.optimizer, config.num_epochs * epoch_steps
-    if fields.schedule == "warm_restarts":
-        return warm_restarts(
-            fields.learning_rate,
-            steps,
-            constant_steps=config.warmup_epochs * epoch_steps,
-            first_cycle_steps=fields.first_cycle_epochs * epoch_steps,
-            least=fields.least_learning_rate,
-        )
-    return step_decay(fields.learning_rate, steps, fields.decay_at_percent, fields.decay_factor)
-
-
 def build_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """The classifier, with the head that its method asks for.
 
@@ -207,13 +196,13 @@ def _check_size(config: ConfigDict, model: nn.Module, image_shape: tuple[int, in
 def _initial_state(
     config: ConfigDict, model: nn.Module, images: jax.Array, method: Method, optimizer
 ) -> MetaState:
-    pretrained = _pretrained(config, model, images)
+    given = start_variables(config, model, images)
 
-    def create(rng, pretrained):
+    def create(rng, given):
         model_rng, weight_rng, step_rng = jax.random.split(rng, 3)
 
         def make_variables(key):
-            return model.init(key, images, train=False) if pretrained is None else pretrained
+            return model.init(key, images, train=False) if given is None else given
 
         return MetaState.create(
             **method.initial(make_variables, model_rng, weight_rng),
@@ -222,17 +211,4 @@ def _initial_state(
             rng=step_rng,
         )
 
-    return jax.jit(create)(jax.random.key(config.seed), pretrained).replace(memory=method.memory)
-
-
-def _pretrained(config: ConfigDict, model: nn.Module, images: jax.Array) -> PyTree | None:
-    """The variables to start from, where a file of them is named; what of them is random is said."""
-    if not config.model.pretrained:
-        return None
-    blank = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(config.seed))
-    with naming_field("model.pretrained"):
-        variables, report = load_pretrained(config.model.pretrained, config.model.name, blank)
-    if parallel.is_first():
-        kept = ", ".join(report.as_initialised) or "nothing"
-        print(f"{len(report.loaded)} arrays are pretrained; at random as before: {kept}", file=sys.stderr)
-    return variables
+    return jax.jit(create)(jax.random.key(config.seed), given).replace(memory=method.memory)

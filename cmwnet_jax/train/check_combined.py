@@ -18,6 +18,7 @@ def check_combined(config: ConfigDict, defaults: ConfigDict) -> None:
         UsageError: two of them contradict each other, or what they ask for would be left out of the training.
     """
     _check_input(config)
+    _check_start(config)
     _check_learning_rates(config)
     _check_micro_batches(config)
     _check_warmup(config)
@@ -42,6 +43,14 @@ def _check_input(config: ConfigDict) -> None:
         )
 
 
+def _check_start(config: ConfigDict) -> None:
+    if config.model.pretrained and config.model.init:
+        raise UsageError(
+            f"model.pretrained is {config.model.pretrained!r} and model.init {config.model.init!r}, expected "
+            f"one of them at most, since a classifier starts from one: leave the other empty"
+        )
+
+
 def _check_learning_rates(config: ConfigDict) -> None:
     fields = config.optimizer
     least, first = fields.least_learning_rate, fields.learning_rate
@@ -54,6 +63,11 @@ def _check_learning_rates(config: ConfigDict) -> None:
         raise UsageError(
             f"optimizer.learning_rate is {first}, with which the classifier would never learn: set it to more "
             f"than 0"
+        )
+    if fields.clip_norm and is_nothing(fields.clip_norm):
+        raise UsageError(
+            f"optimizer.clip_norm is {fields.clip_norm}, with which the classifier would never learn: set it "
+            f"to more, or to 0.0 for no clipping"
         )
     if (
         fields.schedule == "steps"

@@ -12,7 +12,7 @@ _WORDS = {
     int: "a whole number",
     float: "a number",
     str: "a text without control characters",
-    tuple: "a list of numbers",
+    tuple: "a list",
 }
 
 
@@ -45,8 +45,9 @@ def check_types(config: ConfigDict, default: ConfigDict, section: str = "") -> N
         if isinstance(expected, ConfigDict):
             check_types(value, expected, f"{field}.")
         elif not _is_like(value, expected):
-            example = f", e.g. {shown(expected)}" if expected not in ("", False) else ""
-            raise UsageError(f"{field} is {shown(value)}, expected {_WORDS[type(expected)]}{example}")
+            what = _WORDS[type(expected)] + (" of numbers" if isinstance(expected, tuple) and expected else "")
+            example = f", e.g. {shown(expected)}" if expected not in ("", False, ()) else ""
+            raise UsageError(f"{field} is {shown(value)}, expected {what}{example}")
 
 
 def _value(config: ConfigDict, name: str, field: str) -> Any:

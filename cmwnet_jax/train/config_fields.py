@@ -9,22 +9,19 @@ from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import DEFAULT, METHODS
 from cmwnet_jax.methods.fields import (
     INT32,
-    LARGE,
     MANY,
     Field,
     between,
+    check_entries,
     local_file,
     one_of,
     shown,
-    within,
 )
 from cmwnet_jax.models import MODELS
+from cmwnet_jax.train import optimizers
 
 PATHS = ("auto", "device", "stream")
 DTYPES = ("float32", "bfloat16")
-SCHEDULES = ("steps", "warm_restarts")
-
-_LONGEST = 100  # entries of a tuple
 
 
 def _widths(name: str, values: Any) -> None:
@@ -33,19 +30,7 @@ def _widths(name: str, values: Any) -> None:
         raise UsageError(
             f"{name} is {shown(values)}, expected whole numbers of units, each at least 1 and at most {2**16}"
         )
-    _check_length(name, values)
-
-
-def _percents(name: str, values: Any) -> None:
-    """A check: shares of the steps."""
-    if not all(type(percent) in (int, float) and 0 <= percent <= 100 for percent in values):
-        raise UsageError(f"{name} is {shown(values)}, expected per cents of the steps, 0 to 100")
-    _check_length(name, values)
-
-
-def _check_length(name: str, values: Any) -> None:
-    if len(values) > _LONGEST:
-        raise UsageError(f"{name} has {len(values)} entries, expected at most {_LONGEST}")
+    check_entries(name, values)
 
 
 FIELDS = {
@@ -216,56 +201,18 @@ FIELDS = {
         "random ones.",
         local_file,
     ),
+    "model.init": Field(
+        "",
+        "A finished run whose whole classifier, of the same shapes, to start from: parameters and running "
+        "statistics of its newest checkpoint; empty: none. Its optimiser and weight net are left there.",
+        local_file,
+    ),
     "model.dtype": Field(
         "float32",
         "What it computes in: float32 or bfloat16; parameters are float32 either way.",
         one_of(DTYPES),
     ),
-    "optimizer.learning_rate": Field(
-        0.1,
-        "SGD's learning rate at the start; the virtual step (Eq. 7) uses the current one.",
-        between(0, LARGE),
-    ),
-    "optimizer.schedule": Field(
-        "steps",
-        "steps (it falls at given steps) or warm_restarts (constant in the warm-up, then cosines that"
-        " start anew, each twice as long as the one before, SGDR).",
-        one_of(SCHEDULES),
-    ),
-    "optimizer.decay_at_percent": Field(
-        (60.0, 85.0),
-        "steps only: the learning rate is multiplied by `decay_factor` at each of these shares of the steps.",
-        _percents,
-    ),
-    "optimizer.decay_factor": Field(
-        0.1,
-        "The factor.",
-        between(0, LARGE),
-    ),
-    "optimizer.first_cycle_epochs": Field(
-        5,
-        "warm_restarts only: epochs of the first cosine.",
-        between(1, MANY),
-    ),
-    "optimizer.least_learning_rate": Field(
-        1e-4,
-        "warm_restarts only: where each cosine ends.",
-        between(0, LARGE),
-    ),
-    "optimizer.momentum": Field(
-        0.9,
-        "SGD's momentum.",
-        within("[0, 1)"),
-    ),
-    "optimizer.nesterov": Field(
-        False,
-        "Whether it is Nesterov's.",
-    ),
-    "optimizer.weight_decay": Field(
-        5e-4,
-        "Coupled L2 on every parameter (Q32).",
-        between(0, LARGE),
-    ),
+    **optimizers.FIELDS,
     "checkpoint.every_epochs": Field(
         20,
         "A checkpoint every so many epochs, at the end, and when SIGTERM or SIGINT asks to stop.",

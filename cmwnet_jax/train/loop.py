@@ -16,6 +16,7 @@ from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.checkpoint import Checkpoints, Restored
 from cmwnet_jax.train.clock import Clock
 from cmwnet_jax.train.config import run_folder
+from cmwnet_jax.train.continuing import check_longer
 from cmwnet_jax.train.epoch import Epoch
 from cmwnet_jax.train.evaluate import evaluation_arrays, split_metrics
 from cmwnet_jax.train.metrics import weight_metrics
@@ -29,6 +30,9 @@ from cmwnet_jax.train.watch import Board, is_due
 
 def train(config: ConfigDict, workdir: str) -> dict:
     """Trains what the config says, into a run's folder; goes on where an unfinished run stopped.
+
+    With a larger `num_epochs` and nothing else changed, a finished run goes on, too, if the steps that it has
+    done are those that the longer run would have begun with.
 
     In a run of several processes, each calls this; the first one's folder is the run's, the others write
     to a scratch folder that is gone at the end.
@@ -56,6 +60,7 @@ def train(config: ConfigDict, workdir: str) -> dict:
         folder.check(config)
         data = load_data(config)
         recipe = build_recipe(_from_own_copy(config, folder), data)
+        check_longer(config, folder, recipe.epoch_steps)
         with (
             folder.writing(config),
             health.naming_the_last_checkpoint(folder.checkpoints),
@@ -78,13 +83,13 @@ class _Launch:
 
 
 def _from_own_copy(config: ConfigDict, folder: RunFolder) -> ConfigDict:
-    """The config, starting from the run's own copy of the weight net once there is one; alike on all."""
+    """The config without what the run no longer needs of others; alike on all."""
     if config.weight_net.init:
         own = folder.initial_weight_net
         content = parallel.value_from_first(own.read_bytes() if own.exists() else None)
         if content is not None and not parallel.is_first():
             folder.write_initial_weight_net(content)
-    return folder.from_own_copy(config)
+    return folder.from_own_copy(config, parallel.value_from_first(folder.has_checkpoint))
 
 
 def _train(launch: _Launch) -> dict:
@@ -92,9 +97,9 @@ def _train(launch: _Launch) -> dict:
     config, recipe, clock = launch.config, launch.recipe, launch.clock
     steps_done, state, saved = _restore(launch)
     first_epoch, first = divmod(steps_done, recipe.epoch_steps)
-    _start_folder(launch, first_epoch)
     state = parallel.replicate(state)
     trainer = Trainer(config, launch.data, recipe)
+    _start_folder(launch, first_epoch)
     with (
         Board(launch.folder.path / "tensorboard", first_epoch) as board,
         _progress_bar(config, first_epoch + first / recipe.epoch_steps) as bar,

@@ -47,7 +47,7 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
         )
     if not isinstance(data.splits["train"], Raw):
         raise UsageError(f"workdir is {workdir!r}, a run that streams its data, expected data.path 'device'")
-    recipe = build_recipe(folder.from_own_copy(config), data)
+    recipe = build_recipe(folder.from_own_copy(config, folder.has_checkpoint), data)
     with Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints:
         steps_done, state, _ = checkpoints.restore(recipe.state)
     if steps_done != config.num_epochs * recipe.epoch_steps:

@@ -1,0 +1,116 @@
+"""The variables that a classifier starts from: another run's, ImageNet's, or random ones."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from cmwnet_jax.core.types import PyTree
+from cmwnet_jax.errors import UsageError, first_line, naming_field
+from cmwnet_jax.files import local_path, refused
+from cmwnet_jax.models.pretrained import load_pretrained
+from cmwnet_jax.runs import stored
+from cmwnet_jax.train import parallel
+from cmwnet_jax.transfer import array_facts, orbax_folder
+
+
+def start_variables(config: ConfigDict, model: nn.Module, images: jax.Array) -> PyTree | None:
+    """The variables to start from, where the config names any; what of them is random is said.
+
+    Args:
+        config: the run's.
+        model: the classifier.
+        images: [1, height, width, channels] float32.
+
+    Raises:
+        UsageError: they cannot be read, or are not the model's.
+    """
+    init = partial(model.init, train=False)
+    if config.model.init:
+        return read_classifier(config.model.init, jax.eval_shape(init, jax.random.key(0), images))
+    if not config.model.pretrained:
+        return None
+    blank = jax.jit(lambda key: init(key, images))(jax.random.key(config.seed))
+    with naming_field("model.pretrained"):
+        variables, report = load_pretrained(config.model.pretrained, config.model.name, blank)
+    if parallel.is_first():
+        kept = ", ".join(report.as_initialised) or "nothing"
+        print(f"{len(report.loaded)} arrays are pretrained; at random as before: {kept}", file=sys.stderr)
+    return variables
+
+
+def read_classifier(run: str, expected: PyTree) -> PyTree:
+    """The whole classifier at the end of a run: its parameters and its running statistics, on the host.
+
+    Args:
+        run: a finished run's folder.
+        expected: what `init` gives, or its shapes and dtypes.
+
+    Raises:
+        UsageError: there is no finished run with a checkpoint, the newest is damaged, or its arrays have
+            other names, shapes or dtypes than the expected ones.
+    """
+    folder = local_path("model.init", run).absolute()
+    with refused("model.init", folder, "cannot be read"):
+        finished = stored.is_finished(folder)
+        steps = [int(path.name) for path in folder.glob(f"{stored.CHECKPOINTS}/*") if path.name.isdecimal()]
+    if not finished or not steps:
+        raise UsageError(
+            f"model.init is {run!r}, which holds no finished run with a checkpoint, expected the folder of "
+            f"one: check the path, or train it to its end first"
+        )
+    checkpoint = folder / stored.CHECKPOINTS / str(max(steps))
+    parts = {name: value for name, value in expected.items() if name != "params"}
+    wanted = {"params": expected["params"], "model_state": parts}
+    try:
+        arrays = _read(checkpoint, wanted)
+    except _OtherArrays as error:
+        raise UsageError(
+            f"model.init is {run!r}, whose classifier is not the config's ({error}): set the model, the "
+            f"method's head and the data set as they were there, or choose another run"
+        ) from None
+    except Exception as error:  # Orbax's and TensorStore's errors have nothing else in common
+        raise UsageError(
+            f"model.init is {run!r}, whose newest checkpoint, {checkpoint.name}, is damaged "
+            f"({first_line(error)}): bring back a copy of it, or choose another run"
+        ) from error
+    return {"params": arrays["params"], **arrays["model_state"]}
+
+
+class _OtherArrays(Exception):
+    """A checkpoint's arrays are not those that are expected; says which."""
+
+
+def _read(checkpoint: Path, expected: PyTree) -> PyTree:
+    """Part of a checkpoint's state; any error but `_OtherArrays` means that it is damaged."""
+    for name in ("contents", "state"):
+        item = checkpoint / name
+        broken = orbax_folder.is_sealed(item) and orbax_folder.broken_seal(
+            item, steps_done=int(checkpoint.name)
+        )
+        if broken:
+            raise ValueError(broken)
+    with orbax_folder.plainly_named(checkpoint) as plain:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+            contents = checkpointer.restore(plain / "contents")["state"]
+        facts = {
+            name: fact for name, fact in contents.items() if name.partition("/")[0] in ("params", "model_state")
+        }
+        if different := array_facts.mismatches(facts, expected):
+            raise _OtherArrays(different)
+        blank = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), expected)
+        args = ocp.args.PyTreeRestore(
+            blank,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(blank),
+            partial_restore=True,
+        )
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            arrays = checkpointer.restore(plain / "state", args=args)
+    if damaged := array_facts.damaged(facts, arrays):
+        raise ValueError(f"other values than were saved in {', '.join(damaged[:3])}")
+    return arrays

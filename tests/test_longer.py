@@ -1,0 +1,154 @@
+"""A run that is given more epochs goes on as if it had been given them at first, or is left as it was."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from test_train import final_arrays, small_config
+
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.train import loop
+from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.trainer import Trainer
+
+CONSTANT = {"optimizer__decay_at_percent": (), "checkpoint__every_epochs": 1, "warmup_epochs": 1}
+ERM = {**CONSTANT, "method": "erm"}
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith("seconds")} for line in lines]
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopped_after(epoch, config, folder, monkeypatch):
+    report = loop._report
+
+    def stopping(launch, board, bar, under_way, tested):
+        report(launch, board, bar, under_way, tested)
+        if under_way.number == epoch:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_report", stopping)
+        with pytest.raises(Stopped):
+            train(config, folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "finished"),
+    [({"method": "cmwnet_sl"}, True), ({"optimizer__schedule": "warm_restarts"}, False)],
+    ids=["finished, of soft labels", "unfinished, with restarts"],
+)
+def test_two_epochs_then_four_are_four_bit_for_bit(changes, finished, tmp_path, monkeypatch):
+    changes = {**CONSTANT, **changes}
+    short, long = (small_config(**changes, num_epochs=epochs) for epochs in (2, 4))
+    whole = train(long, tmp_path / "whole")
+    run = tmp_path / "run"
+    if finished:
+        train(short, run)
+    else:
+        stopped_after(1, short, run, monkeypatch)
+    result = train(long, run)
+    pairs = zip(final_arrays(long, tmp_path / "whole"), final_arrays(long, run), strict=True)
+    for (path, expected), (_, got) in pairs:
+        np.testing.assert_array_equal(got, expected, err_msg=jax.tree_util.keystr(path))
+    assert metrics(run) == metrics(tmp_path / "whole")
+    assert json.loads((run / "config.json").read_text())["num_epochs"] == 4
+    same = ("test_accuracy_percent_last", "test_accuracy_percent_last10", "weight_auc_last10", "test_loss_last")
+    assert {name: result[name] for name in same} == {name: whole[name] for name in same}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """Makes a finished run of two epochs, once a config, and copies it."""
+    folder, made = tmp_path_factory.mktemp("begun"), {}
+
+    def begin(place, **changes):
+        key = repr(changes)
+        if key not in made:
+            made[key] = folder / str(len(made))
+            train(small_config(**changes, num_epochs=2), made[key])
+        shutil.copytree(made[key], place)
+        return contents(place)
+
+    return begin
+
+
+DECAYS = {**ERM, "optimizer__decay_at_percent": (50.0,)}
+REFUSED = {
+    "the learning rate": (DECAYS, {}, "since step .* at the learning rate 0.01 and would be at 0.1"),
+    "a share": (
+        {**ERM, "method": "ldam", "loss__reweight_at_percent": 60.0}, {},
+        "since loss.reweight_at_percent is 60.0, which was step [0-9]+ and would be",
+    ),
+    "another field": (ERM, {"seed": 1}, r"finished run of another config \(seed was 0 and is 1\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_would_have_been_another_run_is_refused_and_left_as_it_was(kind, begun, tmp_path):
+    changes, others, message = REFUSED[kind]
+    before = begun(tmp_path / "run", **changes)
+    with pytest.raises(UsageError, match=f"{message}.*model.init") as error:
+        train(small_config(**{**changes, **others}, num_epochs=4), tmp_path / "run")
+    assert str(error.value).isprintable()
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_as_many_epochs_or_fewer_are_a_finished_run(epochs, begun, tmp_path):
+    before = begun(tmp_path / "run", **{**ERM, "warmup_epochs": 0})
+    with pytest.raises(UsageError, match="holds a finished run"):
+        train(small_config(**{**ERM, "warmup_epochs": 0}, num_epochs=epochs), tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_begun_again(begun, tmp_path):
+    begun(tmp_path / "run", **ERM)
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    before = contents(tmp_path / "run")
+    with pytest.raises(UsageError, match="a finished run without a checkpoint to go on from"):
+        train(small_config(**ERM, num_epochs=4), tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+
+
+def test_the_result_stays_until_the_run_goes_on(begun, tmp_path, monkeypatch):
+    begun(tmp_path / "run", **ERM)
+    before = (tmp_path / "run/result.json").read_bytes()
+
+    def failing(*arguments):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "__init__", failing)
+        with pytest.raises(Stopped):
+            train(small_config(**ERM, num_epochs=3), tmp_path / "run")
+    assert (tmp_path / "run/result.json").read_bytes() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_chunk", failing)
+        with pytest.raises(Stopped):
+            train(small_config(**ERM, num_epochs=3), tmp_path / "run")
+    assert not (tmp_path / "run/result.json").exists()
+    assert len(metrics(tmp_path / "run")) == 2
+    assert "test_accuracy_percent_last" in train(small_config(**ERM, num_epochs=3), tmp_path / "run")
+
+
+def test_a_decay_that_is_still_to_come_may_move(tmp_path, monkeypatch):
+    """Of 4 epochs it is after the third: a run stopped after two may be made one of 8."""
+    changes = {**ERM, "optimizer__decay_at_percent": (75.0,)}
+    stopped_after(
+        2, small_config(**changes, num_epochs=4), tmp_path / "run", monkeypatch
+    )  # before its checkpoint
+    train(small_config(**changes, num_epochs=8), tmp_path / "run")
+    train(small_config(**changes, num_epochs=8), tmp_path / "whole")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
