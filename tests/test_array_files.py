@@ -172,9 +172,9 @@ def test_flipped_bits_and_lost_bytes(tmp_path, name):
 
 @every_reader
 def test_what_is_no_file_is_neither_waited_for_nor_read_for_ever(tmp_path, name, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the address of a socket has room for few letters
     path, reads, _ = write(tmp_path, name)
     path.unlink()
+    monkeypatch.chdir(path.parent)  # the address of a socket has room for few letters
     made = {
         "a named pipe": lambda: os.mkfifo(path),
         "a device": lambda: path.symlink_to("/dev/zero"),

@@ -44,10 +44,10 @@ def changed(**changes):
     return ConfigDict(values)
 
 
-def refused(function, *arguments):
+def refused(function, *arguments, **changes):
     """The one sentence of a refusal."""
     with pytest.raises(UsageError) as error:
-        function(*arguments)
+        function(*arguments, **changes)
     text = str(error.value)
     assert text.isprintable() and len(text) < 900, text
     return text
@@ -229,12 +229,14 @@ def test_steps_are_not_too_many_to_count():
 def test_some_step_learns():
     """Of the steps after the warm-up, 40 of 120, one at least is a multiple."""
 
-    def check(every):
+    def check(every, **changes):
         return _check_some_step_learns(
-            SimpleNamespace(config=small_config(meta_every_steps=every), num_steps=120)
+            SimpleNamespace(config=small_config(meta_every_steps=every, **changes), num_steps=120)
         )
 
     check(119)
+    check(120, warmup_epochs=0)
+    assert "meta_every_steps is 121" in refused(check, 121, warmup_epochs=0)
     assert "meta_every_steps is 120" in refused(check, 120)
 
 

@@ -172,6 +172,16 @@ def test_poor_classifiers_are_not_taken_for_reordered_ones(seed):
         check_class_order("data.posterior", "p.npy", posterior, LABELS)
 
 
+def test_two_classes_that_are_hard_to_tell_apart_are_not_swapped():
+    """Worse than chance by a little, or on a handful of examples."""
+    labels = np.arange(1000) % 2
+    for right, of in ((450, 1000), (400, 1000), (0, 3)):
+        taken_for = np.where(np.arange(of) < right, labels[:of], 1 - labels[:of])
+        check_class_order("data.posterior", "p.npy", np.eye(2)[taken_for], labels[:of])
+    with pytest.raises(UsageError, match="agree with the labels in another order"):
+        check_class_order("data.posterior", "p.npy", np.eye(2)[1 - labels[:12]], labels[:12])
+
+
 @pytest.mark.parametrize("use", ["posterior", "confidences", "forward"])
 def test_every_use_of_probabilities_is_checked(tmp_path, use):
     true = load_data(small_config(data__bias="none")).true_labels

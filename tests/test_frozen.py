@@ -129,6 +129,17 @@ def test_a_net_that_goes_on_learning_knows_the_losses_of_both_runs(tmp_path):
         assert recipe.method.weight_net.save(recipe.state.weight_params, seen, 3).loss_range == expected
 
 
+def test_a_random_weight_net_is_a_control_here_and_elsewhere(tmp_path):
+    control = {"weight_net__frozen": True, "data__bias": BIAS, "num_epochs": 1, "warmup_epochs": 0}
+    train(small_config(**control, weight_net__learning_rate=0.0), tmp_path / "first")
+    (line,) = (json.loads(line) for line in (tmp_path / "first/metrics.jsonl").open())
+    assert "loss_share_outside_range" not in line
+    saved = cmw.load_weight_net(tmp_path / "first")
+    assert saved.loss_range == (line["loss_min"], line["loss_max"])
+    _, recipe = built(method="cmwnet", weight_net__init=str(tmp_path / "first"), weight_net__frozen=True)
+    jax.tree.map(np.testing.assert_array_equal, recipe.state.weight_params, saved.weight_params)
+
+
 def test_the_share_of_losses_outside_of_a_range():
     assert health.share_outside(np.array([[0.0, 1.0], [2.0, 3.0]]), (1.0, 2.5)) == 0.5
 

@@ -93,6 +93,19 @@ def test_a_field_that_says_evaluation_is_refused(switch):
     assert not draws(evaluating.apply, params, train_kwargs={})
 
 
+@pytest.mark.parametrize("name", ["eval", "is_eval", "evaluate", "train_mode", "is_test", "phase_train"])
+def test_an_argument_that_sounds_like_a_switch_is_asked_about(name):
+    scope = {}
+    exec(f"def model(variables, inputs, {name}=None): return linear(variables, inputs)", globals(), scope)
+    model = scope["model"]
+    with pytest.raises(cmw.UsageError, match=f"argument '{name}', which may be a switch") as error:
+        cmw.classification_objective(model, META_CLASSES)
+    assert "\n" not in str(error.value)
+    for options in ({}, {name: True}):
+        cmw.classification_objective(model, META_CLASSES, train_kwargs=options)
+    cmw.classification_objective(functools.partial(model, **{name: False}), META_CLASSES)
+
+
 def test_hidden_arguments_are_a_warning():
     def hiding(variables, inputs, **options):
         return linear(variables, inputs)

@@ -30,6 +30,7 @@ from cmwnet_jax.core.table import Table, joined, remembering
 from cmwnet_jax.data import bias
 from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
 
@@ -195,7 +196,7 @@ def test_candidates_without_the_true_label():
     [
         (
             {"method": "cmwnet", "data__bias": "partial_10"},
-            "method is 'cmwnet', which takes one label an example.*train with method 'proden' first",
+            "method is 'cmwnet', which takes one label per example.*train with method 'proden' first",
         ),
         (
             {"method": "proden", "data__bias": "symmetric_20"},
@@ -206,8 +207,9 @@ def test_candidates_without_the_true_label():
     ],
 )
 def test_methods_and_biases_that_do_not_go_together(changes, message):
+    config = small_config(**changes)
     with pytest.raises(UsageError, match=message):
-        load_data(small_config(**changes))
+        build_recipe(config, load_data(config))
 
 
 def small(arg):

@@ -57,6 +57,7 @@ def test_a_weight_net_comes_back_with_all_that_its_use_needs(tmp_path):
         ({"centers": [-1, 50, 60]}, "in ascending order"),
         ({"centers": "small"}, "centers is 'small' and loss_range .*, expected K numbers and two of them"),
         ({"loss_range": (1.0,)}, "expected K numbers and two of them"),
+        ({"provenance": ["d"]}, r"provenance is \['d'\], expected what JSON can hold"),
         (
             {"provenance": {"seeds": {1, 2}}},
             r"provenance is \{'seeds': \{1, 2\}\}, expected what JSON can hold",

@@ -103,7 +103,7 @@ def test_distinct_sizes_give_no_warning():
         cmw.MetaClasses.fit([1, 2, 3], num_meta_classes=3)
 
 
-@pytest.mark.parametrize("k", [0, -1, 4, 1.5, None])
+@pytest.mark.parametrize("k", [0, -1, 4, 1.5, None, True])
 def test_k_out_of_range_is_a_usage_error(k):
     with pytest.raises(cmw.UsageError, match=rf"num_meta_classes is {k}, expected .* from 1 to .* 3"):
         cmw.MetaClasses.fit([1, 2, 3], num_meta_classes=k)

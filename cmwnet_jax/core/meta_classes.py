@@ -51,7 +51,8 @@ class MetaClasses:
         """
         counts = checked_counts(class_counts)
         num_classes = len(counts)
-        if not isinstance(num_meta_classes, int | np.integer) or not 1 <= num_meta_classes <= num_classes:
+        is_whole = isinstance(num_meta_classes, int | np.integer) and not isinstance(num_meta_classes, bool)
+        if not is_whole or not 1 <= num_meta_classes <= num_classes:
             raise UsageError(
                 f"num_meta_classes is {num_meta_classes!r}, expected a whole number from 1 to the "
                 f"number of classes, {num_classes}: set it in that range (the paper uses 3)"

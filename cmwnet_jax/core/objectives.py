@@ -2,8 +2,9 @@
 
 import functools
 import inspect
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -26,6 +27,8 @@ TRAIN_SWITCHES = {
     "inference": False,
 }
 """Names of arguments or fields that switch between training and evaluation, with the value for training."""
+
+_LIKE_A_SWITCH = re.compile(r"(^|_)(train|training|eval|evaluate|evaluation|inference|test|testing)(_|$)")
 
 
 def classification_objective(
@@ -52,8 +55,9 @@ def classification_objective(
         The objective knows its K, so a step refuses a weight net with another K.
 
     Raises:
-        UsageError: a field of the model selects evaluation; on the first call, if an entry of the batch is
-            missing, or labels, logits and `meta_classes` differ in the number of classes.
+        UsageError: a field of the model selects evaluation, or its only switch seems to have another name; on the
+            first call, if an entry of the batch is missing, or labels, logits and `meta_classes` differ in the
+            number of classes.
     """
     forward = train_mode(apply_fn, train_kwargs)
 
@@ -171,6 +175,8 @@ def train_mode(apply_fn: Callable, train_kwargs: Mapping[str, Any] | None = None
             inner, takes_any and names.isdisjoint(TRAIN_SWITCHES) and fixed.keys().isdisjoint(TRAIN_SWITCHES)
         )
         train_kwargs = {name: on for name, on in TRAIN_SWITCHES.items() if name in names - fixed.keys()}
+        if names.isdisjoint(TRAIN_SWITCHES):
+            _check_switches(names - fixed.keys())
 
     def forward(params, model_state, inputs, rng):
         linen = {"mutable": list(model_state), "rngs": {"dropout": rng}}
@@ -213,6 +219,16 @@ def _arguments(apply_fn: Callable, inner: Callable, method: str | Callable | Non
         parameters |= inspect.signature(called).parameters
     takes_any = module is None and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return {name for name, p in parameters.items() if p.kind is not p.POSITIONAL_ONLY}, takes_any
+
+
+def _check_switches(names: Iterable[str]) -> None:
+    """A UsageError for an argument that sounds like a switch, of which nobody knows what says training."""
+    for name in sorted(filter(_LIKE_A_SWITCH.search, names)):
+        raise UsageError(
+            f"the model has an argument {name!r}, which may be a switch to train mode, expected one of "
+            f"{', '.join(TRAIN_SWITCHES)}: say what it should be, e.g. train_kwargs={{{name!r}: "
+            f"{'train' in name}}}, or {{}} to leave it as it is"
+        )
 
 
 def _check_mode(inner: Callable, is_hidden: bool) -> None:

@@ -17,6 +17,7 @@ from cmwnet_jax.files import check_regular, replace_file
 _OF_A_RUN = "bias.json"  # the record beside a run's confidences.npy
 
 _TOLERANCE = 1e-3
+_CHANCE = 3  # standard deviations of as many tosses of a coin
 _HALF = {np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -106,8 +107,9 @@ def _distributions(what: str, values: np.ndarray, hint: str) -> np.ndarray:
 def check_class_order(field: str, path: str, values: np.ndarray, labels: np.ndarray) -> None:
     """Raises a UsageError if the most likely classes match the labels only after permuting the classes.
 
-    This is assumed if there is a cycle of classes in which most examples of each class are predicted as the
-    next class. A poor classifier confuses several classes with one, but does not swap them.
+    This is assumed if there is a cycle of classes in which each is predicted as the next: in most of its
+    examples, at least twice as often as itself, and more often than chance explains. A poor classifier confuses
+    several classes with one, or two with each other half of the time, but does not swap them.
 
     Args:
         field: the config field, for the error.
@@ -119,7 +121,8 @@ def check_class_order(field: str, path: str, values: np.ndarray, labels: np.ndar
     pairs = np.asarray(labels, np.int64) * num_classes + values.argmax(axis=1)
     counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
     best, sizes = counts.argmax(axis=1), counts.sum(axis=1)
-    is_most = 2 * counts.max(axis=1) > sizes
+    most = counts.max(axis=1)
+    is_most = (2 * most > sizes) & (most >= 2 * counts.diagonal())
     following = np.append(np.where(is_most, best, num_classes), num_classes)  # C stands for no successor
     own = np.arange(num_classes)
     at, in_circle = following[own], np.zeros(num_classes, bool)
@@ -127,7 +130,8 @@ def check_class_order(field: str, path: str, values: np.ndarray, labels: np.ndar
     for _ in range(num_classes):
         at = following[at]
         in_circle |= swapped & (at == own)
-    if in_circle.any():
+    surplus = (most - counts.diagonal())[in_circle].sum()
+    if surplus > _CHANCE * np.sqrt(sizes[in_circle].sum()):
         first = int(np.argmax(in_circle))
         raise UsageError(
             f"{field} is {path!r}, whose columns agree with the labels in another order of the classes alone, "

@@ -116,7 +116,7 @@ class WeightNetRole:
         functions: (weight_params, losses [g] float) -> weights [K, g], for pictures.
         save: (weight_params, loss range, epochs done) -> what a checkpoint keeps of it, to be used elsewhere.
         known_range: the losses that it had learned from before this run; None for a net that starts at random.
-        learns: whether it learns here; a frozen one is told of losses outside of `known_range`.
+        learns: whether it learns here; where a frozen one has a `known_range`, losses outside of it are told.
         content: its file, which the run's folder keeps a copy of; None for one that starts at random.
     """
 

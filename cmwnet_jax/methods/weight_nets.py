@@ -166,10 +166,10 @@ def check(config: ConfigDict) -> None:
 def _check_some_step_learns(parts: Parts) -> None:
     config, total = parts.config, parts.num_steps
     start, every = config.warmup_epochs * (total // config.num_epochs), config.meta_every_steps
-    if -(-start // every) * every >= total:
+    if -(-start // every) * every >= total or every > total:  # step 0 alone would be none to learn from
         raise UsageError(
             f"meta_every_steps is {every}, but the steps from {start}, after the warm-up, to {total} have no "
-            f"multiple of it, so that no weights would be learned: lower it, or train for more epochs"
+            f"multiple of it but 0, so that no weights would be learned: lower it, or train for more epochs"
         )
 
 

@@ -97,10 +97,10 @@ class Saver:
         self._saved = time.monotonic()
 
     def _weight_net(self, state: MetaState, history: list[dict], epochs_done: int) -> SavedWeightNet | None:
-        """The weight net to be used elsewhere; None before it has learned anything, and if it is frozen."""
+        """The weight net to be used elsewhere; None before it weighs, and for a frozen one from there."""
         role = self._method.weight_net
         ranges = learned_ranges(self._method, history)
-        if role is None or not role.learns or not ranges:
+        if role is None or not ranges or not (role.learns or role.content is None):
             return None
         lows, highs = zip(*ranges, strict=True)
         return role.save(state.weight_params, (min(lows), max(highs)), epochs_done)

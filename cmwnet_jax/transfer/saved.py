@@ -120,6 +120,8 @@ class SavedWeightNet:
                 f"each head of the weight net, or NaN for all: pass MetaClasses.centers"
             )
         try:
+            if not isinstance(self.provenance, dict):
+                raise TypeError("no dictionary")
             json.dumps(self.provenance)
         except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(
