@@ -126,31 +126,6 @@ def test_l2rw_leaves_the_classifier_where_no_example_helps():
     np.testing.assert_array_equal(flat(new.params), flat(state.params))
 
 
-@pytest.mark.parametrize(("method", "normalize"), [("l2rw", "sum"), ("mcw", "sum"), ("mcw", "mean")])
-def test_four_devices_are_one(method, normalize):
-    """Each device takes its own part of the free weights, on the scale of one device."""
-    size, meta_size = 16, 8
-    states = {}
-    for axis_name in (None, "devices"):
-        step, state = make(method, normalize, axis_name=axis_name, size=size)
-        if axis_name is None:
-            step, arrange = jax.jit(step), lambda x: x
-        else:
-            step, arrange = jax.pmap(step, axis_name=axis_name), lambda x: x.reshape(4, -1, *x.shape[1:])
-            state = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
-        for seed in range(3):
-            pair = batch(seed, size), batch(seed + 10, meta_size)
-            state, metrics = step(state, *jax.tree.map(arrange, pair))
-        states[axis_name] = state, metrics
-    (one, one_metrics), (many, many_metrics) = states[None], states["devices"]
-    for device in range(4):
-        for field in ("params", "weight_params"):
-            got = flat(jax.tree.map(lambda x, d=device: x[d], getattr(many, field)))
-            np.testing.assert_allclose(got, flat(getattr(one, field)), rtol=0, atol=1e-12)
-    np.testing.assert_allclose(np.ravel(many_metrics["weights"]), one_metrics["weights"], rtol=0, atol=1e-12)
-    assert np.any(one_metrics["weights"] > 0)
-
-
 def test_the_reweighting_optimizer_forgets_where_it_was():
     optimizer, gradients = reweighting_optimizer(), {"eps": jnp.array([-2.0, 0.0, 3.0, -0.25])}
     for start in (jnp.zeros(4), jnp.array([0.5, -8.0, 1.0, 4.0])):

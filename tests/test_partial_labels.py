@@ -19,14 +19,13 @@ from problems import (
     init_model_state,
     init_params,
     meta_classes,
-    on_one_and_on_four_devices,
 )
 from test_train import ROOT, small_config
 
 import cmwnet_jax as cmw
 from cmwnet_jax import sweep
 from cmwnet_jax.core.partial_labels import proden_objective, uniform_confidences, updated_confidences
-from cmwnet_jax.core.table import Table, joined, remembering
+from cmwnet_jax.core.table import Table, remembering
 from cmwnet_jax.data import bias
 from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
@@ -98,16 +97,6 @@ def test_three_steps_are_progressive_identification():
         np.testing.assert_allclose(state.memory.values, table, rtol=0, atol=1e-12)
         assert "aux" not in metrics
     assert np.ptp(table[candidates]) > 0.5
-
-
-@pytest.mark.usefixtures("x64")
-def test_four_devices_are_one():
-    batches = [(numbered(seed, 24),) for seed in range(3)]
-    (one, _), (many, _) = on_one_and_on_four_devices(make, batches)
-    np.testing.assert_allclose(
-        flat(jax.tree.map(lambda x: x[2], many.params)), flat(one.params), rtol=0, atol=1e-12
-    )
-    np.testing.assert_allclose(joined(many.memory).values, one.memory.values, rtol=0, atol=1e-12)
 
 
 def test_confidences_stay_defined_and_candidates_stay_candidates():

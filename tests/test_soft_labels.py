@@ -18,7 +18,6 @@ from problems import (
     init_model_state,
     init_params,
     meta_classes,
-    on_one_and_on_four_devices,
     per_example_losses,
     weight_and_derivative,
     weight_net,
@@ -207,16 +206,6 @@ def test_momentum_of_one_freezes_the_teacher_and_a_schedule_can():
     second, _ = jax.jit(step)(first, numbered(1, N), batch(6, M))
     assert np.any(flat(first.teacher) != flat(state.teacher))
     np.testing.assert_array_equal(flat(second.teacher), flat(first.teacher))
-
-
-def test_four_devices_are_one():
-    """Three steps of teacher, table and weight net; the table has 36 rows, nine a device."""
-    batches = [(numbered(seed, 24), batch(seed + 10, 8)) for seed in range(3)]
-    (one, _), (many, _) = on_one_and_on_four_devices(whole_step, batches)
-    for field in ("params", "weight_params", "teacher"):
-        got = flat(jax.tree.map(lambda x: x[2], getattr(many, field)))
-        np.testing.assert_allclose(got, flat(getattr(one, field)), rtol=0, atol=1e-12)
-    np.testing.assert_allclose(joined(many.memory).values, one.memory.values, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from cmwnet_jax.core.losses import LossFn, cross_entropy, elr_regularizer, elr_targets
 from cmwnet_jax.core.meta_classes import MetaClasses
+from cmwnet_jax.core.step_parts import pmean
 from cmwnet_jax.core.types import MetaLossFn, Objective, ObjectiveFn, PyTree, entry
 from cmwnet_jax.errors import UsageError
 
@@ -55,8 +56,8 @@ def classification_objective(
         The objective knows its K, so a step refuses a weight net with another K.
 
     Raises:
-        UsageError: a field of the model selects evaluation, or its only switch seems to have another name; on the
-            first call, if an entry of the batch is missing, or labels, logits and `meta_classes` differ in the
+        UsageError: a field of the model selects evaluation, or its only switch seems to have another name; on
+            the first call, if an entry of the batch is missing, or labels, logits and `meta_classes` differ in the
             number of classes.
     """
     forward = train_mode(apply_fn, train_kwargs)
@@ -96,6 +97,40 @@ def elr_objective(apply_fn: Callable, *, strength: float, momentum: float) -> Ob
 
     objective.num_meta_classes = 1
     return objective
+
+
+def mean_over_axis(values: jax.Array, axis_name: str | tuple[str, ...] | None) -> jax.Array:
+    """The mean over a batch that may be split over devices: on each device the mean over all examples.
+
+    For an `Objective.base` that is no mean itself, but made of one, as SelectiveNet's penalty
+    `max(0, target - coverage)**2` (E.3.2) is: averaged over devices, each with its own part's coverage, it
+    would be another number with another gradient. With this mean a step's are those of one device. What a
+    step takes in micro-batches is coupled within each of them only, as with BatchNorm.
+
+    Args:
+        values: [n, ...] float, this device's examples, as many as every other's.
+        axis_name: as the step's that the objective is for: of `pmap`, or `shard_map`; None where there is no
+            axis (one device, or arrays that `jit` splits).
+
+    Returns:
+        [...] of the same dtype.
+
+    Raises:
+        UsageError: there is no example to take a mean of, or `values` is one number.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> def penalty(selected): return jnp.maximum(0, 0.8 - mean_over_axis(selected, None)) ** 2
+        >>> float(penalty(jnp.array([1.0, 0.0, 0.2, 0.0])))  # coverage 0.3
+        0.25
+    """
+    values = jnp.asarray(values)
+    if not (values.ndim and len(values) and jnp.issubdtype(values.dtype, jnp.floating)):
+        raise UsageError(
+            f"values has shape {values.shape} and dtype {values.dtype}, expected [n, ...] floats, n at least "
+            f"1: give one entry an example, before any mean"
+        )
+    return pmean(jnp.mean(values, axis=0), axis_name)
 
 
 def with_meta_class(objective: ObjectiveFn, of_row: ArrayLike) -> ObjectiveFn:

@@ -37,8 +37,10 @@ class Objective(NamedTuple):
         terms: [n] float, multiplied by the weights. CMW-Net: the per-example losses.
         losses: [n] float, the weight net's input, without gradient.
         meta_class: [n] int32, the meta-class of each example's class, in [0, K).
-        base: scalar float. If it is reduced over examples, it must be *a mean over the batch*, so that several
-            devices give the result of one. CMW-Net: 0.
+        base: scalar float. CMW-Net: 0. Steps average it over devices, so *a mean over the batch* gives on
+            several devices what it gives on one. For any other function of a mean, e.g.
+            `max(0, target - coverage)**2`, take that mean by `objectives.mean_over_axis(values, axis_name)`
+            with the step's `axis_name`, which covers the examples of all devices.
         aux: any other output of this forward pass, e.g. pseudo-labels [n, C]. It is returned as
             `metrics["aux"]`, without gradient, and may differ by device.
     """
