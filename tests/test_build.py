@@ -15,6 +15,7 @@ from cmwnet_jax.drawing import meta_class_names
 from cmwnet_jax.report.runs import mean_and_sd
 from cmwnet_jax.train import metrics, parallel
 from cmwnet_jax.train.build import build_recipe
+from cmwnet_jax.train.loop import train
 
 
 def batches(data, size=48):
@@ -146,6 +147,23 @@ def test_means_over_the_last_epochs_and_over_seeds():
     assert metrics.last_epochs_mean([{"x": None}, {"x": 2.0}], "x") == 2
     assert mean_and_sd([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
     assert meta_class_names([10, 100, 1000])[2] == "large (about 1000 examples)"
+
+
+def test_one_device_and_four_train_alike(tmp_path, monkeypatch):
+    """The launcher with BatchNorm: same batches, same weights, same end."""
+    ends = {}
+    for count in (1, 4):
+        with monkeypatch.context() as patch:
+            devices = jax.local_devices()[:count]
+            patch.setattr(jax, "local_devices", lambda devices=devices: devices)
+            patch.setattr(jax, "local_device_count", lambda count=count: count)
+            patch.setattr(jax, "device_count", lambda count=count: count)
+            pmap = jax.pmap
+            patch.setattr(jax, "pmap", lambda f, devices=devices, pmap=pmap, **k: pmap(f, devices=devices, **k))
+            ends[count] = train(small_config(num_epochs=4), tmp_path / str(count))
+    for field in ("test_loss_last", "test_accuracy_percent_last"):
+        assert ends[4][field] == pytest.approx(ends[1][field], rel=1e-3)
+    assert np.isfinite(ends[1]["test_loss_last"])
 
 
 def test_programs_are_kept_on_disk_but_not_those_of_several_cpu_devices(monkeypatch):

@@ -300,3 +300,51 @@ def test_a_table_on_the_host_stays_there():
     table = Table.full(np.zeros((3, 4)))
     state = cmw.MetaState.create(params=PARAMS, optimizer=SGD, rng=jax.random.key(0), memory=table)
     assert state.memory.values is table.values
+
+
+def meta_step_with(**changes):
+    """A meta step of a linear model, with its arguments changed, and a state for it."""
+    optimizer, net = optax.sgd(0.1), cmw.WeightNet(1)
+    classes = cmw.MetaClasses.fit([5, 5], 1)
+
+    def apply(variables, inputs):
+        return inputs @ variables["params"]
+
+    arguments = {
+        "objective": cmw.classification_objective(apply, classes),
+        "meta_loss": cmw.classification_meta_loss(apply),
+        "weight_fn": net.apply,
+    }
+    step = cmw.make_meta_step(
+        **arguments | changes, optimizer=optimizer, weight_optimizer=optimizer, virtual_lr=0.1
+    )
+    weight_params = net.init(jax.random.key(0), jnp.ones(1), jnp.zeros(1, int))
+    state = cmw.MetaState.create(
+        params=jnp.ones((3, 2)), weight_params=weight_params, optimizer=optimizer, rng=jax.random.key(1),
+        weight_optimizer=optimizer,
+    )  # fmt: skip
+    return step, state
+
+
+def examples_of(count):
+    return {"image": jnp.ones((count, 3)), "label": jnp.arange(count) % 2}
+
+
+@pytest.mark.filterwarnings("ignore:the class sizes take only 1 distinct")
+def test_batches_of_nothing_lists_and_objectives_that_are_none_are_refused():
+    step, state = meta_step_with()
+    jax.jit(step)(state, examples_of(4), examples_of(2))
+    with pytest.raises(cmw.UsageError, match=r"^meta_batch\['image'\] has shape \(0, 3\), expected at"):
+        jax.jit(step)(state, examples_of(4), examples_of(0))
+    with pytest.raises(cmw.UsageError, match=r"^batch\['label'\] is a list, expected an array"):
+        jax.jit(step)(state, {**examples_of(4), "label": [0, 1, 0, 1]}, examples_of(2))
+    step, state = meta_step_with(objective=lambda params, state, batch, rng: ((params, params), state))
+    with pytest.raises(cmw.UsageError, match="the objective returned a tuple, expected"):
+        jax.jit(step)(state, examples_of(4), examples_of(2))
+
+
+def test_counts_that_were_counted_are_not_taken_for_labels():
+    counts = np.random.default_rng(0).poisson(1.0, 1000)
+    with pytest.raises(cmw.UsageError, match="look like labels"):
+        cmw.MetaClasses.fit(counts, 2)
+    assert len(cmw.MetaClasses.of_counts(counts, 2).of_class) == 1000

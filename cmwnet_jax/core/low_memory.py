@@ -18,6 +18,7 @@ import optax
 from cmwnet_jax.core.meta_step import make_weighted_step
 from cmwnet_jax.core.step_parts import (
     apply_optimizer,
+    check_not_empty,
     check_objective,
     checked_meta_loss,
     checked_weights,
@@ -107,6 +108,7 @@ def make_low_memory_step(
     update_classifier = compile(make_weighted_step(optimizer=optimizer, **shared), **over_the_old)
 
     def step(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
+        check_not_empty(batch=batch, meta_batch=meta_batch)
         meta_loss_value, direction = meta_gradient(state, virtual_step(state, batch), meta_batch)
         changes, meta_grad_norm = update_weight_net(state, batch, direction, meta_loss_value)
         del direction  # as large as the parameters, and not needed any more

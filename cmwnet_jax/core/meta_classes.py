@@ -49,7 +49,20 @@ class MetaClasses:
             >>> MetaClasses.fit([5000, 4800, 40, 900, 50], num_meta_classes=3).of_class
             array([2, 2, 0, 1, 0], dtype=int32)
         """
-        counts = checked_counts(class_counts)
+        return cls.of_counts(checked_counts(class_counts), num_meta_classes, seed)
+
+    @classmethod
+    def of_counts(cls, class_counts: np.ndarray, num_meta_classes: int, seed: int = 0) -> "MetaClasses":
+        """`fit` without the check for labels passed as counts, which takes very small classes for labels.
+
+        Args:
+            class_counts: [C] numbers that were counted, e.g. by `np.bincount`.
+            num_meta_classes, seed: as in `fit`.
+
+        Raises:
+            UsageError: K is out of range, or all counts are 0.
+        """
+        counts = np.asarray(class_counts, np.float64)
         num_classes = len(counts)
         is_whole = isinstance(num_meta_classes, int | np.integer) and not isinstance(num_meta_classes, bool)
         if not is_whole or not 1 <= num_meta_classes <= num_classes:

@@ -21,6 +21,7 @@ from cmwnet_jax.core.step_parts import (
     axis_size,
     check_axes,
     check_meta_classes,
+    check_not_empty,
     check_objective,
     checked_meta_loss,
     checked_weights,
@@ -109,6 +110,7 @@ def make_meta_step(
     learning_rate = schedule_of(virtual_lr)
 
     def step(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
+        check_not_empty(batch=batch, meta_batch=meta_batch)
         check_meta_classes(objective, weight_fn)
         batch_rng, meta_rng = step_rngs(state, axis_name)
         linear = _linearize(objective, state, batch, batch_rng, axis_name)
@@ -169,6 +171,7 @@ def make_weighted_step(
     normalized = normalization(normalize, axis_name)
 
     def step(state: MetaState, batch: PyTree) -> tuple[MetaState, Metrics]:
+        check_not_empty(batch=batch)
         linear = _linearize(objective, state, batch, step_rngs(state, axis_name)[0], axis_name)
         if weight_fn is None:
             weights = jnp.ones_like(linear.losses)

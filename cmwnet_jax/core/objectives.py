@@ -57,8 +57,8 @@ def classification_objective(
 
     Raises:
         UsageError: a field of the model selects evaluation, or its only switch seems to have another name; on
-            the first call, if an entry of the batch is missing, or labels, logits and `meta_classes` differ in the
-            number of classes.
+            the first call, if an entry of the batch is missing, or labels, logits and `meta_classes` differ in
+            the number of classes.
     """
     forward = train_mode(apply_fn, train_kwargs)
 

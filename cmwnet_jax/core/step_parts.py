@@ -191,8 +191,28 @@ def check_meta_classes(objective: ObjectiveFn, weight_fn: WeightFn) -> None:
         )
 
 
+def check_not_empty(**batches: PyTree) -> None:
+    """A UsageError for a batch without examples, whose mean loss would be NaN.
+
+    Args:
+        **batches: by the argument's name.
+    """
+    for name, batch in batches.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+            if jnp.shape(leaf)[:1] == (0,):
+                raise UsageError(
+                    f"{name}{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, expected at least one "
+                    f"example: leave out empty batches"
+                )
+
+
 def check_objective(out: Objective) -> None:
     """Checks for per-example float vectors of equal length and a scalar base; the error names the entry."""
+    if not isinstance(out, Objective):
+        raise UsageError(
+            f"the objective returned a {type(out).__name__}, expected (Objective, model_state): return "
+            f"cmw.Objective(terms, losses, meta_class, base), model_state"
+        )
     n = jnp.shape(out.terms)[:1]
     for name in ("terms", "losses", "meta_class"):
         shape = jnp.shape(getattr(out, name))

@@ -156,6 +156,10 @@ def entry(batch: Mapping[str, jax.Array], name: str, of: str = "batch") -> jax.A
         raise UsageError(f"{of} is a {type(batch).__name__}, expected a dictionary with the entry {name!r}")
     if name not in batch:
         raise UsageError(f"{of} has the entries {', '.join(map(str, batch)) or 'none'}, expected {name!r}, too")
+    if isinstance(batch[name], list | tuple | int | float | str):
+        raise UsageError(
+            f"{of}[{name!r}] is a {type(batch[name]).__name__}, expected an array: pass np.asarray of it"
+        )
     return batch[name]
 
 

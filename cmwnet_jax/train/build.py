@@ -117,7 +117,7 @@ def fit_meta_classes(config: ConfigDict, data: Data) -> MetaClasses:
         UsageError: there are fewer classes than meta-classes.
     """
     with naming_field("weight_net"):
-        return MetaClasses.fit(data.biased.class_counts, METHODS[config.method].num_meta_classes(config))
+        return MetaClasses.of_counts(data.biased.class_counts, METHODS[config.method].num_meta_classes(config))
 
 
 def _check_batch_size(config: ConfigDict, data: Data) -> None:
