@@ -16,7 +16,7 @@ from cmwnet_jax.core.weight_net import WeightNet
 from cmwnet_jax.data.load import load_data
 from cmwnet_jax.methods import METHODS, weight_nets
 from cmwnet_jax.models import MODELS
-from cmwnet_jax.models.heads import unit
+from cmwnet_jax.models.heads import linear_head, unit
 from cmwnet_jax.models.layers import Classifier
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
@@ -65,10 +65,10 @@ class Float64Classifier(Classifier, kw_only=True):
             mean = mean if self.axis_name is None else jax.lax.pmean(mean, self.axis_name)
             running.value = 0.9 * running.value + 0.1 * mean
         x = jnp.tanh(x - mean[None])
-        if not self.cosine_scale:
+        if self.make_head is linear_head:
             return dense(self.num_classes)(x)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (8, self.num_classes), jnp.float64)
-        return self.cosine_scale * unit(x) @ unit(kernel, axis=0)
+        return 30 * unit(x) @ unit(kernel, axis=0)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import functools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ from cmwnet_jax.core.losses import cross_entropy
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.models import MODELS, heads, layers, model_fields
 from cmwnet_jax.models.bilinear_cnn import bilinear_pool
+from cmwnet_jax.models.heads import cosine_head, no_head
 from cmwnet_jax.models.preact_resnet import PreActBlock
 from cmwnet_jax.models.resnet import BasicBlock, Bottleneck, ResNet, cifar_stem, imagenet_stem
 from cmwnet_jax.models.resnet_cifar import ResNetCifar, projected, zero_padded
@@ -184,7 +186,7 @@ def test_dropout_draws_from_its_key_in_train_mode_only():
 
 
 def test_the_cosine_head_is_scaled_cosines():
-    model = MODELS["mlp"](num_classes=4, hidden=(16,), batch_norm=False, cosine_scale=30.0)
+    model = MODELS["mlp"](num_classes=4, hidden=(16,), batch_norm=False, make_head=cosine_head(30.0))
     images = noise(3, 6)
     params = jax.device_get(jax.jit(lambda: variables_of(model, images))()["params"])
     hidden = np.maximum(images @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"], 0)
@@ -198,11 +200,42 @@ def test_the_cosine_head_is_scaled_cosines():
 def test_a_cosine_head_can_be_put_on_any_model_and_features_of_zero_do_no_harm():
     one_a_file = ("bilinear_cnn", "inception_resnet_v2", "preact_resnet18", "resnet10", "resnet20", "small_cnn")
     for name in (*one_a_file, "vgg16", "wide_resnet28_2"):
-        model = MODELS[name](num_classes=10, cosine_scale=30.0)
+        model = MODELS[name](num_classes=10, make_head=cosine_head(30.0))
         params = jax.eval_shape(lambda m=model: variables_of(m, jnp.zeros((1, 75, 75, 3))))["params"]
         assert list(params["head"]) == ["kernel"], name
     gradient = jax.grad(lambda x: jnp.sum(heads.unit(x)))(jnp.zeros(5))
     assert np.all(heads.unit(jnp.zeros(5)) == 0) and np.all(np.isfinite(gradient))
+
+
+class ThreeHeads(nn.Module):
+    """Outputs as selective classification has them."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features):
+        return {
+            "main": nn.Dense(self.num_classes)(features),
+            "select": nn.Dense(1)(features),
+            "auxiliary": nn.Dense(self.num_classes)(features),
+        }
+
+
+@pytest.mark.parametrize("name", ["mlp", "small_cnn", "resnet20"])
+def test_a_head_is_put_on_any_models_features(name):
+    """The features are those of the plain model; a head of one's own gives several outputs."""
+    images = noise(2, 8, 8, 3)
+    plain = MODELS[name](num_classes=4)
+    variables = jax.jit(lambda: variables_of(plain, images))()
+    features = plain.clone(make_head=no_head).apply(variables, images, train=False)
+    last = variables["params"].get("head") or variables["params"][sorted(variables["params"])[-1]]
+    logits = features @ last["kernel"] + last["bias"]
+    np.testing.assert_allclose(plain.apply(variables, images, train=False), logits, rtol=1e-4, atol=1e-5)
+    three = plain.clone(make_head=lambda num_classes, *, kernel_init, name: ThreeHeads(num_classes, name=name))
+    outputs, _ = jax.eval_shape(lambda: three.init_with_output(jax.random.key(0), images, train=False))
+    assert {key: value.shape for key, value in outputs.items()} == {
+        "main": (2, 4), "select": (2, 1), "auxiliary": (2, 4)
+    }  # fmt: skip
 
 
 def test_zero_padding_keeps_every_second_pixel_between_channels_of_zeros():
@@ -280,16 +313,17 @@ def test_what_cannot_be_built_says_so():
     for model, message in (
         (ResNetCifar(num_classes=2, depth=30, shortcut=projected), "depth is 30, expected 6n \\+ 2"),
         (WideResNet(num_classes=2, depth=30, widen=2), "depth is 30, expected 6n \\+ 4"),
-        (MODELS["small_cnn"](num_classes=2, cosine_scale=-1.0), "cosine_scale is -1.0, expected 0"),
     ):
         with pytest.raises(UsageError, match=message):
             jax.eval_shape(lambda m=model: variables_of(m, images))
+    with pytest.raises(UsageError, match="scale is -1.0, expected a positive number"):
+        cosine_head(-1.0)
     with pytest.raises(UsageError, match="did you mean 'small_cnn'"):
         model_fields("smal_cnn")
 
 
 def test_fields_beyond_the_shared_ones_are_the_mlps():
-    shared = {"num_classes", "axis_name", "dtype", "cosine_scale"}
+    shared = {"num_classes", "axis_name", "dtype", "make_head"}
     own = {name: set(model_fields(name)) - shared for name in MODELS}
     assert {name: fields for name, fields in own.items() if fields} == {"mlp": {"hidden", "batch_norm"}}
     assert all(shared <= model_fields(name) for name in MODELS)

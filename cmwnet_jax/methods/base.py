@@ -27,6 +27,7 @@ from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods.fields import Fields
 from cmwnet_jax.methods.measure import Measure, measure_classifier
 from cmwnet_jax.methods.steps import Step
+from cmwnet_jax.models.heads import Head, linear_head
 
 Variables = Mapping[str, PyTree]
 """What Linen's `apply` takes first: `params`, and the collections of `model_state`."""
@@ -282,7 +283,7 @@ class Spec:
         build: from the run's pieces.
         check: raises a UsageError for what its config fields say only together, before any data are read.
         check_data: raises a UsageError for data that it cannot learn from.
-        cosine_scale: config -> the scale of a head of cosines, 0 for a linear head (Q27).
+        head: config -> the classifier's head.
         num_meta_classes: config -> K; methods that do not look at the class have 1.
         follows_warmup: config -> whether it is another thing than the warm-up, so that epochs must follow that.
         fields: config fields that it reads, by name; other methods may read them, too.
@@ -293,7 +294,7 @@ class Spec:
     build: Callable[[Parts], Method]
     check: Callable[[ConfigDict], None] = lambda config: None
     check_data: Callable[[ConfigDict, Data], None] = single_labels_only
-    cosine_scale: Callable[[ConfigDict], float] = lambda config: 0.0
+    head: Callable[[ConfigDict], Head] = lambda config: linear_head
     num_meta_classes: Callable[[ConfigDict], int] = lambda config: 1
     follows_warmup: Callable[[ConfigDict], bool] = lambda config: True
     fields: Fields = dataclasses.field(default_factory=dict)

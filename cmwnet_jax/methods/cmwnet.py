@@ -7,7 +7,7 @@ from cmwnet_jax.data.random import Purpose, generator
 from cmwnet_jax.methods import loss_names, weight_nets
 from cmwnet_jax.methods.base import Method, Parts, Spec
 from cmwnet_jax.methods.fields import Field, one_of
-from cmwnet_jax.methods.loss_names import chosen_loss, cosine_scale
+from cmwnet_jax.methods.loss_names import chosen_loss, head
 from cmwnet_jax.methods.plain import warmup
 from cmwnet_jax.methods.weight_nets import check, with_weight_net
 
@@ -44,7 +44,7 @@ SPEC = Spec(
     "cmwnet",
     build,
     check,
-    cosine_scale=cosine_scale,
+    head=head,
     num_meta_classes=lambda config: config.weight_net.num_meta_classes,
     fields={**weight_nets.FIELDS, **loss_names.FIELDS, **_OWN_FIELDS},
     options=("loss.name", "low_memory", "weight_net.class_feature", "weight_net.init", "weight_net.frozen"),

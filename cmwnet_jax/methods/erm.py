@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.methods.base import Method, Parts, Spec
 from cmwnet_jax.methods.fields import more_than_nothing
-from cmwnet_jax.methods.loss_names import FIELDS, chosen_loss, cosine_scale
+from cmwnet_jax.methods.loss_names import FIELDS, chosen_loss, head
 from cmwnet_jax.methods.plain import plain_training, warmup
 
 
@@ -25,7 +25,7 @@ SPEC = Spec(
     "erm",
     build,
     check,
-    cosine_scale=cosine_scale,
+    head=head,
     follows_warmup=lambda config: config.loss.name != "cross_entropy",
     fields=FIELDS,
     options=("loss.name",),

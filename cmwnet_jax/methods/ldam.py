@@ -12,6 +12,7 @@ from cmwnet_jax.methods.base import Method, Parts, Spec
 from cmwnet_jax.methods.class_balanced import class_weighted_step
 from cmwnet_jax.methods.fields import Field, more_than_nothing, percent_of_steps, within
 from cmwnet_jax.methods.plain import after_warmup, weighted_step
+from cmwnet_jax.models.heads import cosine_head
 
 FIELDS = {
     "loss.ldam_margin": Field(
@@ -67,7 +68,7 @@ SPEC = Spec(
     "ldam",
     build,
     check,
-    cosine_scale=lambda config: config.loss.ldam_scale,
+    head=lambda config: cosine_head(config.loss.ldam_scale),
     fields={**FIELDS, **class_balanced.FIELDS},
     options=("loss.reweight_at_percent",),
 )

@@ -8,6 +8,7 @@ from cmwnet_jax.core import losses
 from cmwnet_jax.methods import focal, gce, ldam
 from cmwnet_jax.methods.base import Parts
 from cmwnet_jax.methods.fields import Field, one_of
+from cmwnet_jax.models.heads import Head, cosine_head, linear_head
 
 LOSSES: Mapping[str, Callable[[Parts], losses.LossFn]] = {
     "cross_entropy": lambda parts: losses.cross_entropy,
@@ -40,10 +41,10 @@ def chosen_loss(parts: Parts) -> losses.LossFn:
     return LOSSES[parts.config.loss.name](parts)
 
 
-def cosine_scale(config: ConfigDict) -> float:
-    """LDAM's margins are between cosines, whichever method trains on it (Q27).
+def head(config: ConfigDict) -> Head:
+    """The classifier's head: LDAM's margins are between cosines, whichever method trains on it (Q27).
 
     Args:
         config: the run's.
     """
-    return config.loss.ldam_scale if config.loss.name == "ldam" else 0.0
+    return cosine_head(config.loss.ldam_scale) if config.loss.name == "ldam" else linear_head

@@ -2,7 +2,7 @@
 
 from cmwnet_jax.methods import loss_names
 from cmwnet_jax.methods.base import Method, Parts, Spec
-from cmwnet_jax.methods.loss_names import chosen_loss, cosine_scale
+from cmwnet_jax.methods.loss_names import chosen_loss, head
 from cmwnet_jax.methods.plain import warmup
 from cmwnet_jax.methods.weight_nets import FIELDS, check, with_weight_net
 
@@ -17,7 +17,7 @@ SPEC = Spec(
     "mwnet",
     build,
     check,
-    cosine_scale=cosine_scale,
+    head=head,
     fields={**FIELDS, **loss_names.FIELDS},
     options=("loss.name", "low_memory", "weight_net.init", "weight_net.frozen"),
 )

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cmwnet_jax.models.heads import classifier_head, unit
+from cmwnet_jax.models.heads import unit
 from cmwnet_jax.models.layers import Classifier, he_fan_in
 from cmwnet_jax.models.vgg import VGG16, vgg_features
 
@@ -35,4 +35,4 @@ class BilinearCNN(Classifier, kw_only=True):
         """Logits [n, C] of images [n, height, width, channels], at least 32 pixels a side."""
         del train  # train mode changes nothing
         pooled = bilinear_pool(vgg_features(images, VGG16, self.conv()))
-        return classifier_head(self.num_classes, self.cosine_scale, kernel_init=he_fan_in)(pooled)
+        return self.outputs(pooled, kernel_init=he_fan_in)

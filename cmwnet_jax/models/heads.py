@@ -1,6 +1,7 @@
 """Last layer of a classifier: linear, or cosines between features and class vectors."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -42,31 +43,45 @@ class CosineHead(nn.Module):
         return self.scale * unit(features) @ unit(kernel, axis=0)
 
 
-def classifier_head(
-    num_classes: int,
-    cosine_scale: float = 0.0,
-    *,
-    kernel_init: nn.initializers.Initializer = torch_linear,
-    name: str | None = "head",
-) -> Callable[[jax.Array], jax.Array]:
-    """The last layer: (features [n, F] of any float dtype) -> logits [n, C] float32.
+Head = Callable[..., Callable[[jax.Array], Any]]
+"""(num_classes, *, kernel_init, name) -> (features [n, F] float32 -> outputs), for use in a compact method.
+
+The outputs of a plain classifier are logits [n, C]. A method with several outputs defines its own head, whose
+outputs are a pytree. `kernel_init` and `name` are those of the architecture's linear head.
+"""
+
+
+def linear_head(num_classes: int, *, kernel_init: nn.initializers.Initializer, name: str | None) -> nn.Module:
+    """A linear layer with bias, the usual `Head`.
 
     Args:
         num_classes: C.
-        cosine_scale: 0 for a linear head with bias, otherwise the scale of a `CosineHead`.
-        kernel_init: initialiser of a linear head's kernel.
-        name: name of the head's parameters.
+        kernel_init: initialiser of the kernel.
+        name: name of the parameters.
+    """
+    return nn.Dense(num_classes, kernel_init=kernel_init, name=name)
+
+
+def cosine_head(scale: float) -> Head:
+    """A `Head` of cosines between features and class vectors (Q27).
+
+    Args:
+        scale: factor of the cosines, positive; 30 in LDAM-DRW.
 
     Raises:
-        UsageError: cosine_scale is negative.
+        UsageError: the scale is not positive.
     """
-    if not cosine_scale >= 0:
-        raise UsageError(
-            f"cosine_scale is {cosine_scale!r}, expected 0 for a linear head or a positive scale for one of "
-            "cosines, such as LDAM's 30"
-        )
-    if cosine_scale:
-        head = CosineHead(num_classes, cosine_scale, name=name)
-    else:
-        head = nn.Dense(num_classes, kernel_init=kernel_init, name=name)
-    return lambda features: head(features.astype(jnp.float32))
+    if not scale > 0:
+        raise UsageError(f"cosine_head: scale is {scale!r}, expected a positive number, such as LDAM's 30")
+
+    def head(num_classes: int, *, kernel_init: nn.initializers.Initializer, name: str | None) -> nn.Module:
+        del kernel_init
+        return CosineHead(num_classes, scale, name=name)
+
+    return head
+
+
+def no_head(num_classes: int, **settings: Any) -> Callable[[jax.Array], jax.Array]:
+    """A `Head` that returns the features [n, F], e.g. of `model.clone(make_head=no_head)`."""
+    del num_classes, settings
+    return lambda features: features

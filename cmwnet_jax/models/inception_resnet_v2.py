@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cmwnet_jax.models.heads import classifier_head
 from cmwnet_jax.models.layers import Classifier, global_average_pool
 
 Branches = Sequence[Sequence[tuple]]
@@ -96,7 +95,7 @@ class InceptionResNetV2(Classifier, kw_only=True):
             x = _ResidualMixed(_BLOCK_8, 0.2, **layers, name=f"block8_{block}")(x)
         x = _ResidualMixed(_BLOCK_8, 1.0, **layers, activate=_as_it_is, name="block8_9")(x)
         x = _Conv(1536, 1, 1, **layers, name="conv_7b")(x)
-        return classifier_head(self.num_classes, self.cosine_scale)(global_average_pool(x))
+        return self.outputs(global_average_pool(x))
 
 
 def _as_it_is(x: jax.Array) -> jax.Array:

@@ -2,11 +2,14 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from cmwnet_jax.models.heads import Head, linear_head, torch_linear
 
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """He's normal initialiser by fan-out, usual in residual networks."""
@@ -24,14 +27,29 @@ class Classifier(nn.Module, kw_only=True):
         num_classes: C.
         axis_name: the pmap axis of batch statistics; None for those of the local batch.
         dtype: compute dtype of the layers, e.g. `jnp.bfloat16`.
-        cosine_scale: logits are this factor times cosines of features and class vectors (Q27); 0 for a plain
-            linear head.
+        make_head: what turns the features into outputs, see `heads.Head`.
     """
 
     num_classes: int
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
-    cosine_scale: float = 0.0
+    make_head: Head = linear_head
+
+    def outputs(
+        self,
+        features: jax.Array,
+        kernel_init: nn.initializers.Initializer = torch_linear,
+        name: str | None = "head",
+    ) -> Any:
+        """The head's outputs; to be called last in a compact method.
+
+        Args:
+            features: [n, F] of any float dtype.
+            kernel_init: the architecture's initialiser of a linear head.
+            name: the name of the head's parameters.
+        """
+        head = self.make_head(self.num_classes, kernel_init=kernel_init, name=name)
+        return head(features.astype(jnp.float32))
 
     def conv(self, kernel_init: nn.initializers.Initializer = he_fan_out) -> Callable[..., nn.Module]:
         """`make(features, size=3, stride=1)`: square convolutions without bias that compute in `dtype`."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from cmwnet_jax.models.heads import classifier_head
 from cmwnet_jax.models.layers import Classifier
 
 
@@ -33,4 +32,4 @@ class MLP(Classifier, kw_only=True):
             x = nn.relu(x)
         # Numbered like the other layers; Flax's initialiser, as they use.
         kernel_init = nn.linear.default_kernel_init
-        return classifier_head(self.num_classes, self.cosine_scale, kernel_init=kernel_init, name=None)(x)
+        return self.outputs(x, kernel_init=kernel_init, name=None)

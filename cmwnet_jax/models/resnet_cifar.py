@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.models.heads import classifier_head
 from cmwnet_jax.models.layers import Classifier, global_average_pool, he_fan_in, he_fan_out
 
 
@@ -81,4 +80,4 @@ class ResNetCifar(Classifier, kw_only=True):
             for block in range(self.depth // 6):
                 stride = 2 if stage > 0 and block == 0 else 1
                 x = _Block(channels, stride, self.shortcut, conv, norm, name=f"layer{stage + 1}_{block}")(x)
-        return classifier_head(self.num_classes, self.cosine_scale)(global_average_pool(x))
+        return self.outputs(global_average_pool(x))

@@ -3,7 +3,6 @@
 import flax.linen as nn
 import jax
 
-from cmwnet_jax.models.heads import classifier_head
 from cmwnet_jax.models.layers import Classifier, global_average_pool
 
 
@@ -23,4 +22,4 @@ class SmallCNN(Classifier, kw_only=True):
         for channels in (24, 48, 96):
             for stride in (2, 1):
                 x = nn.relu(norm()(conv(channels, stride=stride)(x)))
-        return classifier_head(self.num_classes, self.cosine_scale)(global_average_pool(x))
+        return self.outputs(global_average_pool(x))

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 
-from cmwnet_jax.models.heads import classifier_head
 from cmwnet_jax.models.layers import Classifier, adaptive_average_pool
 
 VGG16 = (2, 2, 3, 3, 3)
@@ -72,4 +71,4 @@ class VGG(Classifier, kw_only=True):
         for number in (0, 3):  # torchvision's numbers, which also count ReLU and dropout
             layer = nn.Dense(4096, dtype=self.dtype, kernel_init=_small_normal, name=f"classifier_{number}")
             x = nn.Dropout(0.5, deterministic=not train)(nn.relu(layer(x)))
-        return classifier_head(self.num_classes, self.cosine_scale, kernel_init=_small_normal)(x)
+        return self.outputs(x, kernel_init=_small_normal)

@@ -4,7 +4,6 @@ import flax.linen as nn
 import jax
 
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.models.heads import classifier_head
 from cmwnet_jax.models.layers import Classifier, global_average_pool
 from cmwnet_jax.models.preact_resnet import PreActBlock
 
@@ -37,4 +36,4 @@ class WideResNet(Classifier, kw_only=True):
                 channels = 16 * self.widen * 2**stage
                 x = PreActBlock(channels, stride, conv, norm, name=f"layer{stage + 1}_{block}")(x)
         x = nn.relu(norm(name="bn1")(x))
-        return classifier_head(self.num_classes, self.cosine_scale)(global_average_pool(x))
+        return self.outputs(global_average_pool(x))

@@ -174,7 +174,7 @@ def build_model(config: ConfigDict, num_classes: int) -> nn.Module:
         num_classes=num_classes,
         axis_name=parallel.axis_name() if config.model.batch_norm_over == "all" else None,
         dtype=jnp.dtype(config.model.dtype),
-        cosine_scale=METHODS[config.method].cosine_scale(config),
+        make_head=METHODS[config.method].head(config),
         **{field: value for field, value in own.items() if field in model_fields(name)},
     )
 
