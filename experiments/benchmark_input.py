@@ -1,13 +1,13 @@
-"""What the input costs: each path alone, and each path with a training step behind it.
+"""Benchmarks the input paths, alone and together with a training step.
 
     python -m experiments.benchmark_input --config=experiments/benchmark_input.py --config.data.dir=DIR \
         --config.data.raw_dir=FOLDER_OF_UBYTE_GZ [--repeats=5] [--json=FILE]
 
-For sets that fit into memory, with an MLP. In one run and alternating, medians of `--repeats` epochs:
-examples a second of the device path, of the streaming path, and, where TensorFlow is installed, of
-tf.data doing the same work (cache, shuffle, batch, normalise, prefetch); and the time of a plain
-training step (the cheapest there is, the one that notices its input most) and of a meta step behind
-each, against the same step on one fixed batch. Results: the README's table.
+It uses an MLP and a data set that fits into memory. All variants alternate in one run; the results are medians
+over `--repeats` epochs. It reports the examples per second of the device path, of the streaming path and, if
+TensorFlow is installed, of tf.data doing the same work (cache, shuffle, batch, normalise, prefetch). For each
+it also reports the time of a plain training step (the cheapest one, hence the most sensitive to its input) and
+of a meta step, against the same step on one fixed batch. Results: the table in the README.
 """
 
 import importlib.util
@@ -38,18 +38,18 @@ from cmwnet_jax.train.inputs import open_input
 
 
 def get_config() -> ConfigDict:
-    """An MLP on files in MNIST's format."""
+    """The config: an MLP on files in MNIST's format."""
     config = default_config()
     config.data.name = "mnist_format"
     config.data.path = "device"
     config.batch_size = 128
     config.meta_set.batch_size = 100
-    config.weight_net.num_meta_classes = 1  # the classes are of one size
+    config.weight_net.num_meta_classes = 1  # all classes have the same size
     return config
 
 
 def _runs(config: ConfigDict, data: Data, recipe: Recipe) -> dict[str, Callable[[int], object]]:
-    """Name -> epoch number -> something to wait for."""
+    """Makes the variants: name -> (epoch number -> array to wait for)."""
     method, steps = recipe.method, recipe.epoch_steps
     chosen = Selection(np.arange(100), data.biased.given[:100])
     places = BatchOrder(0, 100, 100, steps, "meta").epoch(0)
@@ -76,7 +76,7 @@ def _runs(config: ConfigDict, data: Data, recipe: Recipe) -> dict[str, Callable[
 
 
 def _touch(state, batch):
-    """A step that looks at every pixel and does nothing else."""
+    """A step that reads every pixel and does nothing else."""
     batch = batch["train"]
     zero = jnp.zeros(len(batch["label"]))
     return state.replace(step=state.step + 1), {
@@ -98,7 +98,7 @@ def _epochs(run_steps, recipe: Recipe, meta, places) -> Callable[[int], object]:
 
 
 def _fixed(step, recipe: Recipe, raw) -> Callable[[int], object]:
-    """An epoch's steps in one program, all on one batch that is ready."""
+    """Makes one program of an epoch's steps, all on one batch already on the device."""
     batch = {"image": raw.image.astype(np.float32) / 255, "label": raw.label}
     streams = {"train": batch, "meta": jax.tree.map(lambda x: x[:100], batch)}
 
@@ -117,7 +117,7 @@ def _fixed(step, recipe: Recipe, raw) -> Callable[[int], object]:
 
 
 def _tf_data(data: Data, recipe: Recipe) -> dict[str, Callable[[int], object]]:
-    """tfds.load, cache, shuffle, batch, normalise, prefetch; and a plain step that is fed by it."""
+    """Makes the tf.data variants: load, cache, shuffle, batch, normalise, prefetch; and a plain step on it."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -168,7 +168,7 @@ def _tf_data(data: Data, recipe: Recipe) -> dict[str, Callable[[int], object]]:
 
 
 def measure(runs: dict[str, Callable[[int], object]], repeats: int) -> dict[str, float]:
-    """Median seconds an epoch of each, all of them in turn, after one epoch that compiles and fills caches."""
+    """Measures median seconds per epoch; variants alternate, after one epoch that compiles and fills caches."""
     seconds = {name: [] for name in runs}
     for number in range(repeats + 1):
         for name, run in runs.items():
@@ -180,7 +180,7 @@ def measure(runs: dict[str, Callable[[int], object]], repeats: int) -> dict[str,
 
 
 def print_table(seconds: dict[str, float], examples: int, steps: int) -> None:
-    """Examples a second, time a step, and both against their references."""
+    """Prints examples per second and time per step, each against its reference."""
     table = Table(
         title=f"{examples} examples, {steps} steps an epoch, {parallel.describe()}, jax {jax.__version__}"
     )
@@ -199,7 +199,7 @@ def print_table(seconds: dict[str, float], examples: int, steps: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Builds, measures, prints."""
+    """Builds the variants, measures them and prints the table."""
     del argv
     config = command.required(_CONFIG.value, "config", "this file, --config=experiments/benchmark_input.py")
     file = local_path("--json", _JSON.value) if _JSON.value else None

@@ -1,17 +1,17 @@
-"""What a meta step costs: time, floating-point operations and memory, side by side with PyTorch's.
+"""Benchmarks the meta step against PyTorch: time, floating-point operations and memory.
 
     python -m experiments.benchmark_step [--models=mlp,small_cnn,resnet32] [--rounds=20] [--dtype=float32] \
         [--output=FILE.json] [--profile=FOLDER]
 
-Every variant takes its steps in turn with the others, in one run, on the same fixed batches; a time is the
-median over the rounds, of warm steps, and compilation stands apart. Operations and peak temporary memory
-are the compiler's own counts, and the cosine is between a variant's meta-gradient and the exact one in
-float32, after ten steps of plain training. Where PyTorch is installed (`requirements-bench.txt`), so are
-its peers (`experiments.torch_peers`). Without an accelerator the two large models are left out, and the rows
-of several steps in one program are those of models without convolutions (`parallel.loops_are_slow`).
+All variants alternate in one run, on the same fixed batches. Times are medians over the rounds, of steps that
+are already compiled; compile time is reported separately. Operations and peak temporary memory are the
+compiler's own counts. The cosine compares a variant's meta-gradient with the exact one in float32, after ten
+steps of plain training. If PyTorch is installed (`requirements-bench.txt`), its equivalents are measured too
+(`experiments.torch_peers`). Without an accelerator, the two large models are left out, and several steps in one
+program are measured only for models without convolutions (`parallel.loops_are_slow`).
 
-With `--profile`, what the device does in three ERM steps and three meta steps of each model is left in
-FOLDER/MODEL, for TensorBoard or https://ui.perfetto.dev.
+`--profile` writes a profile of three ERM steps and three meta steps of each model to FOLDER/MODEL, for
+TensorBoard or https://ui.perfetto.dev.
 """
 
 import importlib.metadata
@@ -26,7 +26,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of the device, too
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves device memory for PyTorch
 
 import jax
 import numpy as np
@@ -48,7 +48,7 @@ from experiments.step_variants import (
     torch_variants,
 )
 
-_SHORTEST = 0.05  # seconds that a measurement takes at least
+_SHORTEST = 0.05  # minimum duration of a measurement, in seconds
 _SPEED_COLUMNS = {
     "second_order": "x faster than 2nd order",
     "pruned_second_order": "than pruned",
@@ -57,17 +57,17 @@ _SPEED_COLUMNS = {
 
 
 def measure(variants: Mapping[str, Variant], rounds: int) -> dict[str, list[float]]:
-    """Seconds a step of each, `rounds` times, all of them in turn.
+    """Measures seconds per step of each variant, `rounds` times, alternating.
 
     Args:
-        variants: by name.
-        rounds: how often each is measured.
+        variants: the variants by name.
+        rounds: the number of measurements of each.
     """
     steps = {name: variant.group * _enough(variant) for name, variant in variants.items()}
     seconds = {name: [] for name in variants}
     for _ in range(rounds):
         for name, variant in variants.items():
-            variant.run(variant.group)  # wakes the threads that this library had put to sleep
+            variant.run(variant.group)  # wakes this library's sleeping threads
             started = time.perf_counter()
             variant.run(steps[name])
             seconds[name].append((time.perf_counter() - started) / steps[name])
@@ -75,19 +75,19 @@ def measure(variants: Mapping[str, Variant], rounds: int) -> dict[str, list[floa
 
 
 def _enough(variant: Variant) -> int:
-    """How many times its group a variant must run for the clock to be good enough."""
+    """The number of groups that a variant must run for an accurate time."""
     started = time.perf_counter()
     variant.run(variant.group)
     return math.ceil(_SHORTEST / (time.perf_counter() - started))
 
 
 def results(variants: Mapping[str, Variant], seconds: Mapping[str, list[float]], exact: np.ndarray) -> dict:
-    """Name -> what the JSON file has of a variant; None where it is not known.
+    """Collects the results of each variant for the JSON file; unknown values are None.
 
     Args:
-        variants: by name.
-        seconds: a step, by name and round.
-        exact: the meta-gradient in float32.
+        variants: the variants by name.
+        seconds: seconds per step, by name and round.
+        exact: the exact meta-gradient in float32.
     """
     median = {name: statistics.median(values) for name, values in seconds.items()}
     erm = variants[ERM]
@@ -109,11 +109,11 @@ def results(variants: Mapping[str, Variant], seconds: Mapping[str, list[float]],
 
 
 def profile(variants: Mapping[str, Variant], folder: Path) -> None:
-    """Leaves the profiler's record of three plain and three meta steps, taken once they are warm.
+    """Writes a profile of three plain and three meta steps, after they are compiled.
 
     Args:
-        variants: by name.
-        folder: where TensorBoard and Perfetto find the record.
+        variants: the variants by name.
+        folder: the folder of the profile, for TensorBoard and Perfetto.
     """
     with jax.profiler.trace(folder, create_perfetto_trace=True):
         for name in (ERM, META):
@@ -122,12 +122,12 @@ def profile(variants: Mapping[str, Variant], folder: Path) -> None:
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> float:
-    """Of the angle between two vectors."""
+    """The cosine of the angle between two vectors."""
     return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second)))
 
 
 def setting() -> dict:
-    """The machine, the versions and the command."""
+    """Describes the machine, the versions and the command."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
     versions = {"python": platform.python_version()}
     for package in packages:
@@ -151,10 +151,10 @@ def _processor() -> str:
 
 
 def make_table(report: dict) -> Table:
-    """The table of a report: a section a model, a row a variant.
+    """Makes the table of a report: one section per model, one row per variant.
 
     Args:
-        report: what the JSON file has.
+        report: the contents of the JSON file.
     """
     versions = report["versions"]
     torch = f", torch {versions['torch']}" if versions["torch"] else ""
@@ -200,10 +200,10 @@ def _shown(value: float | None, form: str, unit: float = 1) -> str:
 
 
 def chosen_models(names: list[str]) -> list[str]:
-    """The tasks of these names; without any, those that the device is fast enough for.
+    """The tasks with these names; without names, those that the device is fast enough for.
 
     Raises:
-        UsageError: there is no such task.
+        UsageError: a name is unknown.
     """
     for name in names:
         if name not in TASKS:
@@ -213,10 +213,10 @@ def chosen_models(names: list[str]) -> list[str]:
 
 
 def check_folder(flag: str, folder: Path) -> None:
-    """Makes the folder where it is missing, before anything is measured for it.
+    """Creates the folder if missing, before anything is measured.
 
     Raises:
-        UsageError: it cannot be made or written to.
+        UsageError: it cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,7 @@ def check_folder(flag: str, folder: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Builds, measures, prints, writes."""
+    """Builds the variants, measures them, prints the table and writes the JSON file."""
     del argv
     dtype = _DTYPE.value
     if _OUTPUT.value:

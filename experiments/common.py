@@ -1,4 +1,4 @@
-"""What the configs of the paper's tables on CIFAR share."""
+"""Shared parts of the configs for the paper's tables on CIFAR."""
 
 from ml_collections import ConfigDict
 
@@ -9,14 +9,14 @@ RECIPES = ("paper", "published")
 
 
 def cifar_config(dataset: str, method: str, seed: int, recipe: str, *, pad_mode: str = "reflect") -> ConfigDict:
-    """The default with CIFAR, its usual augmentation, and no pictures on the way.
+    """The default config with CIFAR, its usual augmentation, and plots only at the end.
 
     Args:
         dataset: cifar10 or cifar100.
-        method: a method.
-        seed: the run's.
-        recipe: `paper` (what the text says) or `published` (what the authors' code does).
-        pad_mode: what the 4 pixels around an image show before the random crop.
+        method: the name of a method.
+        seed: the run's seed.
+        recipe: `paper` (the paper's text) or `published` (the authors' code).
+        pad_mode: content of the 4 pixels added around an image before the random crop.
 
     Raises:
         UsageError: the data set or the recipe is unknown.
@@ -37,10 +37,10 @@ def cifar_config(dataset: str, method: str, seed: int, recipe: str, *, pad_mode:
 
 
 def step_epochs(config: ConfigDict, *epochs: int) -> tuple[float, ...]:
-    """Epochs as shares of the run, for `optimizer.decay_at_percent`.
+    """Converts epochs to per cents of the run, for `optimizer.decay_at_percent`.
 
     Args:
-        config: with its `num_epochs`.
-        *epochs: after which the learning rate falls.
+        config: a config with its final `num_epochs`.
+        *epochs: the epochs after which the learning rate drops.
     """
     return tuple(100 * epoch / config.num_epochs for epoch in epochs)

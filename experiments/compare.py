@@ -1,16 +1,16 @@
-"""Any method under any bias on a data set that a CPU can train on: methods side by side.
+"""Compares methods under any bias, on data sets that a CPU can train on.
 
     python -m cmwnet_jax.train --config=experiments/compare.py:DATASET,BIAS,METHOD,seed=N --workdir=DIR
     python -m cmwnet_jax.sweep --config=experiments/compare.py --workdir=DIR --seeds=3 --only='fashion_mnist,*'
     python -m cmwnet_jax.report DIR
 
-DATASET: fashion_mnist or mnist (MLP, 30 epochs), cifar10 (small CNN). raw_dir=PATH reads files of your own
-instead of tfds's: a folder of *-ubyte.gz, or an image folder or archive for cifar10.
+DATASET: fashion_mnist or mnist (MLP, 30 epochs), cifar10 (small CNN). raw_dir=PATH reads local files instead of
+tfds's: a folder of *-ubyte.gz, or an image folder or archive for cifar10.
 BIAS: none, long_tail_100, symmetric_60, human_worse_label, ... (see the README).
-METHOD: a method, or cmwnet_shuffled (its meta-classes dealt out at random), cmwnet_ldam, ldam_drw.
-More, by name: K=2 (meta-classes), meta=held_out (clean meta data instead of generated; they are set apart, so
-that the training set is the smaller by them), epochs=30, human_labels=PATH (an .npz, for human biases).
-Paper: has no such cell; Tables 1 and 2 and Fig. 15 ask the same questions of larger networks.
+METHOD: a method, or cmwnet_shuffled (random meta-classes), cmwnet_ldam, ldam_drw.
+Options by name: K=2 (number of meta-classes), meta=held_out (clean meta data, which are taken out of the
+training set, instead of generated ones), epochs=30, human_labels=PATH (an .npz file, for human biases).
+Paper: no such cell; Tables 1 and 2 and Fig. 15 study the same questions with larger networks.
 Ours: the table in the README.
 """
 
@@ -58,5 +58,5 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def get_cells() -> list[str]:
-    """The cells of the README's table, as config arguments."""
+    """The config arguments of the cells in the README's table."""
     return [f"fashion_mnist,{bias},{method}" for bias in _BIASES for method in _METHODS]

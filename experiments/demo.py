@@ -1,10 +1,10 @@
-"""ERM, MW-Net and CMW-Net on the digits, side by side: `make demo`.
+"""Compares ERM, MW-Net and CMW-Net on the digits: `make demo`.
 
     python -m experiments.demo --workdir=runs/demo [--seeds=5]
 
-Trains each method on the same biased labels with the same steps and schedule, prints mean and
-standard deviation over the seeds, and draws what the weight nets learned. Finished runs are kept:
-called again, it goes on with those that are missing.
+Trains each method on the same biased labels with the same number of steps and the same schedule, prints mean
+and standard deviation over the seeds, and draws the learned weighting functions. Finished runs are kept; when
+called again, it trains only the missing ones.
 """
 
 from cmwnet_jax.train import signals
@@ -37,7 +37,7 @@ _SHOWN = (stored.ACCURACY, "seconds", "num_examples", "wrong_rate")
 
 
 def run_all(workdir: Path, seeds: int, data_dir: str = "") -> dict[str, list[Found]]:
-    """The finished runs of each method, trained where they are missing."""
+    """Returns the finished runs of each method; trains the missing ones."""
     runs = {}
     for method in _METHODS:
         runs[method] = []
@@ -45,7 +45,7 @@ def run_all(workdir: Path, seeds: int, data_dir: str = "") -> dict[str, list[Fou
             folder = workdir / method / f"seed{seed}"
             config = get_config(f"method={method},seed={seed}")
             config.data.dir = data_dir
-            config.watch.pictures_every_epochs = 0  # runs of seconds
+            config.watch.pictures_every_epochs = 0  # each run takes seconds
             if not stored.is_finished(folder):
                 train(config, folder)
                 stop_if_asked()
@@ -57,7 +57,7 @@ def run_all(workdir: Path, seeds: int, data_dir: str = "") -> dict[str, list[Fou
 
 
 def print_table(runs: dict[str, list[Found]]) -> None:
-    """Test accuracy and weight AUC, mean and standard deviation over the seeds."""
+    """Prints test accuracy and weight AUC, as mean and standard deviation over the seeds."""
     result = runs["erm"][0].result
     table = Table(
         title=f"digits, bias {result['bias']}: {result['num_examples']} examples, "
@@ -82,7 +82,7 @@ def print_table(runs: dict[str, list[Found]]) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Runs, prints, draws."""
+    """Trains the runs, prints the table and draws the weighting functions."""
     if len(argv) > 1:
         raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
     started = time.perf_counter()

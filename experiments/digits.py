@@ -1,10 +1,10 @@
-"""The bundled digits under a bias that differs between classes; the demo's config.
+"""Config of the demo: the bundled digits with a class-dependent bias.
 
     python -m cmwnet_jax.train --config=experiments/digits.py:BIAS,METHOD,seed=N --workdir=DIR
 
-BIAS: e.g. long_tail_10+symmetric_20 (default long_tail_5+asymmetric_60, see the README for why).
+BIAS: e.g. long_tail_10+symmetric_20 (default: long_tail_5+asymmetric_60; the README explains why).
 METHOD: erm, mwnet or cmwnet (default).
-Paper: has no such cell. Ours: the table in the README.
+Paper: no such cell. Ours: the table in the README.
 """
 
 from ml_collections import ConfigDict
@@ -20,10 +20,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = args.seed
     config.data.name = "digits"
     config.data.bias = args.bias
-    # Some 630 training examples: a small network, slow enough not to know them by heart (wrong
-    # labels included) before the weight net has learned anything, and a weight net that learns
-    # faster than the paper's 1e-3, which is for a hundred times as many steps. Chosen on seeds
-    # 100 and 101; the README's table is of seeds 0 to 4.
+    # There are only some 630 training examples. The network is small and learns slowly, so that it does
+    # not memorise wrong labels before the weight net has learned anything. The weight net learns faster
+    # than with the paper's 1e-3, which is meant for a hundred times as many steps. Chosen on seeds 100
+    # and 101; the README's table uses seeds 0 to 4.
     config.batch_size = 50
     config.num_epochs = 60
     config.model.hidden = (64,)

@@ -1,12 +1,13 @@
-"""Fig. 15: how many meta-classes, and a clean meta set against a generated one (B.5).
+"""Fig. 15: the number of meta-classes, and a clean against a generated meta set (B.5).
 
     python -m cmwnet_jax.train --config=experiments/fig15_ablations.py:cifar10,asymmetric_60,K=3 --workdir=DIR
     python -m cmwnet_jax.sweep --config=experiments/fig15_ablations.py --workdir=DIR --seeds=3
     python -m cmwnet_jax.report DIR
 
-DATASET,BIAS: as in table2_noise.py, whose settings these are. K=1 to 5: meta-classes. meta=held_out: 10 clean
-examples a class, set apart; meta=lowest_loss: generated at each epoch (the default). class_feature=shuffled:
-meta-classes dealt out at random, which the paper has not: what the class's size itself is worth.
+DATASET,BIAS: as in table2_noise.py; all other settings are also those of that file. K=1 to 5: the number of
+meta-classes. meta=held_out: 10 clean examples per class, set apart from training; meta=lowest_loss (default):
+generated at each epoch. class_feature=shuffled: random meta-classes, to measure the effect of class size (not
+in the paper).
 Paper: a figure without numbers. Ours: not measured.
 """
 
@@ -31,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def get_cells() -> list[str]:
-    """The figure's cells, as config arguments."""
+    """The config arguments of the figure's cells."""
     return [
         f"{dataset},{bias},{change}"
         for dataset in ("cifar10", "cifar100")

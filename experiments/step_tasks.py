@@ -1,4 +1,4 @@
-"""What `experiments.benchmark_step` trains: networks, and batches for them."""
+"""The tasks of `experiments.benchmark_step`: networks and their batches."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A network and its batches; `last_layers` are what the cheap virtual step moves."""
+    """A network and its batches; the cheap virtual step changes only `last_layers`."""
 
     model: str
     batch_size: int
@@ -53,7 +53,7 @@ TASKS = {
 
 
 def recorded(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimiser, with the last gradient kept at the head of its state."""
+    """Wraps an optimiser so that its state starts with the last gradient."""
     keep = optax.GradientTransformation(
         init=lambda params: jax.tree.map(jnp.zeros_like, params), update=lambda g, state, params: (g, g)
     )
@@ -67,7 +67,7 @@ OPTIMIZERS = {
 
 
 def examples(task: Task) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """A batch with 30% wrong labels and a clean meta batch: a prototype for each class, in noise."""
+    """Makes a batch with 30% wrong labels and a clean meta batch: one prototype per class, plus noise."""
     rng = np.random.default_rng(0)
     prototypes = rng.normal(size=(10, *task.image_shape))
 
@@ -84,7 +84,7 @@ def examples(task: Task) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 
 
 def parts(task: Task, dtype) -> tuple[dict, cmw.MetaState]:
-    """(arguments of `make_meta_step`, state before the first step)."""
+    """Makes (arguments of `make_meta_step`, initial state)."""
     model = MODELS[task.model](num_classes=10, dtype=dtype, **task.fields)
     weight_net, key = cmw.WeightNet(num_meta_classes=3), jax.random.key(0)
 

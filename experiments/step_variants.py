@@ -1,4 +1,4 @@
-"""Ways to take a training step, for `experiments.benchmark_step`: this package's, and PyTorch's."""
+"""Variants of a training step for `experiments.benchmark_step`, in this package and in PyTorch."""
 
 import contextlib
 import dataclasses
@@ -24,19 +24,19 @@ PEERS = {
     "pruned_second_order": "PyTorch, second order, pruned",
     "finite_difference": "PyTorch, finite differences",
 }
-"""The methods of `torch_peers.Trainer`, and what tables call them."""
+"""Methods of `torch_peers.Trainer` and their names in tables."""
 
 
 @dataclasses.dataclass(eq=False)
 class Variant:
-    """One way to train: `run(steps)` takes steps and waits for them; the rest is said of one step.
+    """A variant of training. All attributes except `run` and `group` refer to one step.
 
     Attributes:
-        run: takes a number of steps that `group` divides.
-        group: steps that make one whole.
-        baseline: the name of the plain training that its time is compared with.
-        meta_gradient: of the first step from the common state, as a vector; None where there is none.
-        compile_seconds, flops, temporary_bytes: what JAX and its compiler say; None of PyTorch.
+        run: takes a number of steps, a multiple of `group`, and waits for them.
+        group: steps in one full cycle of the variant.
+        baseline: name of the plain training with which its time is compared.
+        meta_gradient: the first step's meta-gradient from the common state, as a vector; None if it has none.
+        compile_seconds, flops, temporary_bytes: from JAX and its compiler; None for PyTorch.
     """
 
     run: Callable[[int], None]
@@ -49,13 +49,13 @@ class Variant:
 
 
 class Program:
-    """A function that is compiled when it is first called, and what its compiler said of it."""
+    """A function that is compiled at its first call, with the compiler's statistics."""
 
     def __init__(self, function: Callable, **options):
         self.jitted, self.compiled = jax.jit(function, **options), None
 
     def __call__(self, *arguments):
-        """What the function gives."""
+        """Calls the function."""
         if self.compiled is None:
             started = time.perf_counter()
             self.compiled = self.jitted.lower(*arguments).compile()
@@ -68,7 +68,7 @@ class Program:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
-    """`call` takes so many steps (`count`) on its own batches, and consists of these programs."""
+    """A call of `count` steps on fixed batches, and the programs that it consists of."""
 
     call: Callable
     batches: tuple
@@ -77,13 +77,13 @@ class Step:
 
     @classmethod
     def of(cls, step: Callable, *batches) -> "Step":
-        """A step that is one program, which may write its new state over the old one."""
+        """Makes a step of one program, which may overwrite the old state with the new one."""
         program = Program(step, donate_argnums=0)
         return cls(program, batches, [program])
 
     @classmethod
     def scanned(cls, step: Callable, *batches) -> "Step":
-        """A program of several steps, as launched runs have it where that is the faster way."""
+        """Makes one program of several steps, as in launched runs where that is faster."""
 
         def several(state, *batches):
             return jax.lax.scan(lambda state, _: step(state, *batches), state, length=SCANNED)
@@ -92,7 +92,7 @@ class Step:
 
 
 def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
-    """This package's ways, and the state that all of them start from: after ten steps of plain training."""
+    """Makes this package's variants, and their common initial state: after ten steps of plain training."""
     arguments, state = parts(task, dtype)
     batch, meta_batch = jax.device_put(examples(task))
     quarter = jax.tree.map(lambda x: x[: task.batch_size // 4], meta_batch)
@@ -126,11 +126,11 @@ def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
 
 
 def exact_meta_gradient(task: Task, state: cmw.MetaState) -> np.ndarray:
-    """The whole meta step's in float32, as a vector.
+    """The meta-gradient of the exact meta step in float32, as a vector.
 
     Args:
-        task: what is trained.
-        state: where.
+        task: the network and its batches.
+        state: the state at which it is computed.
     """
     arguments, _ = parts(task, jnp.float32)
     with jax.default_matmul_precision("highest"):
@@ -139,7 +139,7 @@ def exact_meta_gradient(task: Task, state: cmw.MetaState) -> np.ndarray:
 
 
 def _variant(steps: list[Step], state: cmw.MetaState, baseline: str = ERM) -> Variant:
-    """Steps that are taken in turn; all of them are compiled here."""
+    """Makes a variant that takes the given steps in turn; compiles all of them."""
     holder = [jax.tree.map(jnp.copy, state)]
 
     def take(step):
@@ -155,7 +155,7 @@ def _variant(steps: list[Step], state: cmw.MetaState, baseline: str = ERM) -> Va
     first = vector(holder[0].weight_opt_state[0])
     run(group)
     each = [program for step in steps for program in step.programs]
-    # Zeros: the weight net did not learn. After several steps it is another state's gradient.
+    # Zeros mean that the weight net did not learn. After several steps, the gradient belongs to another state.
     known = steps[0].count == 1 and np.any(first)
     return Variant(
         run,
@@ -163,19 +163,19 @@ def _variant(steps: list[Step], state: cmw.MetaState, baseline: str = ERM) -> Va
         baseline=baseline,
         meta_gradient=first if known else None,
         compile_seconds=sum(program.seconds for program in dict.fromkeys(each)),
-        # A loop's body counts once in what the compiler says.
+        # The compiler counts a loop's body once.
         flops=sum(step.count * program.flops for step in steps for program in step.programs) / group,
         temporary_bytes=max(program.temporary_bytes for program in each),
     )
 
 
 def torch_variants(task: Task, state: cmw.MetaState, dtype: str) -> dict[str, Variant]:
-    """PyTorch's ways, from the same parameters on the same device; none where it is not installed.
+    """Makes PyTorch's variants with the same parameters and device; empty if PyTorch is not installed.
 
     Args:
-        task: what is trained.
-        state: of the JAX variants, before their first step.
-        dtype: of the computation, a key of DTYPES.
+        task: the network and its batches.
+        state: the initial state of the JAX variants.
+        dtype: dtype of the computation, a key of DTYPES.
     """
     if importlib.util.find_spec("torch") is None:
         return {}
@@ -185,7 +185,7 @@ def torch_variants(task: Task, state: cmw.MetaState, dtype: str) -> dict[str, Va
 
     device = torch.device("cpu" if jax.default_backend() == "cpu" else "cuda")
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # as JAX does by default
+        torch.set_float32_matmul_precision("high")  # as in JAX by default
 
     def to_torch(batch):
         image = torch.tensor(batch["image"].transpose(0, 3, 1, 2).copy(), device=device)
@@ -225,5 +225,5 @@ def _torch_variant(torch, step: Callable, batches: tuple, trainer) -> Variant:
 
 
 def vector(gradient: Mapping) -> np.ndarray:
-    """A meta-gradient's leaves, one after the other, [parameters of the weight net] float64."""
+    """Concatenates a meta-gradient's leaves, [parameters of the weight net] float64."""
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)]).astype(np.float64)

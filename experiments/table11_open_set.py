@@ -4,9 +4,9 @@
     python -m cmwnet_jax.sweep --config=experiments/table11_open_set.py --workdir=DIR --seeds=3
     python -m cmwnet_jax.report DIR
 
-DATASET,BIAS,METHOD: cifar10; open_set_R; a method. There is no published code of this experiment: the settings
-are the text's, those of cmwnet_sl beyond them the defaults. The paper's Forward (84.63) has no cell:
-images of no class have no transition matrix.
+DATASET,BIAS,METHOD: cifar10; open_set_R; a method. There is no published code for this experiment. The settings
+are those of the text; other settings of cmwnet_sl are the defaults. The paper's Forward (84.63) has no cell
+here, because images of no class have no transition matrix.
 Paper: paper_numbers.json, "table 11", 3 trials. Ours: not measured.
 """
 
@@ -34,5 +34,5 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def get_cells() -> list[str]:
-    """The table's cells, as config arguments."""
+    """The config arguments of the table's cells."""
     return [f"cifar10,open_set_40,{method}" for method in _METHODS]

@@ -1,22 +1,22 @@
-"""Partial labels: PRODEN, then plain training or sample weighting on the labels it found (Table 13, Fig. 8).
+"""Table 13, Fig. 8: partial labels. PRODEN, then plain training or sample weighting on the labels it found.
 
     python -m cmwnet_jax.sweep --config=experiments/table13_partial_labels.py --workdir=DIR --seeds=3
     python -m cmwnet_jax.sweep --config=... --workdir=DIR --only='fashion_mnist,0.1,cmwnet'  # both its stages
     python -m cmwnet_jax.train --config=...:DATASET,q,proden,seed=N --workdir=STAGE1
     python -m cmwnet_jax.train --config=...:DATASET,q,METHOD,seed=N,stage1=STAGE1 --workdir=STAGE2
 
-The sweep trains stage one where it is missing, once for all methods, and goes on where it was stopped, in
-either stage; `train` runs one stage alone. Confidences of other programs: --config.data.confidences=FILE.npy.
+The sweep trains a missing stage one, once for all methods, and resumes either stage after a stop; `train` runs
+a single stage. Confidences from other programs: --config.data.confidences=FILE.npy.
 
-DATASET: mnist, fashion_mnist, kmnist (MLP), cifar10, cifar100 (ResNet-32). raw_dir=PATH reads files of your own
+DATASET: mnist, fashion_mnist, kmnist (MLP), cifar10, cifar100 (ResNet-32). raw_dir=PATH reads local files
 instead of tfds's: a folder of *-ubyte.gz, or an image folder or archive for CIFAR.
 q: the probability that a wrong class is a candidate: 0.1, 0.3, 0.5, 0.7; 0.03, 0.05, 0.07, 0.1 for cifar100.
-METHOD: proden (stage one), or of stage two: retrain (plain training: what the second training alone brings),
-mwnet, cmwnet (the paper's), cmwnet_sl, or any other of cmwnet_jax's methods.
-More, by name: epochs1=100, epochs2=120 (epochs of the stages). The published code takes CIFAR's labels after 40
-epochs of stage one, not after E.1's 100: epochs1=40.
-Paper: Table 13, CMW-Net after PRODEN, e.g. Fashion-MNIST at q = 0.1: 89.51 and then 90.47.
-Ours: the README's table, of MNIST and Fashion-MNIST with epochs2=60; the other sets are not measured.
+METHOD: proden (stage one); for stage two: retrain (plain training, to measure the effect of a second training
+alone), mwnet, cmwnet (as in the paper), cmwnet_sl, or any other method of cmwnet_jax.
+Options by name: epochs1=100, epochs2=120 (epochs of the two stages). For CIFAR, the published code takes the
+labels after 40 epochs of stage one (epochs1=40), E.1 after 100.
+Paper: Table 13, CMW-Net after PRODEN; e.g. Fashion-MNIST at q = 0.1: 89.51 with PRODEN, then 90.47.
+Ours: the README's table, for MNIST and Fashion-MNIST with epochs2=60; the other sets are not measured.
 """
 
 from ml_collections import ConfigDict
@@ -57,7 +57,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.hidden = (300, 301, 302, 303)
     if args.dataset.startswith("cifar"):
         config.model.name = "resnet32_projection"
-    # The published code's, in both stages; E.1 has 128. No augmentation in either.
+    # From the published code, for both stages; E.1 has 128. Neither uses augmentation.
     config.batch_size = 256
     config.optimizer.momentum = 0.9
     config.watch.pictures_every_epochs = 0
@@ -69,12 +69,12 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def get_cells() -> list[str]:
-    """Each data set, q and method; rows of retrain, mwnet and cmwnet_sl are not in the paper's table."""
+    """All combinations of data set, q and method; retrain, mwnet and cmwnet_sl are not in the paper's table."""
     return [f"{dataset},{q},{method}" for dataset in _OWN_FILES for q in _RATES[dataset] for method in _METHODS]
 
 
 def get_first_stage(cell: str) -> str:
-    """The cell whose confidences this cell's labels come from."""
+    """The stage-one cell whose confidences provide this cell's labels."""
     dataset, q, method = cell.split(",")
     return "" if method == "proden" else f"{dataset},{q},proden"
 
@@ -86,7 +86,7 @@ def _first_stage(config: ConfigDict, args: ConfigDict) -> None:
     config.data.bias = f"partial_{100 * args.q:g}"
     config.num_epochs = args.epochs1
     config.warmup_epochs = 0
-    # PRODEN's authors tuned both for each data set and print no table of them: one pair from their range.
+    # PRODEN's authors tuned both per data set without listing the values; this pair is from their range.
     config.optimizer.learning_rate = 0.01
     config.optimizer.weight_decay = 1e-3
     config.optimizer.decay_at_percent = ()
@@ -104,5 +104,5 @@ def _second_stage(config: ConfigDict, args: ConfigDict) -> None:
     config.optimizer.decay_at_percent = (100 * 80 / 120, 100 * 100 / 120)
     config.meta_every_steps = 20
     config.meta_set.batch_size = config.batch_size
-    # For cmwnet_sl alone, which the paper does not run here: without mixup, as the others.
+    # Only cmwnet_sl reads this; the paper does not run it here. No mixup, as in the other methods.
     config.mixup_alpha = 0.0

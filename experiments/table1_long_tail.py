@@ -5,11 +5,12 @@
     python -m cmwnet_jax.report DIR
 
 DATASET,FACTOR,METHOD: cifar10 or cifar100; 200, 100, 50, 20, 10 or 1; a method, or cmwnet_ldam (CMW-Net with
-LDAM as its loss; the meta loss stays cross-entropy, Q27).
+the LDAM loss; the meta loss stays cross-entropy, Q27).
 recipe=published (the default, since the paper's numbers come from that code): Nesterov momentum.
-recipe=paper: plain momentum. Both: 160 of 200 epochs of plain cross-entropy first (Q9; the paper does not say
-so), for the methods that weigh examples; a meta set of training examples, as many of each class as the
-smallest has (Q28). Unlike the code: Adam without AMSGrad for the weight net.
+recipe=paper: plain momentum.
+Both recipes: methods that weigh examples start with 160 of 200 epochs of plain cross-entropy (Q9; not stated in
+the paper). The meta set consists of training examples, with as many per class as the smallest class has (Q28).
+Unlike the authors' code, the weight net's Adam does not use AMSGrad.
 Paper: paper_numbers.json, "table 1". Ours: not measured.
 """
 
@@ -41,12 +42,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.weight_net.learning_rate = 1e-4
     config.weight_net.weight_decay = 1e-5
     config.meta_set.kind = "balanced"
-    config.meta_set.per_class_examples = 5000  # at most; the smallest class has fewer
+    config.meta_set.per_class_examples = 5000  # an upper limit: the smallest class has fewer
     return config
 
 
 def get_cells() -> list[str]:
-    """The table's cells, as config arguments."""
+    """The config arguments of the table's cells."""
     return [
         f"{dataset},{factor},{method}"
         for dataset in ("cifar10", "cifar100")

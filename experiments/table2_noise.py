@@ -5,14 +5,15 @@
     python -m cmwnet_jax.report DIR
 
 DATASET,BIAS,METHOD: cifar10 or cifar100; symmetric_R or asymmetric_R, R 20, 40, 60 or 80; a method.
-recipe=paper (the default, since it is the method as written: a meta step at each step, Algorithm 3's weights
-and memory): 120 epochs from .1, for cmwnet_sl 300 from .01.
-recipe=published: differs for cmwnet_sl alone, whose code is the only one there is: .02, meta steps every 10,
-the weight net's learning rate 1e-4, no temporal ensembling (Q11), the second label's weight from its partner
-(Q10), a teacher in train mode (Q16) that stays as it is from half of the run on under asymmetric noise; other
-settings, and warm restarts, for CIFAR-100 under symmetric_80, where each cosine's end, 1e-4, is our guess.
-Forward is given the true matrix. Where the paper is silent, both recipes: 10 epochs of
-plain cross-entropy first, 30 for CIFAR-100 (Q9); mixup's alpha.
+recipe=paper (the default, since it follows the text: a meta step at each step, Algorithm 3's weights and
+memory): 120 epochs with initial learning rate .1; for cmwnet_sl 300 epochs from .01.
+recipe=published: differs only for cmwnet_sl, the only method with published code. Learning rate .02, meta steps
+every 10 steps, the weight net's learning rate 1e-4, no temporal ensembling (Q11), the second label's weight
+from its partner (Q10), and a teacher in train mode (Q16), which under asymmetric noise is frozen from half of
+the run on. CIFAR-100 under symmetric_80 has other settings with warm restarts; the learning rate at the end of
+each cosine, 1e-4, is our guess.
+Both recipes: Forward uses the true matrix. Two settings are not given in the paper: 10 epochs of plain
+cross-entropy first, 30 for CIFAR-100 (Q9), and mixup's alpha.
 Paper: paper_numbers.json, "table 2", 3 trials, mean of the last 10 epochs. Ours: not measured.
 """
 
@@ -69,7 +70,7 @@ def _as_published(config: ConfigDict) -> None:
 
 
 def get_cells() -> list[str]:
-    """The table's cells, as config arguments."""
+    """The config arguments of the table's cells."""
     return [
         f"{dataset},{kind}_{rate},{method}"
         for dataset in ("cifar10", "cifar100")

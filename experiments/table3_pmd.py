@@ -7,15 +7,15 @@ r"""Table 3: feature-dependent label noise, ResNet-34 (Sec. 4.3, B.3).
         --args=posterior=cifar10.npy
     python -m cmwnet_jax.report DIR
 
-DATASET,BIAS,METHOD: cifar10 or cifar100; pmd1_R, pmd2_R or pmd3_R, R 35 or 70, or one of Table 4's hybrids; a
-method. CLEAN_RUN is any finished run of erm on the data set without bias.
-recipe=paper (the default: the method as written): a meta step at each step, mixed-up meta batches, weight
-decay 5e-4, the noise of the text.
-recipe=published: meta steps every 10, meta batches as they are, weight decay 1e-3, the published generator
-(pmd1_plc_R), a first convolution without padding (Q36), a teacher in train mode (Q16). Unlike the code: on
-all 50,000 examples, where it sets 5,000 apart and does not use them.
-Both, where the paper is silent: 45 epochs of plain cross-entropy at a constant .1 first (Q9), then warm
-restarts for 75 epochs; mixup's alpha 4.
+DATASET,BIAS,METHOD: cifar10 or cifar100; pmd1_R, pmd2_R or pmd3_R with R 35 or 70, or one of Table 4's hybrids;
+a method. CLEAN_RUN is any finished run of erm on the data set without bias.
+recipe=paper (the default, since it follows the text): a meta step at each step, mixup of meta batches, weight
+decay 5e-4, the text's noise.
+recipe=published: meta steps every 10 steps, no mixup of meta batches, weight decay 1e-3, the published noise
+generator (pmd1_plc_R), a first convolution without padding (Q36), a teacher in train mode (Q16). Unlike the
+authors' code, which sets 5,000 examples apart without using them, we train on all 50,000.
+Both recipes, not given in the paper: first 45 epochs of plain cross-entropy at a constant learning rate of .1
+(Q9), then warm restarts for 75 epochs; mixup's alpha is 4.
 Paper: paper_numbers.json, "table 3", 3 trials. Ours: not measured.
 """
 
@@ -51,7 +51,7 @@ def get_config(arg: str = "", default_bias: str = "pmd1_35") -> ConfigDict:
 
 
 def get_cells() -> list[str]:
-    """The table's cells, as config arguments."""
+    """The config arguments of the table's cells."""
     return [
         f"{dataset},pmd{kind}_{rate},{method}"
         for dataset in ("cifar10", "cifar100")

@@ -1,4 +1,4 @@
-r"""Table 4: feature-dependent noise (35%) and feature-independent noise (30%) together, ResNet-34 (Sec. 4.3).
+r"""Table 4: feature-dependent (35%) plus feature-independent (30%) label noise, ResNet-34 (Sec. 4.3).
 
     python -m cmwnet_jax.train \
         --config=experiments/table4_hybrid.py:cifar10,pmd1_35+asymmetric_plc_30,cmwnet,posterior=cifar10.npy \
@@ -7,9 +7,9 @@ r"""Table 4: feature-dependent noise (35%) and feature-independent noise (30%) t
         --only='cifar10,*' --args=posterior=cifar10.npy
     python -m cmwnet_jax.report DIR
 
-DATASET,BIAS,METHOD: as in table3_pmd.py, whose settings, recipes and posterior these are; the parts that do
-not depend on features are those of the published generator, uniform_30 and asymmetric_plc_30 (Q24). The
-published weight net was learned on cifar10,pmd1_35+asymmetric_plc_30,cmwnet_sl,recipe=published.
+DATASET,BIAS,METHOD: as in table3_pmd.py; settings, recipes and posterior are also the same. The
+feature-independent noise is that of the published generator: uniform_30 and asymmetric_plc_30 (Q24). The
+published weight net was trained on cifar10,pmd1_35+asymmetric_plc_30,cmwnet_sl,recipe=published.
 Paper: paper_numbers.json, "table 4", 3 trials. Ours: not measured.
 """
 
@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def get_cells() -> list[str]:
-    """The table's cells, as config arguments."""
+    """The config arguments of the table's cells."""
     return [
         f"{dataset},pmd{kind}_35+{other}_30,{method}"
         for dataset in ("cifar10", "cifar100")

@@ -1,8 +1,8 @@
-"""What PyTorch users of MW-Net write, for `experiments.benchmark_step`: the same networks, the same step.
+"""PyTorch equivalents for `experiments.benchmark_step`: the same networks and steps, as users write them.
 
-Layers have the names of the Linen models', so that parameters are copied by name (`load_linen`). The exact
-meta-gradient is taken by second-order autograd (`create_graph=True`, `functional_call`); the cheap one by
-finite differences at the virtual gradient (DARTS).
+Layers have the same names as in the Linen models, so that parameters can be copied by name (`load_linen`). The
+exact meta-gradient uses second-order autograd (`create_graph=True`, `functional_call`); the cheap one uses
+finite differences along the meta loss's gradient at the virtual parameters (DARTS).
 """
 
 import contextlib
@@ -19,20 +19,20 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class WeightNet(nn.Module):
-    """`cmwnet_jax.WeightNet`, vectorised over examples."""
+    """Equivalent of `cmwnet_jax.WeightNet`, vectorised over examples."""
 
     def __init__(self, num_meta_classes: int, hidden: int = 100):
         super().__init__()
         self.shared, self.heads = nn.Linear(1, hidden), nn.Linear(hidden, num_meta_classes)
 
     def forward(self, losses: torch.Tensor, meta_class: torch.Tensor) -> torch.Tensor:
-        """Weights [n] of losses [n]."""
+        """Maps losses [n] to weights [n]."""
         logits = self.heads(F.relu(self.shared(losses[:, None])))
         return torch.sigmoid(logits.gather(1, meta_class[:, None])[:, 0])
 
 
 class Layers(nn.Sequential):
-    """Named layers, one after the other."""
+    """A sequence of named layers."""
 
     def __init__(self, **layers: nn.Module):
         super().__init__()
@@ -44,7 +44,7 @@ class GlobalAveragePool(nn.Module):
     """[n, channels, height, width] to [n, channels]."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The mean over all places."""
+        """Averages over height and width."""
         return x.mean((2, 3))
 
 
@@ -53,7 +53,7 @@ def _conv(channels_in: int, channels: int, stride: int = 1, size: int = 3) -> nn
 
 
 class Block(nn.Module):
-    """`models.resnet_cifar`'s block, with its shortcut of zeros."""
+    """Equivalent of the block in `models.resnet_cifar`, with zero-padded shortcut."""
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -70,7 +70,7 @@ class Block(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """`models.preact_resnet`'s block."""
+    """Equivalent of the block in `models.preact_resnet`."""
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -88,7 +88,7 @@ class PreActBlock(nn.Module):
 
 
 def _stages(block: type[nn.Module], channels_in: int, widths: tuple[int, ...], blocks: int) -> dict:
-    """Blocks by the Linen models' names; each stage but the first begins with stride 2."""
+    """Makes the blocks, named as in the Linen models; each stage except the first begins with stride 2."""
     layers = {}
     for stage, channels in enumerate(widths):
         for number in range(blocks):
@@ -144,7 +144,7 @@ def load_linen(module: nn.Module, params: Mapping) -> nn.Module:
     """Copies a Linen model's parameters by name, kernels transposed to PyTorch's order.
 
     Args:
-        module: one of this file's, in the dtype that it is to have.
+        module: a model of this file, already in its final dtype.
         params: nested dict of arrays, `variables["params"]`.
 
     Raises:
@@ -173,13 +173,13 @@ def _leaves(params: Mapping, before: str = "") -> Iterator[tuple[str, np.ndarray
 
 
 class Trainer:
-    """A classifier and a weight net in training; each method is a step on the same batches.
+    """Trains a classifier and a weight net; each method is one kind of step on the same batches.
 
     Args:
         model: the classifier, in train mode.
         weight_net: a `WeightNet` of this file.
-        of_class: [C] the meta-class of each class.
-        learning_rate: of the classifier and of the virtual step.
+        of_class: [C], the meta-class of each class.
+        learning_rate: learning rate of the classifier and of the virtual step.
         autocast: makes the context of a forward pass, e.g. for bfloat16.
     """
 
@@ -197,24 +197,24 @@ class Trainer:
         self.weight_optimizer = torch.optim.Adam(weight_net.parameters(), 1e-3)
 
     def erm(self, batch: Batch) -> None:
-        """Plain training."""
+        """Takes a step of plain training."""
         self._update_classifier(self._losses(self._params(), batch).mean())
 
     def second_order(self, batch: Batch, meta_batch: Batch) -> None:
-        """Algorithm 1 as published: `backward` of the meta loss through the virtual step, to every leaf."""
+        """Algorithm 1 as published: `backward` of the meta loss through the virtual step, to all leaves."""
         self.weight_optimizer.zero_grad()
         self._virtual_meta_loss(batch, meta_batch).backward()
         self.weight_optimizer.step()
         self._weighted_step(batch)
 
     def pruned_second_order(self, batch: Batch, meta_batch: Batch) -> None:
-        """The same, with the gradient by the weight net alone: autograd leaves out what only the rest needs."""
+        """As `second_order`, but only with the weight net's gradient, so that autograd skips the rest."""
         meta_loss = self._virtual_meta_loss(batch, meta_batch)
         self._update_weight_net(torch.autograd.grad(meta_loss, list(self.weight_net.parameters())))
         self._weighted_step(batch)
 
     def finite_difference(self, batch: Batch, meta_batch: Batch, distance: float = 0.01) -> None:
-        """Algorithm 1 with a central difference along the meta loss's gradient, at DARTS's distance."""
+        """Algorithm 1 with a central difference along the meta loss's gradient, with DARTS's step size."""
         params, meta_class = self._params(), self.of_class[batch[1]]
         losses = self._losses(params, batch)
         seen = losses.detach()
@@ -233,7 +233,7 @@ class Trainer:
         self._weighted_step(batch)
 
     def meta_gradient(self) -> dict | None:
-        """The last one, named and shaped as the Linen weight net's parameters; None before the first."""
+        """The last meta-gradient, with names and shapes as in the Linen weight net; None before the first."""
         layers = {"heads": self.weight_net.heads, "shared": self.weight_net.shared}
         if self.weight_net.shared.weight.grad is None:
             return None
@@ -252,11 +252,11 @@ class Trainer:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters, and of the losses."""
+        """Dtype of the parameters and losses."""
         return next(self.weight_net.parameters()).dtype
 
     def _virtual_meta_loss(self, batch: Batch, meta_batch: Batch) -> torch.Tensor:
-        """The meta loss at the virtual parameters, which remember how they came about."""
+        """The meta loss at the virtual parameters, which stay attached to the autograd graph."""
         params = self._params()
         losses = self._losses(params, batch)
         weighted = self._weighted(losses, losses.detach(), self.of_class[batch[1]])
@@ -264,7 +264,7 @@ class Trainer:
         return self._losses(_moved(params, grads, -self.learning_rate), meta_batch).mean()
 
     def _weighted(self, terms, losses, meta_class) -> torch.Tensor:
-        """sum_i weights_i * terms_i, the weights of losses and over their own sum without gradient (Q1)."""
+        """sum_i weights_i * terms_i; the weights of `losses` are divided by their detached sum (Q1)."""
         weights = self.weight_net(losses, meta_class)
         return (weights / weights.sum().detach() * terms).sum()
 

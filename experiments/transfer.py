@@ -1,4 +1,4 @@
-"""Tables 8, 9 and 12: large sets with a weight net learned on a small one, frozen (Sec. 6, Algorithm 2, D).
+"""Tables 8, 9 and 12: large data sets with a frozen weight net from a small one (Sec. 6, Algorithm 2, D).
 
     python -m cmwnet_jax.transfer import published_weight_net.npz --output=published
     python -m cmwnet_jax.train --config=experiments/transfer.py:webvision,cmwnet,init=published --workdir=DIR
@@ -6,13 +6,14 @@
     python -m cmwnet_jax.report DIR
 
 DATASET,METHOD: imagenet_lt (ResNet-10, the first of OLTR's two stages), webvision (Inception-ResNet-v2) or
-animal10n (VGG-19-BN); erm, cmwnet or cmwnet_sl. init: a weight net of three meta-classes, a run's
-(e.g. of table4_hybrid.py's cifar10,pmd1_35+asymmetric_plc_30,cmwnet_sl) or an imported one.
-recipe=paper (the default): webvision for 50 epochs from .1, weight decay 1e-4, on crops of 299 of 320 pixels.
-recipe=published: webvision for 90 epochs from .2, weight decay 5e-5, 10 epochs of plain cross-entropy first;
-its code trains cmwnet_sl, mixup's alpha .2; animal10n without momentum. imagenet_lt is the same in both.
-Unlike the code: crops are cut out at one scale.
-Paper: paper_numbers.json, "table 8" (OLTR's both stages, so not the same question) and "table 12", top 1.
+animal10n (VGG-19-BN); erm, cmwnet or cmwnet_sl. init: a weight net with three meta-classes, from a run
+(e.g. table4_hybrid.py's cifar10,pmd1_35+asymmetric_plc_30,cmwnet_sl) or imported.
+recipe=paper (the default): webvision for 50 epochs from learning rate .1, weight decay 1e-4, with crops of 299
+of 320 pixels.
+recipe=published: webvision for 90 epochs from .2, weight decay 5e-5, with 10 epochs of plain cross-entropy
+first; animal10n without momentum. The code for webvision trains cmwnet_sl, with mixup's alpha .2. imagenet_lt
+is the same in both recipes. Unlike the authors' code, crops are taken at a single scale.
+Paper: paper_numbers.json, "table 8" (both stages of OLTR, so not directly comparable) and "table 12", top 1.
 Ours: not measured.
 """
 
@@ -86,5 +87,5 @@ _SETTINGS = {"imagenet_lt": _imagenet_lt, "webvision": _webvision, "animal10n": 
 
 
 def get_cells() -> list[str]:
-    """The tables' cells, as config arguments; those with a weight net need init=PATH."""
+    """The config arguments of the tables' cells; cells with a weight net need init=PATH."""
     return [f"{dataset},{method}" for dataset in _SETTINGS for method in _METHODS]

@@ -1,4 +1,4 @@
-"""Transfer where a CPU can train: a weight net learned on 10,000 images, frozen on 60,000 (Algorithm 2).
+"""Weight-net transfer on a CPU: learned on 10,000 images, then frozen on 60,000 (Algorithm 2).
 
     python -m cmwnet_jax.train --config=experiments/compare.py:fashion_mnist,none,erm --workdir=CLEAN
     python -m cmwnet_jax.data posterior --workdir=CLEAN --output=POSTERIORS/fashion_mnist.npy  # mnist likewise
@@ -6,13 +6,13 @@
         --args=posteriors=POSTERIORS,published=published_weight_net.npz
     python -m cmwnet_jax.report DIR
 
-DATASET,METHOD: learn,mwnet and learn,cmwnet learn a weight net on 10,000 of Fashion-MNIST's images (and
-learn,untrained saves the one that it starts from); on all of fashion_mnist and mnist follow erm, and a new
-classifier under each of these weight nets, frozen: mwnet, cmwnet, untrained and published (the authors',
-imported). The sweep trains what another cell needs.
-The bias is Table 4's everywhere: feature-dependent noise, 35%, and a flip to a similar class, 30%.
-More, by name: epochs=30, learn_epochs=60, raw_dir=PATH (Fashion-MNIST's files), mnist_raw_dir=PATH.
-Paper: has no such cell; Tables 8, 9 and 12 ask the same question of larger sets.
+DATASET,METHOD: learn,mwnet and learn,cmwnet train a weight net on 10,000 images of Fashion-MNIST;
+learn,untrained saves its random initialisation. On all of fashion_mnist or mnist: erm, or a new classifier with
+one of these weight nets frozen: mwnet, cmwnet, untrained or published (the authors', imported). The sweep first
+trains the cells that other cells need.
+All cells have the bias of Table 4: 35% feature-dependent noise and 30% flips to a similar class.
+Options by name: epochs=30, learn_epochs=60, raw_dir=PATH (Fashion-MNIST's files), mnist_raw_dir=PATH.
+Paper: no such cell; Tables 8, 9 and 12 study the same question on larger sets.
 Ours: the table in the README.
 """
 
@@ -69,7 +69,7 @@ def _weight_net(args: ConfigDict) -> str:
 
 
 def get_cells() -> list[str]:
-    """The cells of the README's table, as config arguments."""
+    """The config arguments of the cells in the README's table."""
     return [f"{dataset},{method}" for dataset, methods in _METHODS.items() for method in methods]
 
 

@@ -1,6 +1,7 @@
-"""Methods by name. Each is a file: a config's `method` names its `Spec`, and the launcher builds that.
+"""The registry of training methods. A config's `method` is the name of a `Spec`, which the launcher builds.
 
-A method of your own, in any file: make a `Spec` and call `register(spec)` before the config is checked.
+Each method is one file in this folder. To add your own from any file, make a `Spec` and call `register(spec)`
+before the config is checked.
 """
 
 from cmwnet_jax.errors import UsageError
@@ -23,23 +24,23 @@ from cmwnet_jax.methods import (
 from cmwnet_jax.methods.base import Spec
 
 METHODS: dict[str, Spec] = {}
-"""Every method's `Spec`, by its name in a config."""
+"""All registered methods: name in a config -> `Spec`."""
 
 DEFAULT = "cmwnet"
-"""The method of a config that says nothing."""
+"""The default method."""
 
 
 def register(spec: Spec) -> Spec:
-    """Makes a method known to configs.
+    """Registers a method, so that configs can name it.
 
     Args:
-        spec: of a new name.
+        spec: the method; its name must be new.
 
     Returns:
-        The same.
+        `spec`.
 
     Raises:
-        UsageError: there is a method of this name.
+        UsageError: a method of this name is already registered.
     """
     if spec.name in METHODS:
         raise UsageError(f"Spec.name is {spec.name!r}, which is a method's name already: choose another")

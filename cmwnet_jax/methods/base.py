@@ -1,9 +1,9 @@
-"""What the launcher asks of a method.
+"""The interface between the launcher and a method.
 
-A method is one file in this folder. Its `Spec` says what must be known before anything is built: the name,
-the checks of its config fields, the classifier's head. `Spec.build` turns `Parts`, the run's pieces, into a
-`Method`: the streams of examples that its steps read, the phases of training, and what happens between epochs
-and at the end. The launcher knows no method by name and has no `if` for any.
+A method is one file in this folder. Its `Spec` holds what is needed before anything is built: the name, the
+checks of its config fields, the classifier's head. `Spec.build` takes the pieces of a run, `Parts`, and
+returns a `Method`: the streams of examples that its steps read, the phases of training, and what happens
+between epochs and at the end. The launcher treats all methods alike and knows none by name.
 """
 
 import dataclasses
@@ -30,27 +30,28 @@ from cmwnet_jax.methods.steps import Step
 from cmwnet_jax.models.heads import Head, linear_head
 
 Variables = Mapping[str, PyTree]
-"""What Linen's `apply` takes first: `params`, and the collections of `model_state`."""
+"""The first argument of Linen's `apply`: `params` and the collections of `model_state`."""
 
 FileContents = np.ndarray | Mapping[str, np.ndarray]
-"""An `.npy` file's array, or an `.npz` file's arrays by name."""
+"""The array of an `.npy` file, or the arrays of an `.npz` file by name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A sequence of batches, one per step: which examples, how many, and how their images are shown.
+    """A sequence of batches, one per step: its split, batch size and augmentation.
 
-    A step reads `batch[name]`, a dictionary of `label` ([n] int32, or [n, C] float32 where a plan says so),
-    `row` ([n] int32, places in the split) and, for each view, [n, height, width, channels] float32.
+    A step reads `batch[name]`, a dictionary of `label` ([n] int32, or [n, C] float32 if the plan gives
+    distributions), `row` ([n] int32, rows of the split) and [n, height, width, channels] float32 per view.
 
     Attributes:
         split: `train`, `test` or `held_out`.
-        batch_size: examples of each batch, over all devices; of a planned stream, at most.
-        field: the config field that says so, for errors.
-        planned: whether `Method.plan_epoch` chooses its examples; else they are all of the split.
-        least_planned: how many examples a plan will choose at least, where that is known before the run.
-        planned_by: what decides that, for errors.
-        views: what happens to its images, by name of the view.
+        batch_size: examples per batch, over all devices; for a planned stream, the maximum.
+        field: the config field that sets the batch size, for error messages.
+        planned: whether `Method.plan_epoch` chooses the examples; otherwise the stream is the whole split.
+        least_planned: the smallest number of examples that a plan will choose; None if not known before the
+            run.
+        planned_by: what determines `least_planned`, for error messages.
+        views: name of the view -> augmentation of its images.
     """
 
     batch_size: int
@@ -64,14 +65,14 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """The steps from one epoch on, until the next phase begins.
+    """A period of training with one kind of step; it lasts until the next phase begins.
 
     Attributes:
-        step: what a step does: (state, batch) -> (state, metrics), `batch` by stream.
-        streams: names of the streams that it reads.
-        first_epoch: where it begins, from 0.
-        weighs: whether its `metrics["weights"]` mean something, so that the run's numbers describe them.
-        learns: numbers of steps [n] -> [n] bool, in which of them weights are learned.
+        step: (state, batch) -> (state, metrics); `batch` maps stream names to batches.
+        streams: names of the streams that the step reads.
+        first_epoch: the phase's first epoch, counted from 0.
+        weighs: whether `metrics["weights"]` are meaningful, so that the run reports on them.
+        learns: step numbers [n] -> [n] bool, true for the steps that learn weights.
     """
 
     step: Step
@@ -83,13 +84,13 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EpochStart:
-    """What a plan can look at.
+    """The input of `Method.plan_epoch`.
 
     Attributes:
-        number: of the epoch, from 0.
-        state: before its first step; its arrays are replicated over the devices, with a leading axis.
-        measure: (split, variables of `state`) -> the method's `Measure` of the split's examples, in their
-            order, in evaluation mode and without augmentation: a pass over the split.
+        number: the epoch's number, from 0.
+        state: the state before the epoch's first step, replicated: its arrays have a leading device axis.
+        measure: (split, variables of `state`) -> the method's `Measure` of all examples of the split, in
+            order, in evaluation mode and without augmentation. Costs one pass over the split.
     """
 
     number: int
@@ -98,11 +99,11 @@ class EpochStart:
 
 
 class Plan(NamedTuple):
-    """What an epoch is given at its start.
+    """The result of `Method.plan_epoch`.
 
     Attributes:
-        selections: examples and their labels, by planned stream.
-        state: fields of the state that change, by name; replicated, as they are in `EpochStart.state`.
+        selections: planned stream -> its examples and their labels.
+        state: the fields of the state to replace, by name; replicated as in `EpochStart.state`.
     """
 
     selections: Mapping[str, Selection] = {}
@@ -111,14 +112,15 @@ class Plan(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WeightNetRole:
-    """A weight net's part in a run.
+    """How a run uses its weight net.
 
     Attributes:
-        functions: (weight_params, losses [g] float) -> weights [K, g], for pictures.
-        save: (weight_params, loss range, epochs done) -> what a checkpoint keeps of it, to be used elsewhere.
-        known_range: the losses that it had learned from before this run; None for a net that starts at random.
-        learns: whether it learns here; where a frozen one has a `known_range`, losses outside of it are told.
-        content: its file, which the run's folder keeps a copy of; None for one that starts at random.
+        functions: (weight_params, losses [g] float) -> weights [K, g], for plots.
+        save: (weight_params, loss range, epochs done) -> the weight net as a checkpoint stores it, for use in
+            other runs.
+        known_range: the range of losses that it was trained on before this run; None for a random start.
+        learns: whether this run trains it. If not, the run warns about losses outside `known_range`.
+        content: the bytes of its file, which the run's folder keeps a copy of; None for a random start.
     """
 
     functions: Callable[[PyTree, jax.Array], jax.Array]
@@ -131,12 +133,12 @@ class WeightNetRole:
 def one_classifier(
     make_variables: Callable[[jax.Array], Variables], model_rng: jax.Array, weight_rng: jax.Array
 ) -> dict[str, PyTree]:
-    """A state that holds one classifier and nothing besides: `Method.initial` of plain training.
+    """The initial state of plain training, a single classifier; the default of `Method.initial`.
 
     Args:
-        make_variables: key -> a new classifier's variables, or the pretrained ones.
-        model_rng: key of the classifier.
-        weight_rng: key of whatever weighs examples.
+        make_variables: key -> variables of a new classifier, or the pretrained ones.
+        model_rng: key for the classifier.
+        weight_rng: key for the weight parameters; unused.
     """
     del weight_rng
     variables = make_variables(model_rng)
@@ -145,33 +147,34 @@ def one_classifier(
 
 
 def the_classifier(state: MetaState) -> dict[str, Variables]:
-    """`Method.classifiers` of a state with one classifier; its name is empty."""
+    """The default of `Method.classifiers`: one classifier, whose name is empty."""
     return {"": {"params": state.params, **state.model_state}}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Method:
-    """What a run does, from its first step to what it leaves.
+    """A built method: everything that a run does between its first step and its output files.
 
     Attributes:
-        streams: what its steps read, by name.
-        phases: in the order of their first epochs, the first from epoch 0.
-        meta_classes: what examples' classes count as, for the weight net and for numbers by meta-class.
-        warmup_epochs: how many epochs of warm-up its numbers leave out.
-        main_stream: the stream whose examples `metrics["losses"]` and `metrics["weights"]` are of; an epoch is
-            as many of its batches as the split has.
-        weight_optimizer: of `weight_params`, where they are learned.
+        streams: the streams that its steps read, by name.
+        phases: sorted by first epoch; the first phase starts at epoch 0.
+        meta_classes: class -> meta-class, for the weight net and for metrics per meta-class.
+        warmup_epochs: the number of warm-up epochs, which the run's averages leave out.
+        main_stream: the stream that `metrics["losses"]` and `metrics["weights"]` describe. An epoch has as
+            many steps as this stream's split has whole batches.
+        weight_optimizer: the optimiser of `weight_params`; None if they are not learned.
         initial: (key -> variables, key, key) -> arguments of `MetaState.create`; traced.
-        memory: a `Table` at the start, on the host; `()` for none.
-        weight_net: what its weight net is, where it has one.
-        may_weigh_nothing: whether all weights of a batch may rightly be 0.
-        plan_epoch: what an epoch is given at its start; called again by nobody: the checkpoint has it.
-        describe_plan: selections by stream -> numbers for the epoch's line of metrics.
-        classifiers: state -> variables by name, of all that is tested. The one without a name is the run's.
+        memory: the initial `Table`, on the host; `()` for none.
+        weight_net: the role of its weight net; None if it has none.
+        may_weigh_nothing: whether it is normal that all weights of a batch are 0.
+        plan_epoch: chooses the examples of an epoch at its start. Called once per epoch: a resumed epoch takes
+            its plan from the checkpoint.
+        describe_plan: selections by stream -> numbers for the epoch's metrics.
+        classifiers: state -> variables, by name, of every classifier to test. The run's own has an empty name.
         measure: (variables, batch) -> a NamedTuple of arrays [n]; see `Measure`.
-        test_numbers: what `measure` gave of the test split -> more numbers for the epoch's line of metrics.
-        leave: state at the end, whole and on the host -> contents by file name, `.npy` or `.npz`.
-        summarize: the run's folder -> numbers for result.json, from what it has left.
+        test_numbers: `measure`'s result on the test split -> more numbers for the epoch's metrics.
+        leave: final state, unreplicated and on the host -> contents of output files by name, `.npy` or `.npz`.
+        summarize: the run's folder -> numbers for result.json, read from the files of `leave`.
     """
 
     streams: Mapping[str, Stream]
@@ -193,7 +196,7 @@ class Method:
     summarize: Callable[[Path], Mapping[str, Any]] = lambda folder: {}
 
     def phase(self, epoch: int) -> Phase:
-        """The phase of an epoch, from 0."""
+        """Returns the phase of an epoch, counted from 0."""
         return [phase for phase in self.phases if phase.first_epoch <= epoch][-1]
 
 
@@ -202,16 +205,17 @@ class Parts:
     """The pieces of a run that a method is built from.
 
     Attributes:
-        config: the run's.
-        data: the run's.
+        config: the run's config.
+        data: the run's data.
         model: the classifier.
-        optimizer: the classifier's.
-        learning_rate: of the virtual step (Eq. 7), by step.
-        num_steps: of the whole run.
-        virtual_filter: which parameters the optimiser, and so the virtual step, moves; None for all.
-        meta_classes: by the number that the method's `Spec` asks for.
-        axis_name: the axis over the devices; None where there is one device.
-        compile: for steps of several programs: (function, donate_argnums=()) -> mapped over the devices.
+        optimizer: the classifier's optimiser.
+        learning_rate: step -> learning rate of the virtual step (Eq. 7).
+        num_steps: steps of the whole run.
+        virtual_filter: selects the parameters that the optimiser and the virtual step change; None for all.
+        meta_classes: as many meta-classes as the method's `Spec` asks for.
+        axis_name: the device axis; None on one device.
+        compile: (function, donate_argnums=()) -> the function mapped over the devices, for steps that consist
+            of several programs.
     """
 
     config: ConfigDict
@@ -227,30 +231,30 @@ class Parts:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         return self.data.source.num_classes
 
     @property
     def num_examples(self) -> int:
-        """N, the training examples."""
+        """N, the number of training examples."""
         return len(self.data.biased.ids)
 
     @property
     def train_stream(self) -> Stream:
-        """All training examples, augmented as the config says."""
+        """The whole training split, with the config's augmentation."""
         view = Augmentation(**self.config.augment)
         return Stream(self.config.batch_size, "batch_size", views={"image": view})
 
     def objective(self, loss: losses.LossFn = losses.cross_entropy) -> ObjectiveFn:
-        """The classification objective with this loss (logits [n, C], labels) -> [n]."""
+        """Makes the classification objective for a loss: (logits [n, C], labels) -> [n]."""
         return objectives.classification_objective(self.model.apply, self.meta_classes, loss)
 
     def at_step(self, percent: float) -> int:
-        """The step at this share of the run."""
+        """Returns the number of the step at this percentage of the run."""
         return round(self.num_steps * percent / 100)
 
     def method(self, phases: tuple[Phase, ...], **fields) -> Method:
-        """A `Method` of one classifier on the stream `train`, but for what the fields say otherwise."""
+        """Makes a `Method` with one classifier on the stream `train`; `fields` override these defaults."""
         usual = {
             "streams": {"train": self.train_stream},
             "meta_classes": self.meta_classes,
@@ -261,10 +265,10 @@ class Parts:
 
 
 def single_labels_only(config: ConfigDict, data: Data) -> None:
-    """`Spec.check_data` of methods that take one label per example.
+    """The default of `Spec.check_data`, for methods that take one label per example.
 
     Raises:
-        UsageError: the bias gives sets of candidates.
+        UsageError: the bias gives sets of candidate labels.
     """
     if data.biased.candidates is not None:
         raise UsageError(
@@ -276,18 +280,20 @@ def single_labels_only(config: ConfigDict, data: Data) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A method before it is built.
+    """The declaration of a method, before it is built.
 
     Attributes:
-        name: in configs.
-        build: from the run's pieces.
-        check: raises a UsageError for what its config fields say only together, before any data are read.
+        name: the method's name in configs.
+        build: makes the method from the pieces of a run.
+        check: checks combinations of its config fields before any data are read; raises a UsageError.
         check_data: raises a UsageError for data that it cannot learn from.
         head: config -> the classifier's head.
-        num_meta_classes: config -> K; methods that do not look at the class have 1.
-        follows_warmup: config -> whether it is another thing than the warm-up, so that epochs must follow that.
-        fields: config fields that it reads, by name; other methods may read them, too.
-        options: config fields that some methods read and others do not, of those that this one reads.
+        num_meta_classes: config -> K; 1 for methods that ignore the class.
+        follows_warmup: config -> whether training differs from the warm-up, so that the run must have epochs
+            after the warm-up.
+        fields: the config fields that it reads, by name; methods may share fields.
+        options: those of its fields that not all methods read. Setting one is an error with a method that does
+            not read it.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Examples weighted by the effective number of their class (Cui et al. 2019)."""
+"""Class-balanced loss: weights from the effective number of examples per class (Cui et al. 2019)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,23 +16,23 @@ from cmwnet_jax.methods.plain import after_warmup, weighted_step
 FIELDS = {
     "loss.class_balanced_beta": Field(
         0.9999,
-        "Beta of the effective number of examples, for class_balanced, ldam and mcw.",
+        "class_balanced, ldam and mcw: beta of the effective number of examples, in [0, 1).",
         within("[0, 1)"),
     ),
 }
-"""Config fields that it reads."""
+"""Config fields of this method."""
 
 
 def class_weights(parts: Parts) -> np.ndarray:
-    """[C] float64 with the config's beta."""
+    """Class-balanced weights [C] float64, with the config's beta."""
     return class_balanced_weights(parts.data.biased.class_counts, beta=parts.config.loss.class_balanced_beta)
 
 
 def objective_by_class(parts: Parts, loss: losses.LossFn = losses.cross_entropy) -> ObjectiveFn:
-    """The classification objective whose meta-classes are the classes themselves.
+    """Makes a classification objective in which each class is its own meta-class.
 
     Args:
-        parts: the run's.
+        parts: the pieces of the run.
         loss: (logits [n, C], labels) -> [n].
     """
     counts = parts.data.biased.class_counts.astype(np.float64)
@@ -41,10 +41,10 @@ def objective_by_class(parts: Parts, loss: losses.LossFn = losses.cross_entropy)
 
 
 def class_weighted_step(parts: Parts, loss: losses.LossFn) -> steps.BatchStep:
-    """Class-balanced weights, divided by their sum, so that the step stays as long as it was.
+    """Makes a step with class-balanced weights, divided by their sum to keep the step size.
 
     Args:
-        parts: the run's.
+        parts: the pieces of the run.
         loss: (logits [n, C], labels) -> [n].
     """
     weights = class_weights(parts)
@@ -57,12 +57,12 @@ def class_weighted_step(parts: Parts, loss: losses.LossFn) -> steps.BatchStep:
 
 
 def build(parts: Parts) -> Method:
-    """The warm-up, then weighted cross-entropy."""
+    """Builds the warm-up, then weighted cross-entropy."""
     return after_warmup(parts, class_weighted_step(parts, losses.cross_entropy))
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UsageError where all classes have one weight."""
+    """Raises a UsageError if all classes would have the same weight."""
     more_than_nothing(config, "loss.class_balanced_beta")
 
 

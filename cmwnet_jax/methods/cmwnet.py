@@ -1,4 +1,4 @@
-"""CMW-Net: a weighting function per meta-class (Sec. 3, Algorithm 1)."""
+"""CMW-Net: one learned weighting function per meta-class (Sec. 3, Algorithm 1)."""
 
 import numpy as np
 
@@ -14,15 +14,16 @@ from cmwnet_jax.methods.weight_nets import check, with_weight_net
 _OWN_FIELDS = {
     "weight_net.class_feature": Field(
         "size",
-        "What cmwnet's meta-classes go by: size (of the class) or shuffled (dealt out at random: a control).",
+        "cmwnet only: how meta-classes are assigned: size (by class size) or shuffled (at random, as a "
+        "control).",
         one_of(("size", "shuffled")),
     ),
 }
-"""Config fields that it reads."""
+"""Config fields of this method alone."""
 
 
 def build(parts: Parts) -> Method:
-    """The warm-up, then Algorithm 1; with shuffled meta-classes, the control of the class feature."""
+    """Builds the warm-up, then Algorithm 1; shuffled meta-classes are a control for the class feature."""
     objective = parts.objective(chosen_loss(parts))
     if parts.config.weight_net.class_feature == "shuffled":
         objective = objectives.with_meta_class(objective, shuffled_meta_classes(parts))
@@ -30,10 +31,13 @@ def build(parts: Parts) -> Method:
 
 
 def shuffled_meta_classes(parts: Parts) -> np.ndarray:
-    """[N] int32, the examples' meta-classes dealt out at random: as many of each, and of no meaning.
+    """Permutes the examples' meta-classes at random. Their frequencies stay, but they carry no information.
 
     Args:
-        parts: the run's.
+        parts: the pieces of the run.
+
+    Returns:
+        [N] int32, a meta-class per training example.
     """
     of_row = parts.meta_classes.of_class[parts.data.biased.given]
     rng = generator(parts.config.seed, Purpose.SHUFFLED_META_CLASSES)

@@ -1,4 +1,4 @@
-"""CMW-Net-SL: CMW-Net with pseudo-labels of an averaged teacher, and mixup (Sec. 3.6, Algorithm 3)."""
+"""CMW-Net-SL: CMW-Net with mixup and pseudo-labels from a weight-averaged teacher (Sec. 3.6, Algorithm 3)."""
 
 import dataclasses
 
@@ -22,45 +22,47 @@ from cmwnet_jax.methods.weight_nets import with_weight_net
 _OWN_FIELDS = {
     "soft_labels.momentum": Field(
         0.9,
-        "cmwnet_sl: how much of an example's pseudo-label stays at each visit (Q11).",
+        "cmwnet_sl only: momentum of an example's pseudo-label per visit, in [0, 1) (Q11).",
         within("[0, 1)"),
     ),
     "soft_labels.start_from": Field(
         "prediction",
-        "Where pseudo-labels start: prediction (the first of the teacher) or given (the given label).",
+        "cmwnet_sl only: initial pseudo-label: prediction (the teacher's first) or given (the given label).",
         one_of(("prediction", "given")),
     ),
     "soft_labels.teacher_momentum": Field(
         0.997,
-        "How much of the teacher stays at each step.",
+        "cmwnet_sl only: momentum of the teacher's parameters per step, in [0, 1).",
         within("[0, 1]"),
     ),
     "soft_labels.freeze_teacher_at_percent": Field(
         100.0,
-        "The teacher stays as it is from this share of the steps on; 100: never.",
+        "cmwnet_sl only: the teacher is frozen from this per cent of the steps on; 100: never.",
         percent_of_steps,
     ),
     "soft_labels.teacher_statistics": Field(
         "running",
-        "What the teacher's BatchNorm uses: running (averages, as in a test) or batch (the batch's own, Q16).",
+        "cmwnet_sl only: statistics of the teacher's BatchNorm: running (running averages, as in "
+        "evaluation) or batch (those of the current batch, Q16).",
         one_of(("running", "batch")),
     ),
     "soft_labels.second_loss": Field(
         "own",
-        "What a mixed-in label's weight is read from: own (its own loss, Algorithm 3) or partner (Q10).",
+        "cmwnet_sl only: the loss that gives the weight of a mixed-in label: own (its own loss, "
+        "Algorithm 3) or partner (its partner's loss, Q10).",
         one_of(soft_labels.SECOND_LOSSES),
     ),
     "soft_labels.dtype": Field(
         "float32",
-        "How pseudo-labels are kept: float32 or bfloat16.",
+        "cmwnet_sl only: dtype of the stored pseudo-labels: float32 or bfloat16.",
         one_of(("float32", "bfloat16")),
     ),
 }
-"""Config fields that it reads."""
+"""Config fields of this method alone."""
 
 
 def build(parts: Parts) -> Method:
-    """The teacher follows from the first step on; its labels count after the warm-up (Q13)."""
+    """Builds the method. The teacher averages from step 0 on; its labels are used after the warm-up (Q13)."""
     fields = parts.config.soft_labels
     objective = soft_labels.soft_label_objective(
         parts.model.apply,
@@ -89,7 +91,7 @@ def build(parts: Parts) -> Method:
         parts,
         dataclasses.replace(warmup(parts), step=steps.weighted(before)),
         objective,
-        "mean",  # a weight and one minus it sum to one already (Q2)
+        "mean",  # an example's two weights, w and 1 - w, already sum to one (Q2)
         around=with_teacher,
         judge=the_teacher,
         initial=_with_teacher,
@@ -102,10 +104,10 @@ def build(parts: Parts) -> Method:
 
 
 def the_teacher(state: MetaState) -> Variables:
-    """The averaged classifier, which makes the pseudo-labels and chooses the meta data (Q20).
+    """The teacher's variables. It predicts the pseudo-labels and selects the meta data (Q20).
 
     Args:
-        state: any of this method's.
+        state: a state of this method.
     """
     return {"params": state.teacher.params, **state.teacher.model_state}
 
@@ -115,13 +117,13 @@ def _student(state: MetaState) -> Variables:
 
 
 def _with_teacher(*arguments) -> dict:
-    """The teacher starts as the classifier (Q12)."""
+    """Initial fields of the state; the teacher starts as a copy of the classifier (Q12)."""
     fields = one_classifier(*arguments)
     return {**fields, "teacher": Teacher(fields["params"], fields["model_state"])}
 
 
 def _table(parts: Parts) -> Table:
-    """Where pseudo-labels start: empty, for the teacher's first prediction, or the given labels."""
+    """The initial pseudo-labels: the given labels, or zeros until the teacher's first prediction."""
     fields = parts.config.soft_labels
     table = empty_table(parts, jnp.dtype(fields.dtype))
     if fields.start_from == "given":
@@ -131,7 +133,7 @@ def _table(parts: Parts) -> Table:
 
 
 def _predict(parts: Parts):
-    """The teacher's logits: with its running statistics, or in train mode as published (Q16)."""
+    """Makes the teacher's forward pass: with running statistics, or in train mode as published (Q16)."""
     if parts.config.soft_labels.teacher_statistics == "batch":
         forward = objectives.train_mode(parts.model.apply)
         return lambda teacher, batch, key: forward(teacher.params, teacher.model_state, batch["image"], key)[0]
@@ -144,7 +146,7 @@ def _predict(parts: Parts):
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UsageError for fields that contradict each other, or with which nothing is learned."""
+    """Raises a UsageError if fields contradict each other or nothing would be learned."""
     weight_nets.check(config)
     if not np.float32(config.soft_labels.teacher_momentum) < 1:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What pseudo-labels make of given labels: corrected.npz, of which the report draws a sheet (Fig. 6, 16)."""
+"""Labels changed by pseudo-labels: the arrays of corrected.npz, which the report plots (Fig. 6, 16)."""
 
 import numpy as np
 
@@ -11,22 +11,24 @@ _THUMBNAIL_PIXELS = 96  # the longer side, at most
 
 
 def correction_arrays(data: Data, pseudo_labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """How many labels the run has changed, and examples of these at random, the given classes in turn.
+    """Counts the labels that the run has changed and draws some of these examples at random.
 
-    A label is changed where the most likely class of its pseudo-label is another. Examples are drawn class by
-    class, so that rare classes are seen: they say how changes look, and the counts how many there are.
+    A label counts as changed if its pseudo-label's most likely class differs from the given class. Examples
+    are drawn from the given classes in turn, so that rare classes are shown too; only the counts say how
+    frequent changes are.
 
     Args:
-        data: the run's.
-        pseudo_labels: [N, C] float; a row of zeros has none yet.
-        seed: of the run.
+        data: the run's data.
+        pseudo_labels: [N, C] float; a row of zeros means that the example has no pseudo-label yet.
+        seed: the run's seed.
 
     Returns:
-        Of the n <= 40 examples, by given class: `images` [n, h, w, channels] uint8 of at most 96 pixels a side,
-        `ids` [n] int64, `given`, `new` and `true` [n] int32, and `probability` [n] float32, the pseudo-label's
-        of the new class. `true` is -1 where `truth_known` is False, and for an image of no class. Over all:
-        `num_labels`, `num_wrong` given ones, `num_changed` and `num_changed_rightly`, -1 where the truth is not
-        known; `truth_known` and `class_names` [C].
+        For n <= 40 examples, sorted by given class: `images` [n, h, w, channels] uint8, at most 96 pixels per
+        side; `ids` [n] int64; `given`, `new` and `true` [n] int32; and `probability` [n] float32, the
+        pseudo-label's probability of the new class. `true` is -1 if `truth_known` is False or the image is of
+        no class. For the whole set: `num_labels`, `num_wrong` (given labels), `num_changed` and
+        `num_changed_rightly`, where the two that need the truth are -1 if it is not known; `truth_known`; and
+        `class_names` [C].
     """
     biased = data.biased
     new = np.argmax(pseudo_labels, axis=1).astype(np.int32)
@@ -52,12 +54,12 @@ def correction_arrays(data: Data, pseudo_labels: np.ndarray, seed: int) -> dict[
 
 
 def spread_over_classes(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Places drawn at random without replacement, one of each class in turn until there are enough.
+    """Draws indices at random without replacement, one from each class in turn.
 
     Args:
         labels: [N] int.
-        size: how many, at most.
-        rng: what they are drawn with.
+        size: the maximum number of indices.
+        rng: the random generator.
 
     Returns:
         [min(size, N)] int64 in [0, N).
@@ -71,7 +73,7 @@ def spread_over_classes(labels: np.ndarray, size: int, rng: np.random.Generator)
 
 
 def _thumbnails(data: Data, rows: np.ndarray) -> np.ndarray:
-    """[n, h, w, channels] uint8, as the network sees them but for size, not augmented."""
+    """[n, h, w, channels] uint8: the network's input images, reduced in size and not augmented."""
     sides = data.image_shape[:2]
     images = data.splits["train"].take(rows).image if len(rows) else np.zeros((0, *data.image_shape), np.uint8)
     if max(sides) <= _THUMBNAIL_PIXELS:

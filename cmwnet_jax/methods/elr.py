@@ -14,30 +14,30 @@ from cmwnet_jax.methods.plain import after_warmup, weighted_step
 FIELDS = {
     "elr.strength": Field(
         3.0,
-        "What ELR's regulariser is multiplied by.",
+        "elr only: coefficient of the regulariser (lambda).",
         between(0, LARGE),
     ),
     "elr.momentum": Field(
         0.7,
-        "How much of an example's target stays at each visit.",
+        "elr only: momentum of an example's target per visit, in [0, 1).",
         within("[0, 1)"),
     ),
 }
-"""Config fields that it reads."""
+"""Config fields of this method."""
 
 
 def empty_table(parts: Parts, dtype: jnp.dtype) -> Table:
-    """A row of zeros per training example and class, on the host: it may fit no single device.
+    """Makes a table of zeros [N, C] on the host, since it may be too large for a single device.
 
     Args:
-        parts: the run's.
-        dtype: of its values.
+        parts: the pieces of the run.
+        dtype: dtype of the values.
     """
     return Table.full(np.zeros((parts.num_examples, parts.num_classes), dtype))
 
 
 def build(parts: Parts) -> Method:
-    """Plain training with targets that are remembered per example."""
+    """Builds plain training with the regulariser, whose targets are stored per example."""
     fields = parts.config.elr
     objective = objectives.elr_objective(parts.model.apply, strength=fields.strength, momentum=fields.momentum)
     step = remembering(weighted_step(parts, objective), parts.axis_name)
@@ -45,7 +45,7 @@ def build(parts: Parts) -> Method:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UsageError where there is no regulariser."""
+    """Raises a UsageError if the regulariser's coefficient is 0."""
     more_than_nothing(config, "elr.strength")
 
 

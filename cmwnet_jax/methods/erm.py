@@ -1,4 +1,4 @@
-"""Plain training: the mean of the losses, of any loss by name."""
+"""Empirical risk minimisation (plain training): the mean of the loss that `loss.name` selects."""
 
 from ml_collections import ConfigDict
 
@@ -9,14 +9,14 @@ from cmwnet_jax.methods.plain import plain_training, warmup
 
 
 def build(parts: Parts) -> Method:
-    """All weights one; with cross-entropy, the warm-up is all there is."""
+    """Builds training with all weights one. With cross-entropy it is the same as the warm-up."""
     if parts.config.loss.name == "cross_entropy":
         return parts.method((warmup(parts),), warmup_epochs=parts.config.warmup_epochs)
     return plain_training(parts, chosen_loss(parts))
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UsageError where the loss is cross-entropy under another name."""
+    """Raises a UsageError if the focal loss has gamma 0, which is cross-entropy."""
     if config.loss.name == "focal":
         more_than_nothing(config, "loss.focal_gamma")
 

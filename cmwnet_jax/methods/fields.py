@@ -1,4 +1,4 @@
-"""Config fields as values: a default, a comment, and a check. A method declares those that it reads."""
+"""Declarations of config fields: default, comment and check. Each method declares the fields that it reads."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -11,7 +11,7 @@ from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.files import local_path
 
 Value = bool | int | float | str | tuple
-"""What a config field may hold; its default says which."""
+"""The types of a config field's value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Field:
     """A field of the config.
 
     Attributes:
-        default: its value where nothing is said; a config's value has the same type.
-        comment: what it means, with its unit; a sentence.
-        check: (the field's name, a value of the right type) -> None, or a UsageError.
+        default: the default value; it also sets the field's type.
+        comment: the field's meaning, with its unit, as one sentence. `--explain_config` prints it.
+        check: (field name, value of the right type) -> None; raises a UsageError for a bad value.
     """
 
     default: Value
@@ -30,15 +30,15 @@ class Field:
 
 
 Fields = Mapping[str, Field]
-"""Fields by their names, with dots, e.g. `loss.focal_gamma`."""
+"""Dotted name -> field, e.g. `loss.focal_gamma`."""
 
 
 def add_fields(config: ConfigDict, fields: Fields) -> None:
-    """Puts fields' defaults into a config, and makes the sections that they are in.
+    """Adds the fields' defaults to a config in place; missing sections are created.
 
     Args:
-        config: unlocked.
-        fields: by name.
+        config: an unlocked config.
+        fields: the fields, by dotted name.
     """
     for name, field in fields.items():
         *sections, last = name.split(".")
@@ -51,13 +51,13 @@ def add_fields(config: ConfigDict, fields: Fields) -> None:
 
 
 def merged(groups: Iterable[Fields]) -> dict[str, Field]:
-    """All fields of several groups, each once.
+    """Merges groups of fields.
 
     Args:
-        groups: of which several may have the same field.
+        groups: several may contain the same field.
 
     Raises:
-        UsageError: two of them mean something else by one name.
+        UsageError: two groups declare different fields under the same name.
     """
     fields = {}
     for group in groups:
@@ -68,11 +68,11 @@ def merged(groups: Iterable[Fields]) -> dict[str, Field]:
 
 
 def value_of(config: ConfigDict, name: str) -> Any:
-    """A field's value.
+    """Reads a field's value from a config.
 
     Args:
-        config: has it.
-        name: with dots.
+        config: a config that has the field.
+        name: the field's dotted name.
     """
     for part in name.split("."):
         config = config[part]
@@ -80,7 +80,7 @@ def value_of(config: ConfigDict, name: str) -> Any:
 
 
 def between(least: float, most: float) -> Callable[[str, Any], None]:
-    """A check: a finite number from `least` to `most`, both included."""
+    """Makes a check for a finite number from `least` to `most`, both included."""
 
     def check(name: str, value: Any) -> None:
         if not least <= value <= most:
@@ -93,7 +93,7 @@ def between(least: float, most: float) -> Callable[[str, Any], None]:
 
 
 def within(interval: str) -> Callable[[str, Any], None]:
-    """A check: a number in an interval, e.g. `[0, 1)`."""
+    """Makes a check for a finite number in an interval, e.g. `[0, 1)`."""
     low, high = (float(part.strip("[]() ")) for part in interval.split(","))
 
     def check(name: str, value: Any) -> None:
@@ -106,13 +106,13 @@ def within(interval: str) -> Callable[[str, Any], None]:
 
 
 def percent_of_steps(name: str, value: Any) -> None:
-    """A check: from 0 to 100."""
+    """Checks a percentage of the run's steps: 0 to 100."""
     if not 0 <= value <= 100:
         raise UsageError(f"{name} is {shown(value)}, expected a per cent of the steps, 0 to 100")
 
 
 def one_of(names: Collection[str]) -> Callable[[str, Any], None]:
-    """A check: a name of a collection, which is looked at when a config is checked."""
+    """Makes a check for a name in a collection; names added before the check runs count too."""
 
     def check(name: str, value: Any) -> None:
         if value not in names:
@@ -122,23 +122,23 @@ def one_of(names: Collection[str]) -> Callable[[str, Any], None]:
 
 
 def local_file(name: str, value: Any) -> None:
-    """A check: empty, or a path of this machine."""
+    """Checks that a value is empty or a local path."""
     if value:
         local_path(name, value)
 
 
 def check_entries(name: str, values: Any) -> None:
-    """A check: a list that is not too long."""
+    """Checks that a list has at most 100 entries."""
     if len(values) > _LONGEST:
         raise UsageError(f"{name} has {len(values)} entries, expected at most {_LONGEST}")
 
 
 def more_than_nothing(config: ConfigDict, *names: str) -> None:
-    """Raises a UsageError where a field is 0, and its method would be plain training under another name.
+    """Raises a UsageError if a field is 0, since its method would then be plain training.
 
     Args:
-        config: the run's.
-        *names: of the fields.
+        config: the run's config.
+        *names: the fields' dotted names.
     """
     for name in names:
         if is_nothing(value_of(config, name)):
@@ -149,12 +149,12 @@ def more_than_nothing(config: ConfigDict, *names: str) -> None:
 
 
 def reads_options(config: ConfigDict, options: Mapping[str, Collection[str]], defaults: ConfigDict) -> None:
-    """Raises a UsageError for an option that is set, and that the method does not read.
+    """Raises a UsageError if an option differs from its default but the method does not read it.
 
     Args:
-        config: the run's.
-        options: field -> names of the methods that read it.
-        defaults: every field's.
+        config: the run's config.
+        options: dotted field name -> names of the methods that read it.
+        defaults: the default config.
     """
     for name, readers in options.items():
         value, default = value_of(config, name), value_of(defaults, name)
@@ -166,30 +166,30 @@ def reads_options(config: ConfigDict, options: Mapping[str, Collection[str]], de
 
 
 def is_nothing(value: float) -> bool:
-    """Whether a number is 0 as the devices have it, in float32."""
+    """Whether a number is 0 (or less) in float32, the devices' precision."""
     return not np.float32(value) > 0
 
 
 def shown(value: Any) -> str:
-    """A value for a message: on one line, and not too long.
+    """Formats a value for a message: one line, at most 80 characters.
 
     Args:
         value: anything.
     """
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # whatever somebody put into a config, e.g. a number of more than 4,300 digits
+    except Exception:  # configs may hold anything, e.g. an integer of more than 4,300 digits
         text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 MANY = 10**6
-"""More of anything than anybody means."""
+"""A generous upper limit for counts."""
 
 INT32 = 2**31 - 1
-"""What steps and rows are counted in on the devices."""
+"""The largest step or row number on the devices."""
 
 LARGE = 1e30
-"""Finite in float32, too."""
+"""A generous upper limit for floats; still finite in float32."""
 
 _LONGEST = 100  # entries of a tuple

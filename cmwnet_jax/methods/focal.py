@@ -12,25 +12,25 @@ from cmwnet_jax.methods.plain import plain_training
 FIELDS = {
     "loss.focal_gamma": Field(
         1.0,
-        "Focal loss's gamma.",
+        "focal and loss.name=focal: gamma of the focal loss.",
         between(0, MANY),
     ),
 }
-"""Config fields that it reads."""
+"""Config fields of this method."""
 
 
 def focal_loss(parts: Parts) -> losses.LossFn:
-    """With the config's gamma."""
+    """Makes the focal loss with the config's gamma."""
     return partial(losses.focal, gamma=parts.config.loss.focal_gamma)
 
 
 def build(parts: Parts) -> Method:
-    """Plain training on it."""
+    """Builds plain training on the focal loss."""
     return plain_training(parts, focal_loss(parts))
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UsageError where it is cross-entropy."""
+    """Raises a UsageError if gamma is 0, which is cross-entropy."""
     more_than_nothing(config, "loss.focal_gamma")
 
 

@@ -1,4 +1,4 @@
-"""Forward correction by a transition matrix (Patrini et al. 2017)."""
+"""Forward loss correction with a label-transition matrix (Patrini et al. 2017)."""
 
 from functools import partial
 
@@ -16,21 +16,26 @@ from cmwnet_jax.methods.plain import plain_training
 FIELDS = {
     "loss.forward_posterior": Field(
         "",
-        "For forward: an .npy of class probabilities to estimate the matrix from; empty: the true matrix.",
+        "forward only: an .npy file of class probabilities from which the transition matrix is estimated; "
+        "empty: the true matrix.",
         local_file,
     ),
 }
-"""Config fields that it reads."""
+"""Config fields of this method."""
 
 
 def transition_matrix(parts: Parts) -> np.ndarray:
-    """[C, C] P(given | true), counted where no posterior is named, else estimated from it.
+    """The transition matrix P(given | true), estimated from the config's posterior or else counted exactly.
 
     Args:
-        parts: the run's.
+        parts: the pieces of the run.
+
+    Returns:
+        [C, C], one row per true class.
 
     Raises:
-        UsageError: the truth is not known, images are of no class, or the posterior cannot be used.
+        UsageError: the true labels are not known, some images belong to no class, or the posterior cannot be
+            used.
     """
     path, biased = parts.config.loss.forward_posterior, parts.data.biased
     if path:
@@ -49,7 +54,7 @@ def transition_matrix(parts: Parts) -> np.ndarray:
 
 
 def _posterior(parts: Parts, path: str) -> np.ndarray:
-    """[N, C] of the run's examples."""
+    """Loads the class probabilities [N, C] of the run's examples."""
     field, data = "loss.forward_posterior", parts.data
     hint = "write one with python -m cmwnet_jax.data posterior --of_given_labels"
     shape, names = (len(data.true_labels), parts.num_classes), data.source.class_names
@@ -60,7 +65,7 @@ def _posterior(parts: Parts, path: str) -> np.ndarray:
 
 
 def build(parts: Parts) -> Method:
-    """Plain training on the corrected loss."""
+    """Builds plain training on the corrected loss."""
     return plain_training(parts, partial(losses.forward_corrected, transition=transition_matrix(parts)))
 
 

@@ -1,4 +1,4 @@
-"""What L2RW and MCW share: a free weight per example of the batch, which starts afresh at every step."""
+"""Shared by L2RW and MCW: one free weight per example of the batch, reset at every step."""
 
 import jax.numpy as jnp
 import optax
@@ -21,12 +21,12 @@ def freely_weighted(
     normalize: str,
     **fields,
 ) -> Method:
-    """The warm-up, then meta steps that each begin with weight parameters of 0.
+    """Builds the warm-up, then meta steps that reset the weight parameters to 0.
 
     Args:
-        parts: the run's.
-        objective, weight_fn, weight_optimizer, normalize: of `make_meta_step`.
-        **fields: others of `Method`.
+        parts: the pieces of the run.
+        objective, weight_fn, weight_optimizer, normalize: as in `make_meta_step`.
+        **fields: further fields of `Method`.
     """
     meta_step = make_meta_step(
         objective=objective,
@@ -60,7 +60,7 @@ def freely_weighted(
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UsageError for fields that these methods cannot obey."""
+    """Raises a UsageError for settings that these methods do not support."""
     meta_data.check(config)
     meta_data.check_virtual_step(config)
     if config.meta_every_steps != 1:

@@ -10,20 +10,20 @@ from cmwnet_jax.methods.plain import plain_training
 FIELDS = {
     "loss.gce_q": Field(
         0.7,
-        "GCE's q, in (0, 1].",
+        "gce and loss.name=gce: q of generalised cross-entropy, in (0, 1].",
         within("(0, 1]"),
     ),
 }
-"""Config fields that it reads."""
+"""Config fields of this method."""
 
 
 def gce_loss(parts: Parts) -> losses.LossFn:
-    """With the config's q."""
+    """Makes the loss with the config's q."""
     return partial(losses.generalized_cross_entropy, q=parts.config.loss.gce_q)
 
 
 def build(parts: Parts) -> Method:
-    """Plain training on it."""
+    """Builds plain training on this loss."""
     return plain_training(parts, gce_loss(parts))
 
 

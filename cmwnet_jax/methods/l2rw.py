@@ -1,4 +1,4 @@
-"""L2RW: a free weight per example and batch (Ren et al. 2018)."""
+"""L2RW: one free weight per example of each batch (Ren et al. 2018)."""
 
 from cmwnet_jax.core import free_weights
 from cmwnet_jax.methods.base import Method, Parts, Spec
@@ -7,7 +7,7 @@ from cmwnet_jax.methods.meta_data import FIELDS
 
 
 def build(parts: Parts) -> Method:
-    """Weights that are the clipped negative meta-gradient, divided by their sum; all may be 0."""
+    """Builds the method: weights are the clipped negative meta-gradient, divided by their sum; all may be 0."""
     return freely_weighted(
         parts,
         parts.objective(),

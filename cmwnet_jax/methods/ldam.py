@@ -1,4 +1,4 @@
-"""LDAM: label-distribution-aware margins, and class weights from a share of the run on (Cao et al. 2019)."""
+"""LDAM: label-distribution-aware margins, with optional deferred re-weighting (Cao et al. 2019)."""
 
 from functools import partial
 
@@ -17,32 +17,32 @@ from cmwnet_jax.models.heads import cosine_head
 FIELDS = {
     "loss.ldam_margin": Field(
         0.5,
-        "LDAM's margin of the smallest class, between cosines.",
+        "ldam and loss.name=ldam: margin of the smallest class, in units of the cosine.",
         within("(0, inf)"),
     ),
     "loss.ldam_scale": Field(
         30.0,
-        "What LDAM's classifier multiplies its cosines by.",
+        "ldam and loss.name=ldam: factor that turns the classifier's cosines into logits.",
         within("(0, inf)"),
     ),
     "loss.reweight_at_percent": Field(
         100.0,
-        "ldam weighs its classes as class_balanced does from this share of the steps on (DRW: 80); 100: never.",
+        "ldam only: class-balanced weights apply from this per cent of the steps on (DRW: 80); 100: never.",
         percent_of_steps,
     ),
 }
-"""Config fields that it reads."""
+"""Config fields of the loss and of this method."""
 
 
 def ldam_loss(parts: Parts) -> losses.LossFn:
-    """With the config's margin and scale."""
+    """Makes the LDAM loss with the config's margin and scale."""
     fields, counts = parts.config.loss, parts.data.biased.class_counts
     margins = ldam_margins(counts, largest=fields.ldam_margin, scale=fields.ldam_scale)
     return partial(losses.ldam, margins=margins)
 
 
 def build(parts: Parts) -> Method:
-    """The margins, and deferred re-weighting (DRW; Q9)."""
+    """Builds training with margins and deferred re-weighting (DRW; Q9)."""
     loss = ldam_loss(parts)
     before = steps.weighted(weighted_step(parts, parts.objective(loss)))
     percent = parts.config.loss.reweight_at_percent
@@ -59,7 +59,7 @@ def build(parts: Parts) -> Method:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UsageError where the class weights would all be one."""
+    """Raises a UsageError if all class weights would be one."""
     if config.loss.reweight_at_percent < 100:
         more_than_nothing(config, "loss.class_balanced_beta")
 

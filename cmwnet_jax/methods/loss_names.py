@@ -1,4 +1,4 @@
-"""The losses that `loss.name` chooses from, for methods that have none of their own."""
+"""The losses that `loss.name` selects from, for methods without a fixed loss."""
 
 from collections.abc import Callable, Mapping
 
@@ -16,7 +16,7 @@ LOSSES: Mapping[str, Callable[[Parts], losses.LossFn]] = {
     "gce": gce.gce_loss,
     "ldam": ldam.ldam_loss,
 }
-"""Per-example losses with the config's settings, by name."""
+"""Name -> factory of the per-example loss with the config's settings."""
 
 
 FIELDS = {
@@ -25,26 +25,26 @@ FIELDS = {
     **ldam.FIELDS,
     "loss.name": Field(
         "cross_entropy",
-        "What erm, mwnet and cmwnet train on after the warm-up: cross_entropy, focal, gce or ldam (Q27).",
+        "erm, mwnet and cmwnet: loss after the warm-up: cross_entropy, focal, gce or ldam (Q27).",
         one_of(LOSSES),
     ),
 }
-"""Config fields that it reads."""
+"""Config fields of `loss.name` and of its losses."""
 
 
 def chosen_loss(parts: Parts) -> losses.LossFn:
-    """The loss that the config names.
+    """Makes the loss that the config selects.
 
     Args:
-        parts: the run's.
+        parts: the pieces of the run.
     """
     return LOSSES[parts.config.loss.name](parts)
 
 
 def head(config: ConfigDict) -> Head:
-    """The classifier's head: LDAM's margins are between cosines, whichever method trains on it (Q27).
+    """The classifier's head. LDAM needs the cosine head with every method: its margins are on cosines (Q27).
 
     Args:
-        config: the run's.
+        config: the run's config.
     """
     return cosine_head(config.loss.ldam_scale) if config.loss.name == "ldam" else linear_head

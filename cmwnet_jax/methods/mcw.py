@@ -1,4 +1,4 @@
-"""MCW: class weights and a free part per example (Jamal et al. 2020)."""
+"""MCW: class-balanced weights plus a free term per example (Jamal et al. 2020)."""
 
 import optax
 from ml_collections import ConfigDict
@@ -14,22 +14,22 @@ from cmwnet_jax.methods.free_weights import freely_weighted
 FIELDS = {
     "loss.mcw_learning_rate": Field(
         100.0,
-        "The learning rate of mcw's weights, whose gradients are divided by the batch size.",
+        "mcw only: learning rate of the example weights; their gradients are divided by the batch size.",
         between(0, LARGE),
     ),
 }
-"""Config fields that it reads."""
+"""Config fields of this method alone."""
 
 
 def build(parts: Parts) -> Method:
-    """Class-balanced weights, moved by the meta-gradient."""
+    """Builds training with class-balanced weights that the meta-gradient adjusts."""
     weight_fn = free_weights.class_and_free_weight_fn(class_weights(parts), parts.axis_name)
     weight_optimizer = optax.sgd(parts.config.loss.mcw_learning_rate)
     return freely_weighted(parts, objective_by_class(parts), weight_fn, weight_optimizer, "mean")
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UsageError where the weights would not move, or could not be obeyed."""
+    """Raises a UsageError for unsupported settings, or if the weights would never change."""
     free_weights_check(config)
     more_than_nothing(config, "loss.mcw_learning_rate")
 

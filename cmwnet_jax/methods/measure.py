@@ -1,4 +1,4 @@
-"""What a classifier makes of examples, in evaluation mode: a method's `measure`."""
+"""Evaluates a classifier on examples, in evaluation mode: the `measure` of a method."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -12,18 +12,21 @@ from cmwnet_jax.core.losses import cross_entropy
 from cmwnet_jax.core.types import PyTree
 
 Measure = Callable[[Mapping[str, PyTree], dict[str, jax.Array]], NamedTuple]
-"""(variables, batch of `image`, `label` and `row`) -> arrays [n]; pure. A method's own has these four too."""
+"""(variables, batch of `image`, `label` and `row`) -> arrays [n]; pure.
+
+The result of a custom measure must also have the four fields of `Measured`.
+"""
 
 
 class Measured(NamedTuple):
-    """What a classifier makes of n examples.
+    """A classifier's results on n examples.
 
     Attributes:
         losses: [n] float32, cross-entropy with the label.
-        predictions: [n] int32, the class of the highest logit, the first of several.
+        predictions: [n] int32, the class of the highest logit; the first one in case of a tie.
         confidence: [n] float32, the softmax probability of that class.
-        ranks: [n] int32, how many classes come before the label's: 0 where the prediction is right; C
-            where the logits are NaN.
+        ranks: [n] int32, the number of classes ranked before the label's: 0 if the prediction is right, C if
+            the logits are NaN.
     """
 
     losses: jax.Array | np.ndarray
@@ -33,7 +36,7 @@ class Measured(NamedTuple):
 
 
 def measure_classifier(model: nn.Module) -> Measure:
-    """`Measured` of one classifier.
+    """Makes the function that computes `Measured` for one classifier.
 
     Args:
         model: (images, train) -> logits [n, C].
@@ -47,7 +50,7 @@ def measure_classifier(model: nn.Module) -> Measure:
 
 
 def measured(logits: jax.Array, labels: jax.Array) -> Measured:
-    """`Measured` of a classifier's logits.
+    """Computes `Measured` from a classifier's logits.
 
     Args:
         logits: [n, C] float.
@@ -62,9 +65,9 @@ def measured(logits: jax.Array, labels: jax.Array) -> Measured:
 
 
 def _ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """How many classes come before the label's; equal logits in the order of the classes, as argmax has it."""
+    """Counts the classes ranked before the label's. Ties are ranked in class order, as in argmax."""
     of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)[None]
-    # Which do *not* come before, negated: no comparison with NaN is true, so that NaN is last and not first.
+    # Negated, because every comparison with NaN is false: this way NaN ranks last, not first.
     not_before = (logits < of_label) | ((logits == of_label) & (classes >= labels[:, None]))
     return jnp.sum(~not_before, axis=-1).astype(jnp.int32)

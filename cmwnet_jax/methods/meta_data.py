@@ -1,4 +1,4 @@
-"""The meta data of methods that learn weights: the stream `meta`, chosen anew at each epoch (Sec. 4.2, B.1)."""
+"""Meta data for methods that learn weights: the stream `meta`, selected at each epoch (Sec. 4.2, B.1)."""
 
 from collections.abc import Callable, Mapping
 
@@ -24,35 +24,35 @@ META_SETS = ("lowest_loss", "balanced", "held_out")
 FIELDS = {
     "meta_set.kind": Field(
         "lowest_loss",
-        "lowest_loss (each epoch, per class, the examples of lowest loss: no clean data needed, Sec. "
-        "4.2), balanced (each epoch, per class, random training examples, B.1), held_out (clean, set "
-        "apart).",
+        "Source of the meta set: lowest_loss (per epoch and class, the training examples of lowest loss; "
+        "needs no clean data, Sec. 4.2), balanced (per epoch and class, random training examples, B.1) or "
+        "held_out (clean examples set apart from training).",
         one_of(META_SETS),
     ),
     "meta_set.per_class_examples": Field(
         10,
-        "Examples of each class, at most.",
+        "Maximum number of meta examples per class.",
         between(1, INT32),
     ),
     "meta_set.pseudo_labels": Field(
         False,
-        "Whether the meta loss compares with the classifier's own classes instead of the given labels (Q20).",
+        "Whether the meta loss uses the classifier's predicted classes instead of the given labels (Q20).",
     ),
     "meta_set.mixup": Field(
         False,
-        "Whether each meta batch is mixed up with itself, Beta(1, 1) (Sec. 4.2).",
+        "Whether mixup with Beta(1, 1) is applied to each meta batch (Sec. 4.2).",
     ),
     "meta_set.batch_size": Field(
         100,
-        "Meta examples a step, over all devices; a smaller meta set is used whole.",
+        "Meta examples per step, over all devices; a smaller meta set is used whole.",
         between(1, INT32),
     ),
 }
-"""Config fields that it reads."""
+"""Config fields of the meta data."""
 
 
 def meta_loss(parts: Parts) -> MetaLossFn:
-    """The mean cross-entropy on the meta batch, mixed with Beta(1, 1) where the config says so (Sec. 4.2)."""
+    """Makes the meta loss: mean cross-entropy on the meta batch, with mixup if configured (Sec. 4.2)."""
     plain = objectives.classification_meta_loss(parts.model.apply)
     return mixing.mixed(plain, num_classes=parts.num_classes) if parts.config.meta_set.mixup else plain
 
@@ -60,11 +60,11 @@ def meta_loss(parts: Parts) -> MetaLossFn:
 def meta_fields(
     parts: Parts, judge: Callable[[MetaState], Variables] = lambda state: the_classifier(state)[""]
 ) -> dict:
-    """Fields of `Method` that give it meta data.
+    """Makes the fields of `Method` that provide meta data.
 
     Args:
-        parts: the run's.
-        judge: state -> the classifier whose losses and predictions choose the meta set (Q20).
+        parts: the pieces of the run.
+        judge: state -> variables of the classifier whose losses and predictions select the meta set (Q20).
     """
     return {
         "streams": {"train": parts.train_stream, META: _stream(parts)},
@@ -74,7 +74,7 @@ def meta_fields(
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UsageError for fields that contradict each other."""
+    """Raises a UsageError if fields contradict each other."""
     if config.meta_set.kind == "held_out" and config.meta_set.pseudo_labels:
         raise UsageError(
             "meta_set.pseudo_labels is True, but held_out meta data have true labels: set it to False"
@@ -82,7 +82,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_virtual_step(config: ConfigDict) -> None:
-    """Raises a UsageError where the virtual step has no learning rate that means something (Eq. 7)."""
+    """Raises a UsageError if the virtual step (Eq. 7) has no usable learning rate."""
     fields = config.optimizer
     rate = fields.virtual_learning_rate
     if is_nothing(rate) and (rate or fields.name != "sgd"):
@@ -107,7 +107,7 @@ def _stream(parts: Parts) -> Stream:
 
 
 def _size(parts: Parts) -> int:
-    """How many examples an epoch's meta set has."""
+    """The number of examples in an epoch's meta set."""
     fields, counts = parts.config.meta_set, parts.data.biased.class_counts
     if fields.kind == "held_out":
         return len(parts.data.record.held_out)
@@ -118,7 +118,7 @@ def _size(parts: Parts) -> int:
 
 
 def _plan(parts: Parts, start: EpochStart, judge: Callable[[MetaState], Variables]) -> Plan:
-    """This epoch's meta set; none in the warm-up, where no weights are learned."""
+    """Selects this epoch's meta set; none in the warm-up, which learns no weights."""
     config, data = parts.config, parts.data
     if start.number < config.warmup_epochs:
         return Plan()
@@ -139,7 +139,7 @@ def _plan(parts: Parts, start: EpochStart, judge: Callable[[MetaState], Variable
 
 
 def _numbers(parts: Parts, selections: Mapping[str, Selection]) -> dict[str, float]:
-    """The meta set's size, and how much of it is in truth rightly labelled."""
+    """The meta set's size and the percentage of its labels that are right."""
     if META not in selections:
         return {}
     chosen, labels = selections[META], parts.data.biased

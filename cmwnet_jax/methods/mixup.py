@@ -12,21 +12,21 @@ from cmwnet_jax.methods.plain import after_warmup, weighted_step
 FIELDS = {
     "mixup_alpha": Field(
         1.0,
-        "Mixup's Beta(alpha, alpha) of training batches, for mixup and cmwnet_sl; 0: cmwnet_sl without mixup.",
+        "mixup and cmwnet_sl: alpha of Beta(alpha, alpha) for training batches; 0: cmwnet_sl without mixup.",
         between(0, MANY),
     ),
 }
-"""Config fields that it reads."""
+"""Config fields of this method."""
 
 
 def build(parts: Parts) -> Method:
-    """Plain training on mixed batches."""
+    """Builds plain training on mixed batches."""
     objective = mixing.mixed(parts.objective(), num_classes=parts.num_classes, alpha=parts.config.mixup_alpha)
     return after_warmup(parts, steps.weighted(weighted_step(parts, objective)))
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UsageError where nothing would be mixed."""
+    """Raises a UsageError if alpha is 0, which means no mixup."""
     if not config.mixup_alpha:
         raise UsageError("mixup_alpha is 0, expected a positive number with the method mixup")
 

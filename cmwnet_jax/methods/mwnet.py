@@ -8,7 +8,7 @@ from cmwnet_jax.methods.weight_nets import FIELDS, check, with_weight_net
 
 
 def build(parts: Parts) -> Method:
-    """The warm-up, then Algorithm 1."""
+    """Builds the warm-up, then Algorithm 1."""
     objective = parts.objective(chosen_loss(parts))
     return with_weight_net(parts, warmup(parts), objective, parts.config.weight_net.normalize)
 

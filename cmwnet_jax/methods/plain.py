@@ -1,4 +1,4 @@
-"""Plain training, which most methods warm up with and some are made of."""
+"""Plain training: the warm-up of most methods, and the base of some."""
 
 from cmwnet_jax.core import losses
 from cmwnet_jax.core.low_memory import objective_in_micro_batches
@@ -9,12 +9,12 @@ from cmwnet_jax.methods.base import Method, Parts, Phase
 
 
 def weighted_step(parts: Parts, objective: ObjectiveFn, **arguments) -> StepFn:
-    """`make_weighted_step`'s step, in the run's micro-batches.
+    """Makes the step of `make_weighted_step`, split into the run's micro-batches.
 
     Args:
-        parts: the run's.
-        objective: what is minimised.
-        **arguments: others of `make_weighted_step`; without any, all weights are one.
+        parts: the pieces of the run.
+        objective: the objective to minimise.
+        **arguments: further arguments of `make_weighted_step`; without any, all weights are one.
     """
     if parts.config.micro_batches > 1:
         objective = objective_in_micro_batches(objective, parts.config.micro_batches)
@@ -24,27 +24,27 @@ def weighted_step(parts: Parts, objective: ObjectiveFn, **arguments) -> StepFn:
 
 
 def warmup(parts: Parts) -> Phase:
-    """Plain cross-entropy from the first epoch on (Q9)."""
+    """Makes the warm-up phase: plain cross-entropy from the first epoch on (Q9)."""
     return Phase(steps.weighted(weighted_step(parts, parts.objective())))
 
 
 def plain_training(parts: Parts, loss: losses.LossFn) -> Method:
-    """All weights one: the warm-up, then the loss.
+    """Builds the warm-up, then plain training on a loss, with all weights one.
 
     Args:
-        parts: the run's.
+        parts: the pieces of the run.
         loss: (logits [n, C], labels) -> [n].
     """
     return after_warmup(parts, steps.weighted(weighted_step(parts, parts.objective(loss))))
 
 
 def after_warmup(parts: Parts, step: steps.Step, **fields) -> Method:
-    """The warm-up, then this step on the stream `train`.
+    """Builds the warm-up, then training with a given step on the stream `train`.
 
     Args:
-        parts: the run's.
+        parts: the pieces of the run.
         step: (state, batch) -> (state, metrics).
-        **fields: others of `Method`.
+        **fields: further fields of `Method`.
     """
     main = Phase(step, first_epoch=parts.config.warmup_epochs)
     return parts.method((warmup(parts), main), **fields)

@@ -1,4 +1,4 @@
-"""PRODEN, from sets of candidate labels to one label per example (Lv et al. 2020; Sec. 7.1)."""
+"""PRODEN: finds one label per example from sets of candidate labels (Lv et al. 2020; Sec. 7.1)."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _FILE = "confidences.npy"
 
 
 def build(parts: Parts) -> Method:
-    """From the first step on: the given label of a candidate set says nothing to warm up on."""
+    """Builds PRODEN without a warm-up: with candidate sets, the given label carries no information."""
     objective = partial_labels.proden_objective(parts.model.apply, parts.meta_classes)
     step = remembering(weighted_step(parts, objective), parts.axis_name)
     confidences = partial_labels.uniform_confidences(parts.data.biased.candidates)
@@ -32,11 +32,14 @@ def build(parts: Parts) -> Method:
 
 
 def confidence_rows(data: Data, state: MetaState) -> np.ndarray:
-    """[training split, C] float32: rows by id, zeros where the bias left an example out.
+    """Orders the confidences by example id.
 
     Args:
-        data: the run's.
-        state: whose table has the run's examples' confidences, [N, C].
+        data: the run's data.
+        state: its `memory` holds the confidences [N, C] of the run's examples.
+
+    Returns:
+        [training split, C] float32; zeros for examples that the bias left out.
     """
     rows = np.zeros((len(data.true_labels), data.source.num_classes), np.float32)
     rows[data.biased.ids] = state.memory.values
@@ -44,11 +47,14 @@ def confidence_rows(data: Data, state: MetaState) -> np.ndarray:
 
 
 def transductive_accuracy(data: Data, folder: Path) -> dict[str, float]:
-    """How often a training example's most confident candidate is the true one, where that is known.
+    """Computes how often the most confident candidate of a training example is its true class.
 
     Args:
-        data: the run's.
-        folder: the run's, with its confidences.
+        data: the run's data.
+        folder: the run's folder, which contains its confidences.
+
+    Returns:
+        `transductive_accuracy_percent`; empty if the true labels are not known.
     """
     if not data.biased.truth_known:
         return {}
@@ -58,7 +64,7 @@ def transductive_accuracy(data: Data, folder: Path) -> dict[str, float]:
 
 
 def check_data(config: ConfigDict, data: Data) -> None:
-    """Raises a UsageError for single labels."""
+    """Raises a UsageError for data with single labels."""
     if data.biased.candidates is None:
         raise UsageError(
             f"method is {config.method!r}, which learns from candidate sets, but {data.record.name!r} gives "

@@ -1,4 +1,4 @@
-"""Steps of the launcher's form, (state, batch) -> (state, metrics), made from those of core."""
+"""Adapts the steps of core to the launcher's signature, (state, batch) -> (state, metrics)."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ BatchStep = Callable[[MetaState, Mapping[str, PyTree]], tuple[MetaState, Metrics
 
 @dataclasses.dataclass(frozen=True)
 class Switched:
-    """One step or another, by the number of the step; itself a step.
+    """A step that selects one of two steps by the step number.
 
     Attributes:
-        chosen: the step's number, on the host or traced -> whether it is the first.
-        if_true: the one. If it is `InPasses`, it cannot be part of a program, nor can the choice.
-        if_false: the other.
+        chosen: step number, on the host or traced -> whether to take `if_true`.
+        if_true: the first step. If it is `InPasses`, the choice cannot be compiled either.
+        if_false: the second step.
     """
 
     chosen: Callable[[int | jax.Array], bool | jax.Array]
@@ -27,16 +27,16 @@ class Switched:
     if_false: BatchStep
 
     def __call__(self, state: MetaState, batch: PyTree) -> tuple[MetaState, Metrics]:
-        """Both in one program."""
+        """Compiles both steps into one program, with `jax.lax.cond`."""
         return jax.lax.cond(self.chosen(state.step), self.if_true, self.if_false, state, batch)
 
 
 @dataclasses.dataclass(frozen=True)
 class InPasses:
-    """A step that calls mapped programs of its own, as `make_low_memory_step`'s does.
+    """A step that calls several compiled programs itself, like that of `make_low_memory_step`.
 
     Attributes:
-        step: (state, batch) -> (state, metrics), all with a leading axis over the devices.
+        step: (state, batch) -> (state, metrics), all with a leading device axis.
     """
 
     step: BatchStep
@@ -46,11 +46,11 @@ Step = BatchStep | Switched | InPasses
 
 
 def weighted(step: StepFn, stream: str = "train") -> BatchStep:
-    """A step of core without a meta batch; what only meta steps report is NaN.
+    """Adapts a step of core that takes no meta batch; `meta_loss` and `meta_grad_norm` are NaN.
 
     Args:
         step: (state, batch) -> (state, metrics).
-        stream: what it reads.
+        stream: the stream that it reads.
     """
 
     def run(state, batch):
@@ -62,22 +62,22 @@ def weighted(step: StepFn, stream: str = "train") -> BatchStep:
 
 
 def meta(step: StepFn, stream: str = "train", meta_stream: str = "meta") -> BatchStep:
-    """A meta step of core.
+    """Adapts a meta step of core.
 
     Args:
         step: (state, batch, meta_batch) -> (state, metrics).
-        stream: what it reads first.
-        meta_stream: what it reads as the meta batch.
+        stream: the stream of the batch.
+        meta_stream: the stream of the meta batch.
     """
     return lambda state, batch: step(state, batch[stream], batch[meta_stream])
 
 
 def every(steps: int, if_true: Step, if_false: BatchStep) -> Step:
-    """The first on every k-th step, counted from the run's first, the second on the others.
+    """Takes one step at every k-th step of the run, and another step in between.
 
     Args:
         steps: k.
-        if_true: for steps 0, k, 2k, ...
-        if_false: for the others.
+        if_true: the step taken at steps 0, k, 2k, ...
+        if_false: the step taken at all others.
     """
     return if_true if steps == 1 else Switched(lambda number: number % steps == 0, if_true, if_false)

@@ -1,4 +1,4 @@
-"""What MW-Net, CMW-Net and CMW-Net-SL share: a weight net, learned here or elsewhere (Algorithms 1 and 2)."""
+"""Shared by MW-Net, CMW-Net and CMW-Net-SL: a weight net, learned or frozen (Algorithms 1 and 2)."""
 
 import jax
 import jax.numpy as jnp
@@ -33,53 +33,53 @@ FIELDS = {
     **meta_data.FIELDS,
     "meta_every_steps": Field(
         1,
-        "The weight net learns on every so many-th step, and is applied on all (Algorithm 1: 1).",
+        "Steps between updates of the weight net, which weighs examples in every step (Algorithm 1: 1).",
         between(1, INT32),
     ),
     "low_memory": Field(
         False,
-        "For models that fill the memory, with mwnet and cmwnet: the meta step in four programs, at "
-        "about plain training's peak, for some 30% more time (`make_low_memory_step`).",
+        "mwnet and cmwnet: whether the meta step runs as four programs, for models that fill the memory. "
+        "Its peak memory is about that of plain training; it takes some 30% more time "
+        "(`make_low_memory_step`).",
     ),
     "weight_net.num_meta_classes": Field(
         3,
-        "K, the number of meta-classes, for cmwnet and cmwnet_sl; all others have 1.",
+        "cmwnet and cmwnet_sl: K, the number of meta-classes; all other methods have 1.",
         between(1, MANY),
     ),
     "weight_net.hidden": Field(
         100,
-        "Units of its hidden layer.",
+        "Units of the weight net's hidden layer.",
         between(1, 2**16),
     ),
     "weight_net.learning_rate": Field(
         1e-3,
-        "Adam's learning rate for it.",
+        "Learning rate of the weight net's Adam optimiser.",
         between(0, LARGE),
     ),
     "weight_net.weight_decay": Field(
         1e-4,
-        "Coupled L2 on its parameters.",
+        "Coupled L2 weight decay of the weight net's parameters.",
         between(0, LARGE),
     ),
     "weight_net.normalize": Field(
         "sum",
-        "What weights are divided by: sum (their own), mean (the batch size) or none (Q1), for mwnet "
-        "and cmwnet.",
+        "mwnet and cmwnet: divisor of the weights: sum (their sum), mean (the batch size) or none (1; Q1).",
         one_of(NORMALIZATIONS),
     ),
     "weight_net.init": Field(
         "",
-        "A learned one to start from (Algorithm 2): a run, checkpoint, saved weight net or exported "
-        "file of as many meta-classes and hidden units; empty: a random one. The run's folder keeps a"
-        " copy.",
+        "Learned weight net to start from (Algorithm 2): a run, checkpoint, saved weight net or exported "
+        "file, with the same number of meta-classes and hidden units; empty: random. The run's folder "
+        "keeps a copy.",
         local_file,
     ),
     "weight_net.frozen": Field(
         False,
-        "Whether that one stays as it is: no meta steps, no meta set, the cost of plain training.",
+        "Whether the weight net stays fixed: no meta steps and no meta set, at the cost of plain training.",
     ),
 }
-"""Config fields that it reads."""
+"""Config fields of these methods."""
 
 
 def with_weight_net(
@@ -92,20 +92,20 @@ def with_weight_net(
     initial=one_classifier,
     **fields,
 ) -> Method:
-    """The warm-up, then steps that a weight net weighs; it learns in them unless it is frozen.
+    """Builds the warm-up, then steps weighted by a weight net, which is trained unless it is frozen.
 
     Args:
-        parts: the run's.
-        warmup: the phase before.
-        objective: what is minimised.
-        normalize: of `make_meta_step`.
-        around: a step of core -> the step to take instead: (state, batch, ...) -> (state, metrics).
-        judge: state -> the classifier that chooses the meta data; None for the one that learns.
+        parts: the pieces of the run.
+        warmup: the warm-up phase.
+        objective: the objective to minimise.
+        normalize: as in `make_meta_step`.
+        around: wraps a step of core: step -> step, each (state, batch, ...) -> (state, metrics).
+        judge: state -> variables of the classifier that selects the meta data; None for the trained one.
         initial: as in `Method`, without the weight net.
-        **fields: others of `Method`.
+        **fields: further fields of `Method`.
 
     Raises:
-        UsageError: the weight net that the config names cannot be used here.
+        UsageError: the config's weight net cannot be used here.
     """
     config, net, learned = parts.config, _weight_net(parts), _learned_elsewhere(parts)
     learns = not config.weight_net.frozen
@@ -138,7 +138,7 @@ def with_weight_net(
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UsageError for fields that contradict each other, or with which nothing is learned."""
+    """Raises a UsageError if fields contradict each other or nothing would be learned."""
     meta_data.check(config)
     if config.loss.name == "focal":
         more_than_nothing(config, "loss.focal_gamma")
@@ -166,7 +166,7 @@ def check(config: ConfigDict) -> None:
 def _check_some_step_learns(parts: Parts) -> None:
     config, total = parts.config, parts.num_steps
     start, every = config.warmup_epochs * (total // config.num_epochs), config.meta_every_steps
-    if -(-start // every) * every >= total or every > total:  # step 0 alone would be none to learn from
+    if -(-start // every) * every >= total or every > total:  # learning at step 0 alone does not count
         raise UsageError(
             f"meta_every_steps is {every}, but the steps from {start}, after the warm-up, to {total} have no "
             f"multiple of it but 0, so that no weights would be learned: lower it, or train for more epochs"
@@ -174,7 +174,7 @@ def _check_some_step_learns(parts: Parts) -> None:
 
 
 def _step(parts: Parts, objective: ObjectiveFn, normalize: str, around) -> steps.Step:
-    """Meta steps, with weighted steps between where the config says so; a frozen net's are all weighted."""
+    """Makes meta steps every `meta_every_steps`, weighted steps between; a frozen net needs no meta steps."""
     weigh = {"weight_fn": _weight_net(parts).apply, "normalize": normalize}
     between = steps.weighted(around(weighted_step(parts, objective, **weigh)))
     if parts.config.weight_net.frozen:
@@ -211,7 +211,7 @@ def _weight_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def _learned_elsewhere(parts: Parts) -> SavedWeightNet | None:
-    """The weight net to start from, where the config names one."""
+    """Loads the weight net to start from; None for a random one."""
     fields = parts.config.weight_net
     if not fields.init:
         return None
@@ -236,7 +236,7 @@ def _saved(
     loss_range: tuple[float, float],
     epochs_done: int,
 ) -> SavedWeightNet:
-    """The weight net as a checkpoint keeps it; its losses are also those of the net that it started from."""
+    """The weight net as a checkpoint stores it; its loss range includes that of the net it started from."""
     config, data = parts.config, parts.data
     low, high = loss_range
     if before is not None:

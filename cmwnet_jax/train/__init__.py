@@ -1,1 +1,1 @@
-"""The launcher: a config in, a run's folder out."""
+"""The launcher: trains a config and writes a run's folder."""

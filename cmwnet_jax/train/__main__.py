@@ -1,9 +1,10 @@
 """`python -m cmwnet_jax.train --config=FILE.py[:args] --workdir=DIR [--config.a.b=x] [--print_config]`.
 
-Exits with 0 when the run is finished, 2 after a mistake of the user's, and 75 when SIGTERM or SIGINT
-asked it to stop: it has saved where it was, and the same command goes on. A second signal stops
-it at once, as a first one does where no steps are running; then, as after SIGKILL, it goes on from the newest
-checkpoint.
+Exit status: 0 when the run is finished, 2 after a user error, 75 when SIGTERM or SIGINT stopped the run.
+
+After the first signal the run saves a checkpoint and stops; the same command resumes it. A second signal stops
+it at once, and so does the first one while no steps are running. As after SIGKILL, the run then resumes from
+the newest checkpoint.
 """
 
 from cmwnet_jax.train import signals
@@ -31,15 +32,15 @@ _EXPLAIN_CONFIG = flags.DEFINE_bool(
     "explain_config", False, "check the config, print every field with its meaning, and exit"
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "join the run's other processes; SLURM, Open MPI, GKE and TPU pods are found"
+    "distributed", False, "join the run's other processes; SLURM, Open MPI, GKE and TPU pods are detected"
 )
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing else says it")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of the run, with --coordinator")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if it is not detected")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "number of processes, with --coordinator")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "this process's number, with --coordinator")
 
 
 def main(argv: list[str]) -> None:
-    """Parses nothing itself, trains, prints the table."""
+    """Checks the flags, trains, and prints the table of results."""
     if len(argv) > 1:
         raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
     config = command.required(_CONFIG.value, "config", "a config file, e.g. --config=experiments/digits.py")

@@ -1,4 +1,4 @@
-"""Turns a config and its data into the model, the method and the state before the first step."""
+"""Builds the model, the method and the initial state from a config and its data."""
 
 import dataclasses
 import math
@@ -35,16 +35,16 @@ _MOST_PARAMETERS = 2**30
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recipe:
-    """What a run computes.
+    """The built parts of a run.
 
     Attributes:
         model: the classifier.
-        method: what its steps are.
-        learning_rate: the classifier's, by step.
-        state: before the first step, on one device; its table on the host.
-        orders: the rows of every batch, of the streams that are not planned.
+        method: the method, with its steps.
+        learning_rate: step -> learning rate of the classifier.
+        state: the initial state, on one device; its table is on the host.
+        orders: unplanned stream -> the rows of each of its batches.
         epoch_steps: steps per epoch.
-        one_step_a_call: whether steps are called from Python; else consecutive steps are one program.
+        one_step_a_call: whether Python calls each step; otherwise consecutive steps are one program.
     """
 
     model: nn.Module
@@ -57,14 +57,14 @@ class Recipe:
 
 
 def build_recipe(config: ConfigDict, data: Data) -> Recipe:
-    """The model, the method's steps and the state before the first of them.
+    """Builds the model, the method and the initial state.
 
     Args:
-        config: the run's, checked.
-        data: the run's.
+        config: the run's config, already checked.
+        data: the run's data.
 
     Raises:
-        UsageError: they do not go together.
+        UsageError: config and data do not fit together.
     """
     spec = METHODS[config.method]
     spec.check_data(config, data)
@@ -107,11 +107,11 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
 
 
 def fit_meta_classes(config: ConfigDict, data: Data) -> MetaClasses:
-    """The meta-classes of the run's method, by the sizes of the given classes.
+    """Computes the meta-classes of the run's method from the sizes of the given classes.
 
     Args:
-        config: the run's.
-        data: the run's.
+        config: the run's config.
+        data: the run's data.
 
     Raises:
         UsageError: there are fewer classes than meta-classes.
@@ -130,7 +130,7 @@ def _check_batch_size(config: ConfigDict, data: Data) -> None:
 
 
 def _check_length(config: ConfigDict, epoch_steps: int) -> None:
-    """Raises a UsageError for more steps than can be counted."""
+    """Raises a UsageError for more steps than int32 can count."""
     total = config.num_epochs * epoch_steps
     if total >= 2**31:
         raise UsageError(
@@ -140,7 +140,7 @@ def _check_length(config: ConfigDict, epoch_steps: int) -> None:
 
 
 def _check_streams(config: ConfigDict, method: Method, data: Data) -> None:
-    """Raises a UsageError for views of images that are too small, and batches that devices cannot share."""
+    """Raises a UsageError if images are too small for a view, or devices cannot share a batch evenly."""
     for stream in method.streams.values():
         for change in stream.views.values():
             check_augmentation(change, data.image_shape)
@@ -162,10 +162,10 @@ def _is_in_passes(step: Step) -> bool:
 
 
 def build_model(config: ConfigDict, num_classes: int) -> nn.Module:
-    """The classifier, with the head that its method asks for.
+    """Builds the classifier, with the head that its method requires.
 
     Args:
-        config: the run's.
+        config: the run's config.
         num_classes: C.
     """
     name = config.model.name
@@ -180,7 +180,7 @@ def build_model(config: ConfigDict, num_classes: int) -> nn.Module:
 
 
 def _check_size(config: ConfigDict, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    """Checks that a classifier whose layers the config sizes is one that memory could hold."""
+    """Checks that memory could hold a classifier whose layer sizes come from the config."""
     if "hidden" not in model_fields(config.model.name):
         return
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)

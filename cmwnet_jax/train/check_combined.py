@@ -1,4 +1,4 @@
-"""The check of what one field of a config says only with another; a method's own fields are checked by it."""
+"""Checks combinations of config fields. Each method checks those of its own fields."""
 
 from ml_collections import ConfigDict
 
@@ -8,14 +8,14 @@ from cmwnet_jax.methods.fields import is_nothing, reads_options
 
 
 def check_combined(config: ConfigDict, defaults: ConfigDict) -> None:
-    """Checks fields together, each of which is right by itself.
+    """Checks combinations of fields that are each valid alone.
 
     Args:
-        config: the run's.
-        defaults: every field's.
+        config: the run's config.
+        defaults: the default config.
 
     Raises:
-        UsageError: two of them contradict each other, or what they ask for would be left out of the training.
+        UsageError: two fields contradict each other, or a setting would have no effect on the training.
     """
     _check_input(config)
     _check_start(config)

@@ -1,4 +1,4 @@
-"""The check that a config's values make sense, before any data are read."""
+"""Checks a config's types and values before any data are read."""
 
 from ml_collections import ConfigDict
 
@@ -11,13 +11,13 @@ from cmwnet_jax.train.config import all_fields, default_config
 
 
 def check_config(config: ConfigDict) -> None:
-    """Checks every field that can be checked without the data.
+    """Checks everything in a config that can be checked without the data.
 
     Args:
-        config: anything that was given for one.
+        config: the config; may be anything that a user passes.
 
     Raises:
-        UsageError: the first field that is missing, unknown or wrong, in one sentence.
+        UsageError: a field is missing, unknown or wrong; one sentence names the first.
     """
     defaults = default_config()
     check_types(config, defaults)

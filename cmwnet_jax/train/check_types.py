@@ -1,4 +1,4 @@
-"""The check that a config has the default's fields, each with a value of the default's type."""
+"""Checks that a config has the fields of the default config, with values of the same types."""
 
 from typing import Any
 
@@ -17,17 +17,18 @@ _WORDS = {
 
 
 def check_types(config: ConfigDict, default: ConfigDict, section: str = "") -> None:
-    """Every default field is there, of the default's type, and no other.
+    """Checks that a config has exactly the default's fields, each of the default's type.
 
-    A whole number does for a float; True and False are no numbers. What is in a tuple is not looked at.
+    An int is accepted for a float, but a bool is not a number. The contents of tuples are not checked.
 
     Args:
-        config: anything that was given for one.
-        default: has every field.
-        section: its name with a dot behind, empty for the whole.
+        config: the config; may be anything that a user passes.
+        default: the default config, with every field.
+        section: the name of the section with a trailing dot; empty for the whole config.
 
     Raises:
-        UsageError: the first field, by name, that is missing, unknown or of another type.
+        UsageError: a field is missing, unknown or of another type; the first such field in alphabetical order
+            is named.
     """
     if not isinstance(config, ConfigDict):
         what = section.removesuffix(".") or "the config"
@@ -53,7 +54,7 @@ def check_types(config: ConfigDict, default: ConfigDict, section: str = "") -> N
 def _value(config: ConfigDict, name: str, field: str) -> Any:
     try:
         return config[name]
-    except Exception as error:  # ml_collections' placeholder that nobody has filled
+    except Exception as error:  # an unfilled placeholder of ml_collections
         raise UsageError(f"{field} cannot be read ({shown(str(error))}): give it a value") from None
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints with Orbax: the state, the epoch under way, the weight net as an item that restores alone."""
+"""Checkpoints with Orbax: the state, the running epoch, and the weight net as a separate item."""
 
 import contextlib
 import errno
@@ -22,17 +22,17 @@ from cmwnet_jax.train import parallel
 from cmwnet_jax.transfer import array_facts, orbax_folder
 
 _STATE, _EPOCH = "state", "epoch"
-_CONTENTS = "contents"  # the item that says what these two must hold: shapes, dtypes, checksums
-_SPARE_BYTES = 1 << 20  # room for a checkpoint's many small files
+_CONTENTS = "contents"  # item with the shapes, dtypes and checksums of these two
+_SPARE_BYTES = 1 << 20  # space for a checkpoint's many small files
 
 
 class Restored(NamedTuple):
-    """A checkpoint's content.
+    """The contents of a checkpoint.
 
     Attributes:
-        steps_done: the checkpoint's number; 0 where there is none.
-        state: after them.
-        epoch: `Epoch.arrays` of the epoch under way; empty at an epoch's edge.
+        steps_done: steps of the run so far, which is the checkpoint's number; 0 if there is no checkpoint.
+        state: the state after these steps.
+        epoch: `Epoch.arrays` of the running epoch; empty between epochs.
     """
 
     steps_done: int
@@ -41,33 +41,33 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The newest few states of a run, numbered by how many steps are done. A context manager.
+    """The newest checkpoints of a run, numbered by steps done. A context manager.
 
-    A checkpoint appears under its number once it is whole and on disk; until then it has another name
-    and is no checkpoint. Saved is the whole state and, inside an epoch, what the epoch was given at its
-    start and has reported since. What else the future of a run depends on (the order of the examples,
-    of the meta set, augmentation) is a function of the state, the seed and the number of steps.
+    A checkpoint gets its number only once it is completely on disk; until then it has a temporary name and is
+    ignored. It contains the whole state and, inside an epoch, the epoch's plan and the metrics reported so
+    far. Everything else that determines the rest of a run (the order of the examples and of the meta set, the
+    augmentation) is a function of the state, the seed and the number of steps.
     """
 
     def __init__(self, folder: Path, keep: int):
-        """Opens or makes the folder, and removes what a killed process has left half-written.
+        """Opens or creates the folder, and removes partial checkpoints of a killed process.
 
         Args:
-            folder: of the checkpoints.
-            keep: how many of the newest to keep.
+            folder: the folder of the checkpoints.
+            keep: the number of newest checkpoints to keep.
 
         Raises:
-            UsageError: a file stands where the folder or a checkpoint belongs, or the path cannot be used.
+            UsageError: a file is in the place of the folder or of a checkpoint, or the path cannot be used.
         """
         self._folder = local_folder("the folder for checkpoints", folder).absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
         for place in self._folder.iterdir():
             if place.name.isdecimal() and not place.is_dir():
                 raise UsageError(f"{str(place)!r} is a file where a checkpoint belongs: move it away")
-        self._saving = 0  # the number of the checkpoint that is being written
+        self._saving = 0  # number of the checkpoint being written
         self._ends = contextlib.ExitStack()
         plain = self._ends.enter_context(orbax_folder.plainly_named(self._folder))
-        # Each process of a run has a folder of its own, so that none waits for another here.
+        # Each process of a run has its own folder, so that no process waits for another here.
         process = parallel.process_index()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
@@ -97,23 +97,23 @@ class Checkpoints:
         weight_net: transfer.SavedWeightNet | None = None,
         epoch: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Starts writing an unreplicated state; the next save or `close` waits for it.
+        """Starts writing a checkpoint in the background; the next `save`, `wait` or `close` waits for it.
 
-        Only a run's first process writes: Orbax's threads wait for each other by notes in a store that all
-        processes share, and would take another process's note for their own.
+        Only a run's first process writes. Orbax's threads synchronise through keys in a store that all
+        processes share, and would confuse another process's keys with their own.
 
         Args:
-            steps_done: the checkpoint's number.
-            state: after that many steps.
-            weight_net: the state's, where it has learned something.
-            epoch: `Epoch.arrays` of the epoch under way; None or empty at an epoch's edge.
+            steps_done: steps of the run so far; the checkpoint's number.
+            state: the unreplicated state after these steps.
+            weight_net: the weight net of the state; None if there is none to save.
+            epoch: `Epoch.arrays` of the running epoch; None or empty between epochs.
 
         Raises:
-            OSError: the disk has no room for it (ENOSPC); the checkpoints before are as they were.
+            OSError: the disk has no space for it (ENOSPC); earlier checkpoints are unchanged.
         """
         if not parallel.is_first():
             return
-        self._manager.wait_until_finished()  # the room that is left is known only then
+        self._manager.wait_until_finished()  # only then is the free space known
         parts = {_STATE: _to_arrays(state), _EPOCH: dict(epoch or {})}
         _check_room(self._folder, parts)
         items = {name: ocp.args.StandardSave(part) for name, part in parts.items() if part}
@@ -133,15 +133,19 @@ class Checkpoints:
                 orbax_folder.seal(item, steps_done=self._saving)
 
     def restore(self, template: MetaState) -> Restored:
-        """The newest checkpoint that is whole; 0 steps, the template and no epoch where there is none.
+        """Reads the newest undamaged checkpoint.
 
-        A damaged checkpoint is passed over with a warning, and moved out of the way of its successor.
+        Damaged checkpoints are skipped with a warning and moved away, since training will write their numbers
+        again.
 
         Args:
             template: a state of the same structure, shapes and dtypes.
 
+        Returns:
+            The checkpoint's contents; 0 steps, `template` and an empty epoch if there is no checkpoint.
+
         Raises:
-            UsageError: the checkpoint is of another architecture, or every one is damaged.
+            UsageError: the checkpoint has another architecture, or all checkpoints are damaged.
         """
         reasons = {}
         for steps_done in sorted(self._manager.all_steps(), reverse=True):
@@ -163,11 +167,11 @@ class Checkpoints:
         return Restored(0, template, {})
 
     def wait(self) -> None:
-        """Waits until everything is written, and raises what went wrong with it."""
+        """Waits until everything is written; raises the error of a failed write."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits as `wait` does, and ends Orbax's threads."""
+        """Waits as in `wait`, then stops Orbax's threads."""
         try:
             self.wait()
         finally:
@@ -175,7 +179,7 @@ class Checkpoints:
             self._ends.close()
 
     def _read(self, steps_done: int, template: MetaState) -> Restored:
-        """One checkpoint; any error but a UsageError means that it is damaged."""
+        """Reads one checkpoint; any error other than a UsageError means that it is damaged."""
         for name in (_CONTENTS, _STATE, _EPOCH):
             item = self._folder / str(steps_done) / name
             broken = orbax_folder.is_sealed(item) and orbax_folder.broken_seal(item, steps_done=steps_done)
@@ -191,7 +195,7 @@ class Checkpoints:
                 f"than the config's ({different}): set the config's model back, or choose another workdir"
             )
         read = self._read_part(steps_done, _STATE, contents, expected)
-        memory = read.pop("memory")  # stays on the host: it may fit no single device
+        memory = read.pop("memory")  # stays on the host: it may be too large for a single device
         arrays = jax.tree.map(jnp.asarray, read) | {"memory": memory}
         rng = jax.random.wrap_key_data(arrays.pop("rng"), impl=jax.random.key_impl(template.rng))
         as_saved = {
@@ -202,7 +206,7 @@ class Checkpoints:
         return Restored(steps_done, template.replace(**arrays, rng=rng), epoch)
 
     def _read_part(self, steps_done: int, name: str, contents: dict, expected: PyTree) -> PyTree:
-        """One item's arrays, on the host, of the shapes and dtypes that are expected."""
+        """Reads one item's arrays to the host, with the expected shapes and dtypes."""
         blank = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), expected)
         args = ocp.args.Composite(**{name: ocp.args.StandardRestore(blank)})
         arrays = self._manager.restore(steps_done, args=args)[name]
@@ -212,7 +216,7 @@ class Checkpoints:
         return arrays
 
     def _set_aside(self, reasons: dict[int, str], restored: int) -> None:
-        """Moves damaged checkpoints beside the folder: training on will write their numbers again."""
+        """Moves damaged checkpoints out of the folder, since training will write their numbers again."""
         beside = local_folder(
             "the place for damaged checkpoints", self._folder.with_name("damaged_checkpoints")
         )
@@ -233,7 +237,7 @@ def _listed(reasons: dict[int, str]) -> str:
 
 
 def _arrays(state: MetaState) -> dict:
-    """The state by its fields' names, without extended dtypes."""
+    """The state's fields by name; PRNG keys become plain arrays."""
     arrays = {name: getattr(state, name) for name in state.__dataclass_fields__}
     return {**arrays, "rng": jax.random.key_data(state.rng)}
 
@@ -243,7 +247,7 @@ def _to_arrays(state: MetaState) -> dict:
 
 
 def _check_room(folder: Path, arrays: PyTree) -> None:
-    """Fails before anything is written, with one plain error instead of one for each writing thread."""
+    """Raises one clear OSError before anything is written, instead of one from each writing thread."""
     needed = sum(array.nbytes for array in jax.tree.leaves(arrays)) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:

@@ -1,4 +1,4 @@
-"""Where a run's time goes: getting ready, compiled computation, and everything around it."""
+"""Measures a run's time: preparation, compiled computation, and overhead."""
 
 import contextlib
 import time
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 class Clock:
-    """Counts from its creation. The first epoch of a launch, which compiles, counts as getting ready."""
+    """Measures from its creation. The first epoch of a launch, which compiles, counts as preparation."""
 
     def __init__(self):
         self._started = self._ready = time.perf_counter()
@@ -15,7 +15,7 @@ class Clock:
         self._epoch_started = self._started
 
     def start_epoch(self) -> None:
-        """An epoch begins, and with it the checkpoint and pictures of the one before end."""
+        """Marks the start of an epoch; the checkpoint and plots of the previous epoch are done."""
         self._epoch_started = time.perf_counter()
         self._epoch_compute = 0.0
         if self._epochs == 1:
@@ -24,7 +24,7 @@ class Clock:
 
     @contextlib.contextmanager
     def compute(self) -> Iterator[None]:
-        """Around a chunk of training and around evaluation, which must end with values on the host."""
+        """Times a chunk of training or an evaluation, which must end with values on the host."""
         started = time.perf_counter()
         yield
         seconds = time.perf_counter() - started
@@ -32,14 +32,15 @@ class Clock:
         self._compute += seconds
 
     def epoch_seconds(self) -> dict[str, float]:
-        """Seconds of the running epoch, as far as this launch ran it, and of its training and evaluation."""
+        """Seconds of the running epoch in this launch: in total, and in training and evaluation."""
         seconds = time.perf_counter() - self._epoch_started
         return {"seconds": seconds, "seconds_compute": self._epoch_compute}
 
     def summary(self) -> dict[str, float | None]:
-        """Seconds of this launch; `overhead_percent` is what epochs take beyond computation.
+        """Times of this launch in seconds, and its overhead.
 
-        It is of the epochs after the first, and None where there is only one.
+        `overhead_percent` is the share of the epochs' time outside computation. It leaves out the first epoch,
+        and is None if there is no other.
         """
         now = time.perf_counter()
         looped = now - self._ready

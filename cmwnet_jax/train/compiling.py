@@ -9,23 +9,23 @@ from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.methods.steps import BatchStep, InPasses, Step, Switched
 from cmwnet_jax.train import parallel
 
-_AUGMENT = 0x61756700  # stream of the base key, apart from the steps' own
+_AUGMENT = 0x61756700  # separates the augmentation's key from the steps' keys
 
 Prepare = Callable[[Mapping[str, Raw], jax.Array], PyTree]
 """(raw batches by stream, key of their augmentation) -> the step's batch."""
 Fetch = Callable[..., Mapping[str, Raw]]
-"""(*arguments) -> raw batches by stream, of one device."""
+"""(*arguments) -> one device's raw batches by stream."""
 Program = Callable[..., tuple[MetaState, Metrics]]
 """(replicated state, *Fetch's arguments) -> (state, metrics)."""
 
 
 def with_input(step: BatchStep, prepare: Prepare, fetch: Fetch) -> Program:
-    """The step from raw batches, with each example's numbers on every device; not compiled.
+    """Makes a step on raw batches that gathers per-example metrics on every device; not compiled.
 
     Args:
-        step: any but one in passes.
-        prepare: raw batches to the step's.
-        fetch: where raw batches come from.
+        step: any step except `InPasses`.
+        prepare: turns raw batches into the step's batch.
+        fetch: provides the raw batches.
     """
 
     def run(state, *arguments):
@@ -36,14 +36,15 @@ def with_input(step: BatchStep, prepare: Prepare, fetch: Fetch) -> Program:
 
 
 def by_number(step: Step, prepare: Prepare, fetch: Fetch) -> Callable[[int], Program]:
-    """Step number -> the program to call. Of two steps the host chooses: programs without a branch are faster.
+    """Compiles a step and returns a function: step number -> the program to call.
 
-    On CPU, XLA runs convolutions inside a conditional 2.6 times slower than outside of one.
+    With a `Switched` step the host selects the program, because programs without a branch are faster: on CPU,
+    XLA runs convolutions 2.6 times slower inside a conditional than outside.
 
     Args:
-        step: any.
-        prepare: raw batches to the step's.
-        fetch: where raw batches come from.
+        step: any step.
+        prepare: turns raw batches into the step's batch.
+        fetch: provides the raw batches.
     """
     if isinstance(step, Switched):
         if_true, if_false = (_compiled(one, prepare, fetch) for one in (step.if_true, step.if_false))

@@ -1,4 +1,4 @@
-"""The default config, what its fields mean, and what a config's argument string says."""
+"""The default config, the explanation of its fields, and the parser of a config's argument string."""
 
 import json
 import os
@@ -16,22 +16,22 @@ from cmwnet_jax.train.config_fields import FIELDS
 
 
 def all_fields() -> dict[str, Field]:
-    """The launcher's fields and every registered method's, by name."""
+    """Returns the launcher's fields and those of every registered method, by name."""
     return merged([FIELDS, *(spec.fields for spec in METHODS.values())])
 
 
 def default_config() -> ConfigDict:
-    """CMW-Net on the bundled digits, unbiased; experiments start from it and change fields."""
+    """Returns the default config: CMW-Net on the bundled digits without bias. Experiments change its fields."""
     config = ConfigDict()
     add_fields(config, all_fields())
     return config.lock()
 
 
 def explained(config: ConfigDict) -> str:
-    """Every field with its value, and above it what it means.
+    """Formats every field with its value, and its meaning as a comment above.
 
     Args:
-        config: any.
+        config: any config.
     """
     lines = []
     for name, field in sorted(all_fields().items(), key=lambda item: item[0].split(".")[:-1]):
@@ -41,25 +41,25 @@ def explained(config: ConfigDict) -> str:
 
 
 def run_folder(path: str | os.PathLike) -> RunFolder:
-    """A run's folder, whose config may be older than some of the fields.
+    """Opens a run's folder. Fields that its config does not have yet get their defaults.
 
     Args:
-        path: of the folder.
+        path: the path of the folder.
     """
     return RunFolder(path, with_defaults)
 
 
 def with_defaults(fields: dict) -> dict:
-    """The fields of a config.json; those that are younger than it have their defaults, as it was run.
+    """Adds missing fields to those of a config.json, with their defaults, which is how the run was trained.
 
     Args:
-        fields: the file's.
+        fields: the fields in the file.
     """
     return _filled(fields, json.loads(as_json(default_config())))
 
 
 def _filled(fields: Any, defaults: dict) -> Any:
-    if not isinstance(fields, dict):  # a spoilt file's, which is no default's equal
+    if not isinstance(fields, dict):  # from a damaged file; left for the comparison to report
         return fields
     filled = {
         name: _filled(fields.get(name, {}), value)
@@ -70,12 +70,12 @@ def _filled(fields: Any, defaults: dict) -> Any:
 
 
 def parse_arg(arg: str, positional: tuple[str, ...], **defaults: str | int) -> config_dict.ConfigDict:
-    """A config's argument string, e.g. `long_tail_10,erm,seed=3`.
+    """Parses a config's argument string, e.g. `long_tail_10,erm,seed=3`.
 
     Args:
-        arg: what follows the colon: values by position, then name=value.
-        positional: the names that the positions stand for.
-        **defaults: every name with its default, which gives its type.
+        arg: the text after the colon: positional values, then name=value.
+        positional: names of the positional values, in order.
+        **defaults: every name with its default value, which sets its type.
 
     Raises:
         UsageError: too many values, an unknown name, or a value of the wrong type.

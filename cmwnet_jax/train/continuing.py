@@ -1,4 +1,4 @@
-"""Whether a run can go on for longer than it was begun for: what it has done must not depend on that."""
+"""Checks whether a run can continue for more epochs: the steps done must not depend on the run's length."""
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,15 @@ from cmwnet_jax.train.optimizers import learning_rate_schedule
 
 
 def check_longer(config: ConfigDict, folder: RunFolder, epoch_steps: int) -> None:
-    """Checks a run that goes on for more epochs; of any other there is nothing to check.
+    """Checks a run that continues with another number of epochs; other runs pass.
 
     Args:
-        config: as it goes on.
-        folder: the run's, in which its config and checkpoints so far are.
+        config: the config to continue with.
+        folder: the run's folder, with its previous config and checkpoints.
         epoch_steps: steps per epoch.
 
     Raises:
-        UsageError: with so many epochs from the start, the steps that it has done would have been others.
+        UsageError: with the new number of epochs, the steps already done would have been different.
     """
     before, steps_done = folder.config_before(), folder.newest_checkpoint
     if before is None or before.num_epochs == config.num_epochs or not steps_done:
@@ -36,10 +36,10 @@ def check_longer(config: ConfigDict, folder: RunFolder, epoch_steps: int) -> Non
 
 
 def _other_share(config: ConfigDict, before: ConfigDict, epoch_steps: int) -> str:
-    """The field of the method's that is a share of the run, and would have been another step; else nothing."""
+    """Describes a percentage field of the method that now means another step; empty if there is none."""
     for name, field in METHODS[config.method].fields.items():
         percent = value_of(config, name)
-        if field.check is not percent_of_steps or percent == 100:  # never, however long the run is
+        if field.check is not percent_of_steps or percent == 100:  # 100 means never, for any length
             continue
         then, now = (round(c.num_epochs * epoch_steps * percent / 100) for c in (before, config))
         if then != now:
@@ -48,7 +48,7 @@ def _other_share(config: ConfigDict, before: ConfigDict, epoch_steps: int) -> st
 
 
 def _other_rate(config: ConfigDict, before: ConfigDict, epoch_steps: int, steps_done: int) -> str:
-    """The first step done with another learning rate than the config's; else nothing."""
+    """Describes the first step done with a learning rate other than the config's; empty if there is none."""
     steps = jnp.arange(steps_done)
     then, now = (np.asarray(jax.vmap(learning_rate_schedule(c, epoch_steps))(steps)) for c in (before, config))
     (other,) = np.nonzero(then != now)

@@ -1,4 +1,4 @@
-"""An epoch under way: what it trains on, and what its steps have reported so far."""
+"""The running epoch: its examples, and the metrics that its steps have reported so far."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,22 +7,22 @@ import numpy as np
 
 from cmwnet_jax.data.batches import Raw, Selection
 
-_STEPS, _SELECTION = "steps_", "{}_set_"  # prefixes of names in a checkpoint, the second with the stream's name
+_STEPS, _SELECTION = "steps_", "{}_set_"  # prefixes of names in a checkpoint; the second contains the stream
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Epoch:
-    """An epoch and how far it has come.
+    """An epoch and its progress.
 
     Attributes:
-        number: from 0.
+        number: the epoch's number, from 0.
         main_stream: the stream whose examples the steps report on.
-        rows: by stream, [num_steps, n] int32, each step's rows of the split or of the selection.
-        is_meta: [num_steps] bool, in which steps weights are learned.
-        selections: planned streams' examples, chosen with the parameters at the epoch's start.
-        loaded: the same on the devices.
-        reported: what the steps so far have reported, by name: [steps_done] float each, `losses` and
-            `weights` [steps_done, n].
+        rows: stream -> [num_steps, n] int32, each step's rows of the split or, if planned, of the selection.
+        is_meta: [num_steps] bool, true for the steps that learn weights.
+        selections: planned stream -> its examples, selected with the parameters at the epoch's start.
+        loaded: planned stream -> the same examples on the devices.
+        reported: metrics of the steps done so far, by name: [steps_done] float each; `losses` and `weights`
+            are [steps_done, n].
     """
 
     number: int
@@ -35,69 +35,69 @@ class Epoch:
 
     @property
     def num_steps(self) -> int:
-        """Steps of the whole epoch."""
+        """Number of steps of the whole epoch."""
         return len(self.is_meta)
 
     @property
     def main_rows(self) -> np.ndarray:
-        """[num_steps, n] int32, rows of the split that the main stream is of."""
+        """[num_steps, n] int32, rows of the main stream's split."""
         rows = self.rows[self.main_stream]
         return self.selections[self.main_stream].rows[rows] if self.main_stream in self.selections else rows
 
     @property
     def steps_done(self) -> int:
-        """Of its steps."""
+        """Steps of this epoch done so far."""
         return len(self.reported["losses"]) if self.reported else 0
 
     @property
     def run_steps_done(self) -> int:
-        """Of the run's steps."""
+        """Steps of the whole run done so far."""
         return self.number * self.num_steps + self.steps_done
 
     @property
     def is_over(self) -> bool:
-        """Whether no step is left."""
+        """Whether all steps of the epoch are done."""
         return self.steps_done == self.num_steps
 
     @property
     def losses(self) -> np.ndarray:
-        """[steps_done, n] float, what the weight net saw."""
+        """[steps_done, n] float, the weight net's input."""
         return self.reported["losses"]
 
     @property
     def weights(self) -> np.ndarray:
-        """[steps_done, n] float, what it gave."""
+        """[steps_done, n] float, the weight net's output."""
         return self.reported["weights"]
 
     @property
     def scalars(self) -> dict[str, np.ndarray]:
-        """[steps_done] float each, by name."""
+        """Scalar metrics by name, [steps_done] float each."""
         return {name: values for name, values in self.reported.items() if name not in ("losses", "weights")}
 
     def loss_range(self) -> dict[str, float]:
-        """`loss_min` and `loss_max`, as the epoch's metrics have them."""
+        """`loss_min` and `loss_max` of the steps so far, as in the epoch's metrics."""
         return {"loss_min": float(np.min(self.losses)), "loss_max": float(np.max(self.losses))}
 
     def chunk(self, steps: int) -> slice:
-        """The next steps: up to the next multiple of `steps` or the epoch's end.
+        """The slice of the next steps, up to the next multiple of `steps` or the end of the epoch.
 
         Args:
-            steps: of a whole chunk.
+            steps: length of a full chunk.
         """
         return slice(self.steps_done, min((self.steps_done // steps + 1) * steps, self.num_steps))
 
     def extended(self, reported: Mapping[str, np.ndarray]) -> "Epoch":
-        """The same, a chunk later.
+        """Returns the epoch after one more chunk of steps.
 
         Args:
-            reported: by name, of the chunk's steps alone.
+            reported: metrics of the chunk's steps alone, by name.
         """
         before = self.reported or {name: values[:0] for name, values in reported.items()}
         joined = {name: np.concatenate([before[name], values]) for name, values in reported.items()}
         return dataclasses.replace(self, reported=joined)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What going on inside the epoch takes besides the state, the seed and the position."""
+        """The arrays needed to resume inside the epoch, besides the state, the seed and the step number."""
         chosen = {
             _SELECTION.format(stream) + name: values
             for stream, selection in self.selections.items()
@@ -110,21 +110,21 @@ class Epoch:
 
 
 def saved_selection(stream: str, arrays: Mapping[str, np.ndarray]) -> Selection | None:
-    """A stream's selection in what `Epoch.arrays` gave; None where there was none.
+    """Reads a stream's selection from `Epoch.arrays`; None if there was none.
 
     Args:
-        stream: its name.
-        arrays: by name.
+        stream: the stream's name.
+        arrays: the saved arrays, by name.
     """
     fields = _without(_SELECTION.format(stream), arrays)
     return Selection(**fields) if fields else None
 
 
 def saved_reports(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`Epoch.reported` in what `Epoch.arrays` gave.
+    """Reads `Epoch.reported` from `Epoch.arrays`.
 
     Args:
-        arrays: by name.
+        arrays: the saved arrays, by name.
     """
     return _without(_STEPS, arrays)
 

@@ -1,4 +1,4 @@
-"""A classifier's numbers over the test split, from what it makes of each example."""
+"""Test metrics of a classifier, from its results on each example."""
 
 import numpy as np
 
@@ -10,18 +10,18 @@ from cmwnet_jax.train import scores
 def split_metrics(
     measured: Measured, labels: np.ndarray, class_counts: np.ndarray, meta_classes: MetaClasses
 ) -> dict[str, float | list[float | None] | None]:
-    """An epoch's numbers over the whole test split.
+    """Computes an epoch's metrics over the whole test split.
 
     Args:
-        measured: what the classifier makes of it, [N] each.
-        labels: [N] int, its true classes.
-        class_counts: [C] int, training examples by given label.
-        meta_classes: of the training set.
+        measured: the classifier's results on the test split, [N] each.
+        labels: [N] int, the true classes.
+        class_counts: [C] int, training examples per given label.
+        meta_classes: the meta-classes of the training set.
 
     Returns:
-        `test_loss`, `test_accuracy_percent`, `test_top5_percent` (where there are more than 10 classes),
-        `test_ece` in [0, 1], and means over the classes of each meta-class, [K], and of those with many,
-        medium and few training examples; None for a group without classes.
+        `test_loss`, `test_accuracy_percent`, `test_top5_percent` (with more than 10 classes), `test_ece` in
+        [0, 1], and the mean class accuracies of each meta-class [K] and of the classes with many, medium and
+        few training examples; None for a group without classes.
     """
     count = len(class_counts)
     by_class = scores.class_accuracy_percent(scores.confusion_matrix(labels, measured.predictions, count))
@@ -41,11 +41,11 @@ def split_metrics(
 
 
 def evaluation_arrays(measured: Measured, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """What evaluation.npz holds: `Measured` and `labels`, [N] each, and `confusion` [C, C].
+    """The arrays of evaluation.npz: the fields of `Measured` and `labels`, [N] each, and `confusion` [C, C].
 
     Args:
-        measured: what the classifier makes of the test split.
-        labels: [N] int, its true classes.
+        measured: the classifier's results on the test split.
+        labels: [N] int, the true classes.
         num_classes: C.
     """
     confusion = scores.confusion_matrix(labels, measured.predictions, num_classes)

@@ -1,4 +1,4 @@
-"""Whether a run is still sound: numbers of an epoch's weights, and where it broke down."""
+"""Checks that a run is healthy: finds NaN, infinities and all-zero weights, and says where they arose."""
 
 import contextlib
 import sys
@@ -14,15 +14,15 @@ from cmwnet_jax.errors import TrainingDiverged
 
 _META = ("meta_loss", "meta_grad_norm")
 _TINY = float(np.finfo(np.float32).tiny)
-_NAMED = 8  # ids that a message lists
+_NAMED = 8  # most ids that a message lists
 
 
 def scalar_means(scalars: Mapping[str, np.ndarray], is_meta: np.ndarray) -> dict[str, float]:
-    """The epoch's means; of what meta steps alone report, over the meta steps; NaN where there is none.
+    """Averages metrics over an epoch. Metrics of meta steps are averaged over these alone; NaN if none.
 
     Args:
-        scalars: [steps] float each, by name.
-        is_meta: [steps] bool, where the weight net learned.
+        scalars: metrics by name, [steps] float each.
+        is_meta: [steps] bool, true where the weight net learned.
     """
     chosen = {name: values[is_meta] if name in _META else values for name, values in scalars.items()}
     return {name: float(np.mean(values)) if len(values) else float("nan") for name, values in chosen.items()}
@@ -38,19 +38,20 @@ def check_steps(
     first_step: int,
     may_weigh_nothing: bool = False,
 ) -> None:
-    """Raises where a step's numbers are NaN or infinite, or all its weights 0: the earliest such step.
+    """Raises if a step's metrics are NaN or infinite, or all its weights are 0.
 
     Args:
-        scalars: [steps] float each, by name; `meta_loss` and `meta_grad_norm` count on meta steps alone.
+        scalars: metrics by name, [steps] float each; `meta_loss` and `meta_grad_norm` are checked on meta
+            steps alone.
         losses: [steps, n] float.
         weights: [steps, n] float.
         ids: [steps, n] int, the examples' rows in the data set's training split.
-        is_meta: [steps] bool, where the weight net learned.
+        is_meta: [steps] bool, true where the weight net learned.
         first_step: number of the first of these steps in the run.
-        may_weigh_nothing: whether all weights of a batch may rightly be 0, as L2RW's.
+        may_weigh_nothing: whether it is normal that all weights of a batch are 0, as in L2RW.
 
     Raises:
-        TrainingDiverged: says which quantity, at which step and on which ids.
+        TrainingDiverged: names the earliest such step, the quantity, and the ids of the examples.
     """
     all_zero = np.sum(np.abs(weights), axis=1, dtype=np.float64) < _TINY
     all_zero &= not may_weigh_nothing
@@ -74,23 +75,23 @@ def check_steps(
 
 
 def share_outside(losses: np.ndarray, loss_range: tuple[float, float]) -> float:
-    """Share of losses, in [0, 1], that lie outside of the range that a weight net has learned from.
+    """Computes the share of losses, in [0, 1], outside the range that a weight net was trained on.
 
     Args:
         losses: float, any shape.
-        loss_range: the lowest and the highest that it learned from.
+        loss_range: the lowest and the highest loss that it was trained on.
     """
     low, high = loss_range
     return float(np.mean((losses < low) | (losses > high)))
 
 
 def warn_of_extrapolation(epoch: int, share: float, loss_range: tuple[float, float]) -> None:
-    """Says on stderr that a frozen weight net weighs losses that it has not learned from.
+    """Warns on stderr that a frozen weight net extrapolates to losses that it was not trained on.
 
     Args:
-        epoch: from 0.
-        share: of the epoch's losses, in [0, 1].
-        loss_range: the lowest and the highest that it learned from.
+        epoch: the epoch's number, from 0.
+        share: the share of the epoch's losses outside the range, in [0, 1].
+        loss_range: the lowest and the highest loss that it was trained on.
     """
     low, high = loss_range
     print(
@@ -102,14 +103,14 @@ def warn_of_extrapolation(epoch: int, share: float, loss_range: tuple[float, flo
 
 
 def check_test_losses(losses: np.ndarray, steps_done: int) -> None:
-    """Raises where a test loss is NaN or infinite: the epoch's last update has broken the classifier.
+    """Raises if a test loss is NaN or infinite, since the epoch's last update has then broken the classifier.
 
     Args:
-        losses: [N] float, the test examples'.
-        steps_done: how many steps the run has taken.
+        losses: [N] float, the losses of the test examples.
+        steps_done: steps of the run so far.
 
     Raises:
-        TrainingDiverged: says after which step and on which examples.
+        TrainingDiverged: names the step and the examples.
     """
     chosen = ~np.isfinite(losses)
     if chosen.any():
@@ -120,11 +121,11 @@ def check_test_losses(losses: np.ndarray, steps_done: int) -> None:
 
 
 def check_state(state: PyTree, steps_done: int) -> None:
-    """Raises where a state is not worth saving: an array of it has a NaN or an infinity.
+    """Raises if an array of the state contains NaN or an infinity, so that it should not be saved.
 
     Args:
-        state: unreplicated.
-        steps_done: how many steps it has behind it.
+        state: the unreplicated state.
+        steps_done: steps of the run so far.
 
     Raises:
         TrainingDiverged: names the first such array.
@@ -137,18 +138,18 @@ def check_state(state: PyTree, steps_done: int) -> None:
 
 
 def _listed(ids: np.ndarray) -> str:
-    """`3, 5, 8`, or the first few of many."""
+    """Formats ids, e.g. `3, 5, 8`; of many, only the first eight and the number of the others."""
     listed = ", ".join(str(i) for i in ids[:_NAMED])
     return f"{listed}" if len(ids) <= _NAMED else f"{listed} and {len(ids) - _NAMED} more"
 
 
 @contextlib.contextmanager
 def naming_the_last_checkpoint(folder: Path) -> Iterator[None]:
-    """Makes a TrainingDiverged from inside say what is left of the run.
+    """Adds the last good checkpoint to the message of a TrainingDiverged raised inside this context.
 
     Args:
-        folder: of the run's checkpoints, one a subfolder with a number for its name; all written by
-            the time that this context ends.
+        folder: the folder of the run's checkpoints, one numbered subfolder each; all must be written by the
+            end of this context.
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""The two input paths, with one interface: splits that live on the devices, and splits that are streamed.
+"""The two input paths behind one interface: splits kept on the devices, and streamed splits.
 
-Both hand the same batches, in the same order and with the same augmentation, to the same step.
+Both give the same step the same batches, in the same order and with the same augmentation.
 """
 
 import collections
@@ -26,26 +26,29 @@ _CHUNK = 1000  # examples per device and call in evaluation, at most
 _CHUNK_BYTES = 64 << 20  # of their pixels as float32
 
 Rows = Mapping[str, np.ndarray]
-"""[steps, n] int32 of each stream: rows of its split or, of a planned stream, of its selection."""
+"""Stream -> [steps, n] int32: rows of its split or, for a planned stream, of its selection."""
 
 RunSteps = Callable[[MetaState, Rows, Mapping[str, Raw]], tuple[MetaState, Metrics]]
 """(replicated state, rows, planned streams' examples on the devices) -> (state, metrics).
 
-Metrics are stacked over the steps, and alike on all D devices.
+Metrics are stacked over the steps and equal on all D devices.
 """
 
 
 class Input(Protocol):
-    """What the loop asks of an input path; splits have the names `train`, `test` and, maybe, `held_out`."""
+    """The interface of an input path. Its splits are named `train`, `test` and, if there is one, `held_out`."""
 
     def load(self, stream: str, selection: Selection, epoch: int) -> Raw:
-        """A planned stream's examples of an epoch, on every device."""
+        """Loads a planned stream's examples of an epoch onto every device."""
 
     def make_run_steps(self, phase: Phase) -> RunSteps:
-        """Runs consecutive steps of a phase; nothing is compiled before its first call."""
+        """Makes the function that runs consecutive steps of a phase; it compiles at its first call."""
 
     def map_split(self, split: str, function: Callable) -> Callable[..., PyTree]:
-        """(*replicated arguments) -> function(*arguments, batch), with leaves [N, ...] on the host."""
+        """Maps a function over a split; the results are (*replicated arguments) -> leaves [N, ...] on the host.
+
+        The function is called as function(*arguments, batch).
+        """
 
 
 def open_input(
@@ -55,15 +58,15 @@ def open_input(
     seed: int,
     one_step_a_call: bool,
 ) -> Input:
-    """The data's input path.
+    """Opens the input path for the data: device or stream.
 
     Args:
-        data: the run's.
-        streams: the method's.
-        orders: of the streams that are not planned.
-        seed: of random crops.
-        one_step_a_call: whether the device path calls the step from Python; else consecutive steps are one
-            program.
+        data: the run's data.
+        streams: the method's streams.
+        orders: the batch orders of the unplanned streams.
+        seed: seed of the random crops.
+        one_step_a_call: whether the device path calls each step from Python; otherwise consecutive steps are
+            one program.
     """
     mean, std = channel_moments(data.splits["train"])
     paths = {
@@ -77,7 +80,7 @@ def open_input(
 
 
 class DeviceInput:
-    """Splits on every device as uint8; batches are gathered inside the compiled program."""
+    """Keeps whole splits on every device as uint8; the compiled program gathers the batches."""
 
     def __init__(
         self,
@@ -92,9 +95,9 @@ class DeviceInput:
 
         Args:
             splits: whole splits by name.
-            streams: the method's.
-            prepare: from raw batches by stream to the step's.
-            for_evaluation: from a raw batch to `Measure`'s.
+            streams: the method's streams.
+            prepare: turns raw batches by stream into the step's batch.
+            for_evaluation: turns a raw batch into the batch of `Measure`.
             one_step_a_call: as in `open_input`.
         """
         self._splits = {name: parallel.replicate(split) for name, split in splits.items()}
@@ -105,7 +108,7 @@ class DeviceInput:
 
     def load(self, stream: str, selection: Selection, epoch: int) -> Raw:
         """As `Input` says."""
-        del epoch  # what is random about these images happens inside the step
+        del epoch  # the random augmentation of these images happens inside the step
         rows, labels = parallel.replicate(
             (np.asarray(selection.rows, np.int32), _device_labels(selection.labels))
         )
@@ -151,7 +154,7 @@ class DeviceInput:
 
 
 class StreamInput:
-    """Splits that are read as they are needed; a planned stream's examples live on the devices for an epoch."""
+    """Reads splits as needed. A planned stream's examples stay on the devices for one epoch."""
 
     def __init__(
         self,
@@ -163,15 +166,15 @@ class StreamInput:
         orders: Mapping[str, BatchOrder],
         seed: int,
     ):
-        """Opens nothing: workers start with a stream's first batch.
+        """Stores the arguments; workers start at a stream's first batch.
 
         Args:
             splits: whole splits by name.
-            streams: the method's.
-            prepare: from raw batches by stream to the step's.
-            for_evaluation: from a raw batch to `Measure`'s.
-            orders: of the streams that are not planned.
-            seed: of random crops.
+            streams: the method's streams.
+            prepare: turns raw batches by stream into the step's batch.
+            for_evaluation: turns a raw batch into the batch of `Measure`.
+            orders: the batch orders of the unplanned streams.
+            seed: seed of the random crops.
         """
         self._splits, self._streams, self._orders, self._seed = splits, streams, orders, seed
         self._prepare, self._for_evaluation = prepare, for_evaluation
@@ -209,7 +212,7 @@ class StreamInput:
         return run_steps
 
     def _batches(self, stream: str, step: int) -> Iterator[PyTree]:
-        """Batches from this step on: those that are under way, if they have come as far."""
+        """Iterates batches from this step on; reuses the open iterator if it is at this step."""
         iterator = self._open.get(stream)
         if iterator is None or iterator.next_step != step:
             order, split = self._orders[stream], self._splits[self._streams[stream].split]
@@ -232,12 +235,12 @@ class StreamInput:
 
 
 def _device_labels(labels: np.ndarray) -> np.ndarray:
-    """int32 class indices or float32 distributions."""
+    """Converts labels to int32 class indices or float32 distributions."""
     return labels.astype(np.int32 if np.issubdtype(labels.dtype, np.integer) else np.float32)
 
 
 def _step_by_step(rows: PyTree) -> Iterator[PyTree]:
-    """Leaves [D, steps, n] as [D, n], one step after the other."""
+    """Iterates over the steps: leaves [D, steps, n] become [D, n]."""
     steps = len(jax.tree.leaves(rows)[0][0])
     return (jax.tree.map(lambda x, i=i: x[:, i], rows) for i in range(steps))
 
@@ -245,31 +248,31 @@ def _step_by_step(rows: PyTree) -> Iterator[PyTree]:
 def _each_step(
     programs: Callable[[int], Program], state: MetaState, steps: Iterator[tuple]
 ) -> tuple[MetaState, Metrics]:
-    """Calls one program per step, a few steps ahead of the devices; metrics stacked as a scan would."""
+    """Calls one program per step, a few steps ahead of the devices; stacks metrics as `lax.scan` would."""
     collected, first = [], int(parallel.unreplicate(state.step))
     for number, arguments in enumerate(steps, first):
         state, metrics = programs(number)(state, *arguments)
         collected.append(metrics)
-        if len(collected) > _STEPS_AHEAD:  # else all of the steps' batches could wait in the devices' memory
+        if len(collected) > _STEPS_AHEAD:  # otherwise all batches could pile up in the devices' memory
             jax.block_until_ready(collected[-1 - _STEPS_AHEAD])
     return state, jax.tree.map(lambda *values: jnp.stack(values, axis=1), *collected)
 
 
 def _pass_order(num_examples: int, image: np.ndarray) -> PassOrder:
-    """Chunks that the devices share evenly, and whose pixels they have room for."""
+    """Chunks that the devices share evenly and whose pixels fit into their memory."""
     devices = parallel.device_count()
     size = min(_CHUNK, max(1, _CHUNK_BYTES // (4 * image.size)), -(-num_examples // devices))
     return PassOrder(num_examples, devices * size)
 
 
 def _joined(chunks: Iterator[PyTree], num_examples: int) -> PyTree:
-    """Outputs of each chunk, alike on all devices, with leaves [num_examples, ...]; the padding is cut off."""
+    """Joins the chunks' outputs, equal on all devices, to leaves [num_examples, ...]; removes the padding."""
     outputs = [parallel.unreplicate(chunk) for chunk in chunks]
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:num_examples], *outputs)
 
 
 class _Counted:
-    """Batches, and the number of the step that the next one is for."""
+    """An iterator of batches that knows the step number of the next batch."""
 
     def __init__(self, batches: Iterator[PyTree], first_step: int):
         self._batches, self.next_step = batches, first_step
@@ -281,7 +284,7 @@ class _Counted:
 
 @dataclasses.dataclass(frozen=True)
 class _Share:
-    """A process's own rows of each step. Numbers, not JAX's state, go to the workers of a stream."""
+    """This process's rows of each step. It holds plain numbers, so that it can be sent to worker processes."""
 
     order: Callable[[int], np.ndarray]
     processes: int = dataclasses.field(default_factory=lambda: parallel.process_count())
@@ -292,7 +295,7 @@ class _Share:
 
 
 def _put_ahead(batches: Iterator[Raw], depth: int = 2) -> Iterator[PyTree]:
-    """Batches on the devices, copied while the ones before are computed with."""
+    """Copies batches to the devices while earlier ones are being computed."""
     queue = collections.deque()
     for batch in batches:
         queue.append(parallel.put(parallel.split(batch)))

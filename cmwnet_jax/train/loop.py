@@ -1,4 +1,4 @@
-"""The training loop: check, build, restore, then epochs of chunks of steps, measure, save; then the result."""
+"""The training loop: check, build, restore; then per epoch train in chunks, test and save; then the result."""
 
 import dataclasses
 from typing import NamedTuple
@@ -29,28 +29,28 @@ from cmwnet_jax.train.watch import Board, is_due
 
 
 def train(config: ConfigDict, workdir: str) -> dict:
-    """Trains what the config says, into a run's folder; goes on where an unfinished run stopped.
+    """Trains a config and writes the run's folder; resumes an unfinished run.
 
-    With a larger `num_epochs` and nothing else changed, a finished run goes on, too, if the steps that it has
-    done are those that the longer run would have begun with.
+    A finished run continues if only `num_epochs` is changed, to a larger value, and the steps already done are
+    the same as the first steps of the longer run.
 
-    In a run of several processes, each calls this; the first one's folder is the run's, the others write
-    to a scratch folder that is gone at the end.
+    In a run of several processes, all of them call this. The first process writes the run's folder; the others
+    write to a temporary folder.
 
     Args:
         config: `default_config()` with changes.
-        workdir: the run's folder; made where it is missing.
+        workdir: the run's folder; created if missing.
 
     Returns:
-        What result.json holds; nothing in a run's other processes.
+        The contents of result.json; an empty dict in the other processes of a run.
 
     Raises:
-        UsageError: the config or the folder cannot be used; nothing has been written then. Or the disk
-            is full; the checkpoints are as they were then.
-        TrainingDiverged: NaN, infinities or weights that are all 0; the last checkpoint is from before.
-        Preempted: SIGTERM or SIGINT came, and the chunk of steps that was running is saved. The grace
-            between the signal and a SIGKILL should be longer than that (`chunk_steps`); where it is not,
-            the run goes on from the checkpoint before.
+        UsageError: the config or the folder cannot be used, and nothing has been written; or the disk is full,
+            and the checkpoints are unchanged.
+        TrainingDiverged: NaN, infinities or all-zero weights arose; the last checkpoint is from before.
+        Preempted: SIGTERM or SIGINT came, and the run is saved after the chunk of steps that was running. The
+            grace period before a SIGKILL should be longer than a chunk (`chunk_steps`); otherwise the run
+            resumes from the previous checkpoint.
     """
     check_config(config)
     clock = Clock()
@@ -71,7 +71,7 @@ def train(config: ConfigDict, workdir: str) -> dict:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Launch:
-    """What one call of `train` has at hand; `folder` is `workdir` in the first process."""
+    """The objects of one call of `train`; `folder` is at `workdir` in the first process only."""
 
     config: ConfigDict
     workdir: str
@@ -83,7 +83,7 @@ class _Launch:
 
 
 def _from_own_copy(config: ConfigDict, folder: RunFolder) -> ConfigDict:
-    """The config without what the run no longer needs of others; alike on all."""
+    """The config without outside files that the run no longer needs; the same in all processes."""
     if config.weight_net.init:
         own = folder.initial_weight_net
         content = parallel.value_from_first(own.read_bytes() if own.exists() else None)
@@ -93,7 +93,7 @@ def _from_own_copy(config: ConfigDict, folder: RunFolder) -> ConfigDict:
 
 
 def _train(launch: _Launch) -> dict:
-    """The part of `train` that writes."""
+    """The part of `train` that writes files."""
     config, recipe, clock = launch.config, launch.recipe, launch.clock
     steps_done, state, saved = _restore(launch)
     first_epoch, first = divmod(steps_done, recipe.epoch_steps)
@@ -125,14 +125,14 @@ def _train(launch: _Launch) -> dict:
 
 
 def _restore(launch: _Launch) -> Restored:
-    """The newest checkpoint, which the first process alone has, on all."""
+    """Restores the newest checkpoint in all processes; only the first one can read it."""
     restored = launch.checkpoints.restore(launch.recipe.state)
     steps_done, state = parallel.from_first((restored.steps_done, restored.state))
     return Restored(int(steps_done), state, parallel.value_from_first(restored.epoch))
 
 
 def _start_folder(launch: _Launch, first_epoch: int) -> None:
-    # The other processes' folders are new each time.
+    # The other processes' folders are always new.
     launch.folder.start(launch.config, first_epoch if parallel.is_first() else 0)
     role = launch.recipe.method.weight_net
     if role is not None and role.content is not None:
@@ -148,7 +148,7 @@ def _progress_bar(config: ConfigDict, epochs_done: float) -> ProgressBar:
 def _run_chunk(
     launch: _Launch, trainer: Trainer, bar: ProgressBar, state: MetaState, epoch: Epoch
 ) -> tuple[MetaState, Epoch]:
-    """(state, epoch) after the next chunk of steps, whose numbers are sound."""
+    """Runs the next chunk of steps and checks its metrics; returns the new (state, epoch)."""
     first = epoch.steps_done
     with launch.clock.compute():
         state, epoch = trainer.run_chunk(state, epoch)
@@ -170,7 +170,7 @@ def _run_chunk(
 def _report(
     launch: _Launch, board: Board, bar: ProgressBar, epoch: Epoch, tested: dict[str, NamedTuple]
 ) -> None:
-    """Writes and shows an epoch's line of metrics."""
+    """Writes and shows an epoch's metrics."""
     data, method, test = launch.data, launch.recipe.method, tested[""]
     metrics = {
         "epoch": epoch.number,
@@ -193,7 +193,7 @@ def _report(
 
 
 def _weight_metrics(launch: _Launch, epoch: Epoch) -> dict:
-    """The health of the epoch's weights; of a frozen weight net's, how many are extrapolated."""
+    """Metrics of the epoch's weights; for a frozen weight net also the share of extrapolated ones."""
     data, method, rows = launch.data, launch.recipe.method, epoch.main_rows.ravel()
     is_wrong = data.biased.is_wrong[rows] if data.biased.truth_known else None
     classes = method.meta_classes
@@ -209,7 +209,7 @@ def _weight_metrics(launch: _Launch, epoch: Epoch) -> dict:
 
 
 def _picture(launch: _Launch, board: Board, epoch: Epoch, test: NamedTuple, state: MetaState) -> None:
-    """Draws what has been learned, now and then; at the end leaves its arrays, before the last checkpoint."""
+    """Draws plots when due; after the last epoch also writes the run's arrays, before the last checkpoint."""
     is_last = epoch.number + 1 == launch.config.num_epochs
     if not is_last and not is_due(epoch.number, launch.config.watch.pictures_every_epochs):
         return

@@ -1,4 +1,4 @@
-"""One epoch's numbers, from what its steps reported."""
+"""An epoch's metrics, from the values that its steps reported."""
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -6,18 +6,18 @@ from sklearn.metrics import roc_auc_score
 from cmwnet_jax.runs.stored import LAST_EPOCHS
 
 NEAR = 0.05
-"""Weights closer to 0 or to 1 than this count as near it."""
+"""Weights closer than this to 0 or 1 count as near it."""
 
 
 def weight_auc(weights: np.ndarray, is_wrong: np.ndarray) -> float:
-    """How well weights tell right labels from wrong ones: ROC AUC, rightly labelled as positive.
+    """ROC AUC of the weights as a detector of right labels (the positive class).
 
     Args:
         weights: [n] float.
         is_wrong: [n] bool.
 
     Returns:
-        In [0, 1], 0.5 for weights that tell nothing; NaN where all labels are right or all wrong.
+        In [0, 1], 0.5 for uninformative weights; NaN if all labels are right or all are wrong.
     """
     if is_wrong.all() or not is_wrong.any():
         return float("nan")
@@ -25,7 +25,7 @@ def weight_auc(weights: np.ndarray, is_wrong: np.ndarray) -> float:
 
 
 def effective_share(weights: np.ndarray) -> float:
-    """Effective sample size over n, (sum w)^2 / (n sum w^2), in [0, 1]; 0 where all weights are."""
+    """Effective sample size over n, (sum w)^2 / (n sum w^2), in [0, 1]; 0 if all weights are 0."""
     squares = float(np.sum(np.square(weights, dtype=np.float64)))
     return float(np.sum(weights, dtype=np.float64)) ** 2 / (len(weights) * squares) if squares else 0.0
 
@@ -33,16 +33,16 @@ def effective_share(weights: np.ndarray) -> float:
 def weight_metrics(
     weights: np.ndarray, is_wrong: np.ndarray | None, meta_class: np.ndarray, num_meta_classes: int
 ) -> dict[str, float | list[float]]:
-    """An epoch's weights in numbers; NaN for the mean of no weight.
+    """Summarises an epoch's weights; the mean over no weights is NaN.
 
     Args:
-        weights: [n] float, each visited example's.
-        is_wrong: [n] bool, whether its label is; None where the truth is not known.
-        meta_class: [n] int in [0, K), its given label's.
+        weights: [n] float, the weights of the visited examples.
+        is_wrong: [n] bool, whether an example's label is wrong; None if the truth is not known.
+        meta_class: [n] int in [0, K), the meta-class of its given label.
         num_meta_classes: K.
 
     Returns:
-        Shares are in [0, 1]; `weight_mean_by_meta_class` is [K].
+        Metrics by name. Shares are in [0, 1]; `weight_mean_by_meta_class` is [K].
     """
     if is_wrong is None:
         by_truth = dict.fromkeys(("weight_mean_right", "weight_mean_wrong", "weight_auc"), float("nan"))
@@ -67,16 +67,16 @@ def _mean(values: np.ndarray) -> float:
 
 
 def after_warmup(history: list[dict], warmup_epochs: int) -> list[dict]:
-    """The epochs that means are taken over: those after the warm-up, or all where there are no others.
+    """The epochs to average over: those after the warm-up, or all if there are none.
 
     Args:
-        history: every epoch's metrics.
-        warmup_epochs: how many the first are.
+        history: the metrics of every epoch.
+        warmup_epochs: the number of warm-up epochs.
     """
     return [line for line in history if line["epoch"] >= warmup_epochs] or history
 
 
 def last_epochs_mean(history: list[dict], field: str, epochs: int = LAST_EPOCHS) -> float:
-    """Mean of a field over the last epochs that have it; NaN where none does (Sec. 4.2)."""
+    """Mean of a field over the last epochs, of those that have it; NaN if none has (Sec. 4.2)."""
     values = [line[field] for line in history[-epochs:] if line.get(field) is not None]
     return float(np.mean(values)) if values else float("nan")

@@ -1,4 +1,4 @@
-"""The classifier's optimiser: its config fields, its learning rates, and which parameters it moves."""
+"""The classifier's optimiser: config fields, learning-rate schedules, and the choice of trained parameters."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from cmwnet_jax.transfer.array_facts import named
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("steps", "warm_restarts")
 
-_LISTED = 24  # parameters that a message spells out; of more, their modules
+_LISTED = 24  # most parameters that a message lists; with more, it lists their modules
 
 
 def _percents(name: str, values: Any) -> None:
-    """A check: shares of the steps."""
+    """Checks percentages of the run's steps."""
     if not all(type(percent) in (int, float) and 0 <= percent <= 100 for percent in values):
         raise UsageError(f"{name} is {shown(values)}, expected per cents of the steps, 0 to 100")
     check_entries(name, values)
 
 
 def _patterns(name: str, values: Any) -> None:
-    """A check: patterns of names."""
+    """Checks patterns of parameter names."""
     if not all(type(pattern) is str and pattern and pattern.isprintable() for pattern in values):
         raise UsageError(
             f"{name} is {shown(values)}, expected patterns of parameters' names, each a text, e.g. ('head/*',)"
@@ -39,84 +39,84 @@ def _patterns(name: str, values: Any) -> None:
 FIELDS = {
     "optimizer.name": Field(
         "sgd",
-        "sgd (with momentum) or adamw, whose weight decay is decoupled.",
+        "The classifier's optimiser: sgd (with momentum) or adamw (with decoupled weight decay).",
         one_of(OPTIMIZERS),
     ),
     "optimizer.learning_rate": Field(
         0.1,
-        "The optimiser's learning rate at the start.",
+        "Initial learning rate of the optimiser.",
         between(0, LARGE),
     ),
     "optimizer.virtual_learning_rate": Field(
         0.0,
-        "The learning rate of the virtual step (Eq. 7), which is plain SGD whatever the optimiser is "
-        "(Q17), for methods that learn weights; 0.0: the optimiser's current one, which is right for sgd. "
-        "adamw needs one of its own, and a larger one: a trial with Adam on text gave AUC .83 at 0.01 to "
-        "0.1, .88 at 1, .965 at 10.",
+        "Learning rate of the virtual step (Eq. 7), for methods that learn weights. This step is plain SGD "
+        "with every optimiser (Q17). 0.0: the optimiser's current learning rate, which is right for sgd. "
+        "adamw needs a separate, larger one: a trial with Adam on text gave AUC .83 at 0.01 to 0.1, .88 at "
+        "1 and .965 at 10.",
         between(0, LARGE),
     ),
     "optimizer.schedule": Field(
         "steps",
-        "steps (it falls at given steps) or warm_restarts (constant in the warm-up, then cosines that"
-        " start anew, each twice as long as the one before, SGDR).",
+        "Learning-rate schedule: steps (drops at given steps) or warm_restarts (constant in the warm-up, "
+        "then cosine cycles, each twice as long as the previous one, SGDR).",
         one_of(SCHEDULES),
     ),
     "optimizer.decay_at_percent": Field(
         (60.0, 85.0),
-        "steps only: the learning rate is multiplied by `decay_factor` at each of these shares of the steps.",
+        "steps only: per cents of the run's steps at which the learning rate is multiplied by `decay_factor`.",
         _percents,
     ),
     "optimizer.decay_factor": Field(
         0.1,
-        "The factor.",
+        "steps only: factor of each drop of the learning rate.",
         between(0, LARGE),
     ),
     "optimizer.first_cycle_epochs": Field(
         5,
-        "warm_restarts only: epochs of the first cosine.",
+        "warm_restarts only: length of the first cosine cycle, in epochs.",
         between(1, MANY),
     ),
     "optimizer.least_learning_rate": Field(
         1e-4,
-        "warm_restarts only: where each cosine ends.",
+        "warm_restarts only: learning rate at the end of each cosine cycle.",
         between(0, LARGE),
     ),
     "optimizer.momentum": Field(
         0.9,
-        "sgd only: its momentum.",
+        "sgd only: momentum, in [0, 1).",
         within("[0, 1)"),
     ),
     "optimizer.nesterov": Field(
         False,
-        "sgd only: whether the momentum is Nesterov's.",
+        "sgd only: whether to use Nesterov momentum.",
     ),
     "optimizer.weight_decay": Field(
         5e-4,
-        "On every parameter that is trained: of sgd, coupled L2 (Q32); of adamw, decoupled.",
+        "Weight decay of all trained parameters: coupled L2 with sgd (Q32), decoupled with adamw.",
         between(0, LARGE),
     ),
     "optimizer.clip_norm": Field(
         0.0,
-        "Gradients whose norm over all trained parameters is more than this are scaled down to it, before "
-        "weight decay; 0.0: none are.",
+        "Maximum norm of the gradient over all trained parameters. Larger gradients are scaled down to it, "
+        "before weight decay; 0.0: no clipping.",
         between(0, LARGE),
     ),
     "optimizer.trainable": Field(
         (),
-        "Which of the classifier's parameters are trained, by patterns of their names, e.g. ('head/*',) (mlp's "
-        "head is its last Dense); the others stay as they start, also in the virtual step. Running averages "
-        "of BatchNorm follow all the same. Empty: all.",
+        "Name patterns of the classifier's parameters to train, e.g. ('head/*',); the head of mlp is its last "
+        "Dense. All others keep their initial values, also in the virtual step. The running averages of "
+        "BatchNorm are updated in any case. Empty: all parameters are trained.",
         _patterns,
     ),
 }
-"""Config fields of the classifier's optimiser, in the order in which they are shown."""
+"""Config fields of the classifier's optimiser, in display order."""
 
 
 def learning_rate_schedule(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
-    """The optimiser's learning rate, by step.
+    """Makes the learning-rate schedule of the optimiser.
 
     Args:
-        config: the run's.
+        config: the run's config.
         epoch_steps: steps per epoch.
     """
     fields, steps = config.optimizer, config.num_epochs * epoch_steps
@@ -132,25 +132,25 @@ def learning_rate_schedule(config: ConfigDict, epoch_steps: int) -> optax.Schedu
 
 
 def virtual_schedule(config: ConfigDict, learning_rate: optax.Schedule) -> optax.Schedule:
-    """The virtual step's learning rate, by step.
+    """Makes the learning-rate schedule of the virtual step.
 
     Args:
-        config: the run's.
-        learning_rate: the optimiser's.
+        config: the run's config.
+        learning_rate: the optimiser's schedule.
     """
     fixed = config.optimizer.virtual_learning_rate
     return optax.constant_schedule(fixed) if fixed else learning_rate
 
 
 def make_optimizer(config: ConfigDict, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """The classifier's optimiser; it moves the parameters that the config says, and no others.
+    """Makes the classifier's optimiser, which updates only the parameters that the config selects.
 
     Args:
-        config: the run's.
-        learning_rate: by step.
+        config: the run's config.
+        learning_rate: step -> learning rate.
 
     Raises:
-        UsageError: where it is given parameters, a pattern that matches none of them.
+        UsageError: a pattern matches no parameter; raised when the optimiser is given the parameters.
     """
     fields = config.optimizer
     if fields.name == "adamw":
@@ -169,14 +169,14 @@ def make_optimizer(config: ConfigDict, learning_rate: optax.Schedule) -> optax.G
 
 
 def trainable_filter(patterns: Sequence[str]) -> VirtualFilter | None:
-    """Which parameters are trained: params -> bools of their structure; None where all are.
+    """Makes the filter of trained parameters: params -> bools of the same structure; None if all are trained.
 
     Args:
-        patterns: of names such as `head/kernel`, as `fnmatch` has them: a `*` stands for any number of letters,
-            slashes among them. Empty: all parameters are trained.
+        patterns: `fnmatch` patterns of names such as `head/kernel`; `*` matches any characters, including
+            slashes. Empty: all parameters are trained.
 
     Raises:
-        UsageError: by what is returned, a pattern matches no parameter.
+        UsageError: a pattern matches no parameter; raised by the returned function.
     """
     if not patterns:
         return None

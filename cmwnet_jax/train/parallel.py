@@ -1,4 +1,4 @@
-"""The one place that knows how many devices there are."""
+"""Devices and processes: the only module that knows how many there are."""
 
 import contextlib
 import pickle
@@ -17,16 +17,16 @@ from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError, first_line
 
 AXIS = "devices"
-"""Name of the pmap axis."""
+"""Name of the device axis in `pmap`."""
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that a second start is quick.
+    """Caches compiled programs on disk, so that later starts are fast.
 
-    JAX's own settings win: `JAX_COMPILATION_CACHE_DIR` moves the cache (default
-    `~/.cache/cmwnet_jax`), `JAX_ENABLE_COMPILATION_CACHE=0` turns it off. Several CPU devices have none: a
-    program in micro-batches that was read from a cache ended the process with a segmentation fault in each of
-    six trials, and in none without (jax 0.10.2, four virtual devices).
+    JAX's own settings take precedence: `JAX_COMPILATION_CACHE_DIR` moves the cache (default
+    `~/.cache/cmwnet_jax`), `JAX_ENABLE_COMPILATION_CACHE=0` turns it off. There is no cache with several CPU
+    devices: a program in micro-batches that was read from the cache ended the process with a segmentation fault
+    in six of six trials, but never without the cache (jax 0.10.2, four virtual devices).
     """
     if jax.default_backend() == "cpu" and jax.device_count() > 1:
         return
@@ -36,27 +36,27 @@ def use_compilation_cache() -> None:
 
 
 def axis_name() -> str | None:
-    """`AXIS` where the run has several devices; with one, steps need no collectives, which cost some 4%."""
+    """`AXIS` with several devices, None with one: collectives, which cost some 4%, are then not needed."""
     return AXIS if device_count() > 1 else None
 
 
 def pmap(function: Callable, donate_argnums: tuple[int, ...] = ()) -> Callable:
-    """The function jitted and mapped over all local devices, with the axis `AXIS`."""
+    """Compiles a function and maps it over all local devices, with the axis `AXIS`."""
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate_argnums)
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the other processes of this run; must come before anything else of JAX.
+    """Joins the other processes of this run; must be called before any other use of JAX.
 
-    What is None is found from the environment: SLURM, Open MPI, GKE and TPU pods are known to JAX.
+    Arguments that are None are read from the environment; JAX knows SLURM, Open MPI, GKE and TPU pods.
 
     Args:
         coordinator: `HOST:PORT` of process 0.
-        num_processes: of the run.
-        process_id: this one's, from 0.
+        num_processes: the number of processes in the run.
+        process_id: this process's number, from 0.
 
     Raises:
-        UsageError: the environment does not say, the other processes do not answer, or an argument is wrong.
+        UsageError: the environment lacks a value, the other processes do not answer, or an argument is wrong.
     """
     _check_processes(coordinator, num_processes, process_id)
     try:
@@ -89,16 +89,16 @@ def process_index() -> int:
 
 
 def process_count() -> int:
-    """How many processes the run has."""
+    """The number of processes in the run."""
     return jax.process_count()
 
 
 @contextlib.contextmanager
 def scratch_unless_first(workdir: str) -> Iterator[str]:
-    """The folder that this process writes to: the run's for the first, its own and short-lived for others.
+    """Provides the folder that this process writes to: the run's for the first, a temporary one for others.
 
     Args:
-        workdir: the run's.
+        workdir: the run's folder.
     """
     if is_first():
         yield workdir
@@ -108,7 +108,7 @@ def scratch_unless_first(workdir: str) -> Iterator[str]:
 
 
 def from_first(tree: PyTree) -> PyTree:
-    """The first process's values on all, for what the others have not read."""
+    """Broadcasts the first process's arrays to all processes."""
     if process_count() == 1:
         return tree
     is_key = [jnp.issubdtype(getattr(x, "dtype", np.int32), jax.dtypes.prng_key) for x in jax.tree.leaves(tree)]
@@ -121,10 +121,10 @@ def from_first(tree: PyTree) -> PyTree:
 
 
 def value_from_first(value: Any) -> Any:
-    """The first process's value on all, of whatever shape; the others' is not looked at.
+    """Broadcasts the first process's value to all processes; the other processes' values are ignored.
 
     Args:
-        value: on the host, anything that can be pickled.
+        value: any picklable value on the host.
     """
     if process_count() == 1:
         return value
@@ -135,7 +135,7 @@ def value_from_first(value: Any) -> Any:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether any process says so; all must ask at the same place."""
+    """Whether the flag is set in any process; all processes must call this at the same place."""
     return flag if process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
@@ -145,7 +145,7 @@ def is_first() -> bool:
 
 
 def replicate(tree: PyTree) -> PyTree:
-    """A copy on every local device: leaves [...] become [D, ...]; of a `Table`, each device's own rows."""
+    """Copies a tree to every local device: leaves [...] become [D, ...]. A `Table` is sharded by row."""
     leaves, treedef = jax.tree.flatten(tree, is_leaf=_is_table)
     copies = iter(_copied([leaf for leaf in leaves if not _is_table(leaf)]))
     return treedef.unflatten([_own_blocks(leaf) if _is_table(leaf) else next(copies) for leaf in leaves])
@@ -156,7 +156,7 @@ def _is_table(node: PyTree) -> bool:
 
 
 def _own_blocks(table: Table) -> Table:
-    """This process's blocks of a whole table, on its devices."""
+    """Puts this process's blocks of a whole table on its devices."""
     first = process_index() * jax.local_device_count()
     mine = slice(first, first + jax.local_device_count())
     return put(jax.tree.map(lambda values: values[mine], blocks(table, device_count())))
@@ -172,15 +172,15 @@ def _copied(tree: PyTree) -> PyTree:
 
 
 def _over_devices(*axes: str) -> jax.sharding.NamedSharding:
-    """The leading axis over the local devices, or, without an axis, the whole on each."""
+    """Shards the leading axis over the local devices; without an axis, replicates."""
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
 def unreplicate(tree: PyTree) -> PyTree:
-    """The first device's copy: leaves [D, ...] become [...]; a `Table` is put together from all processes.
+    """Takes the first device's copy: leaves [D, ...] become [...]. A `Table` is joined from all processes.
 
-    Where there is a `Table`, all processes must call this at the same place.
+    If the tree contains a `Table`, all processes must call this at the same place.
     """
     return jax.tree.map(
         lambda x: _whole(x) if _is_table(x) else x.addressable_shards[0].data[0], tree, is_leaf=_is_table
@@ -193,25 +193,25 @@ def _whole(table: Table) -> Table:
 
 
 def gather(tree: PyTree) -> PyTree:
-    """Inside of a mapped function: leaves [n, ...] become all devices' [n of all, ...], on each."""
+    """Gathers leaves over the devices, inside a mapped function: [n, ...] become [n of all devices, ...]."""
     if axis_name() is None:
         return tree
     return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, tiled=True), tree)
 
 
 def share(rows: np.ndarray) -> np.ndarray:
-    """This process's part of the last axis: [..., n] becomes [..., D, n / (D * processes)]."""
+    """Takes this process's part of the last axis: [..., n] becomes [..., D, n / (D * processes)]."""
     parts = rows.reshape(*rows.shape[:-1], jax.process_count(), jax.local_device_count(), -1)
     return parts[..., jax.process_index(), :, :]
 
 
 def share_steps(rows: PyTree) -> PyTree:
-    """Leaves [steps, n] become [D, steps, n / (D * processes)], what an epoch's program scans over."""
+    """Shares each step's rows over the devices: leaves [steps, n] become [D, steps, n / (D * processes)]."""
     return jax.tree.map(lambda leaf: share(leaf).transpose(1, 0, 2), rows)
 
 
 def split(batch: PyTree) -> PyTree:
-    """A process's own batch over its devices: leaves [n, ...] become [D, n / D, ...]."""
+    """Splits a process's batch over its devices: leaves [n, ...] become [D, n / D, ...]."""
     count = jax.local_device_count()
     return jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), batch)
 
@@ -222,12 +222,12 @@ def put(batch: PyTree) -> PyTree:
 
 
 def device_count() -> int:
-    """Devices of the whole run, over all processes."""
+    """The number of devices of the whole run, over all processes."""
     return jax.device_count()
 
 
 def check_divides(field: str, size: int, micro_batches: int = 1) -> None:
-    """Raises a UsageError where a batch cannot be split evenly over the devices and their micro-batches."""
+    """Raises a UsageError if a batch cannot be split evenly over the devices and their micro-batches."""
     count = device_count() * micro_batches
     if size % count:
         raise UsageError(
@@ -237,7 +237,11 @@ def check_divides(field: str, size: int, micro_batches: int = 1) -> None:
 
 
 def round_down(field: str, size: int, micro_batches: int = 1) -> int:
-    """The largest size up to this one that the run's devices, and their micro-batches, can share evenly."""
+    """Rounds a size down to one that the devices and their micro-batches can share evenly.
+
+    Raises:
+        UsageError: there is less than one example for each.
+    """
     count = device_count() * micro_batches
     if size < count:
         raise UsageError(
@@ -254,18 +258,18 @@ def _in_words(micro_batches: int) -> str:
 
 
 def describe() -> str:
-    """The run's devices in words, e.g. `4 x cpu`."""
+    """Describes the run's devices, e.g. `4 x cpu`."""
     return f"{device_count()} x {jax.local_devices()[0].device_kind}"
 
 
 def loops_are_slow(function: Callable, *arguments: PyTree) -> bool:
     """Whether steps should be called one at a time instead of scanned in one program.
 
-    On CPU, XLA runs convolutions inside a loop about 25 times slower than outside of one.
+    On CPU, XLA runs convolutions about 25 times slower inside a loop than outside.
 
     Args:
         function: the model's forward pass.
-        *arguments: of it; shapes are enough.
+        *arguments: its arguments, or their shapes and dtypes.
     """
     return jax.default_backend() == "cpu" and "conv_general_dilated" in str(
         jax.make_jaxpr(function)(*arguments)

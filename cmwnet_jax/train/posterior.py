@@ -1,4 +1,4 @@
-"""Class probabilities of a trained classifier, which feature-dependent noise is made from (Sec. 4.3)."""
+"""Class probabilities of a trained classifier, from which feature-dependent noise is generated (Sec. 4.3)."""
 
 import dataclasses
 from pathlib import Path
@@ -19,14 +19,17 @@ from cmwnet_jax.train.inputs import open_input
 
 
 def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> Path:
-    """Writes [training split, C] float32: a finished run's softmax for every training image of its set.
+    """Writes a finished run's softmax outputs for all training images, [training split, C] float32.
 
     Args:
         workdir: the run's folder.
-        output: an .npy file, replaced as a whole or not at all; its name and .json is what says of which data
-            set it is.
-        of_given_labels: whether the run may have learned from biased labels: what Forward correction
-            estimates its matrix from. Feature-dependent noise needs a run on clean ones.
+        output: the .npy file, replaced atomically. A file of the same name with .json added records the data
+            set.
+        of_given_labels: whether the run may be trained on biased labels, as Forward correction needs it to
+            estimate its matrix. Feature-dependent noise needs a run on clean labels.
+
+    Returns:
+        The path of the .npy file.
 
     Raises:
         UsageError: the run is not finished, was trained on biased labels, or streams its data.
@@ -59,7 +62,7 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
         logits = recipe.model.apply(variables, batch["image"], train=False)
         return (jax.nn.softmax(logits),)
 
-    # In the place of the test split: pixels are normalised by the moments of the run's own training split.
+    # Put in place of the test split, so that pixels are normalised by the moments of the run's training split.
     splits = data.splits | {"test": _whole_training_split(config)}
     inputs = open_input(
         dataclasses.replace(data, splits=splits),
@@ -75,7 +78,7 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
 
 
 def _whole_training_split(config: ConfigDict) -> Raw:
-    """Every training image of the run's data set, also those that its bias left out."""
+    """Loads every training image of the run's data set, including those that its bias left out."""
     plain = config.copy_and_resolve_references()
     plain.data.bias, plain.data.record, plain.meta_set.kind = "none", "", "balanced"  # nothing is set apart
     return load_data(plain).splits["train"]

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request to stop at the end of the running chunk of steps."""
+"""Handles SIGTERM and SIGINT as a request to stop at the end of the running chunk of steps."""
 
 import queue
 import signal
@@ -10,14 +10,14 @@ from pathlib import Path
 from cmwnet_jax.errors import Preempted
 from cmwnet_jax.train.signals import SIGNALS, note_handlers_given_back
 
-_heard = [""]  # the signal that the last run was asked to stop by
+_heard = [""]  # name of the signal that the last run received; empty if none
 
 
 def stop_if_asked() -> None:
-    """To be called between runs: the last one may have been asked to stop when it had nothing left to do.
+    """Stops between two runs if the last one received a signal too late to stop itself.
 
     Raises:
-        Preempted: it was.
+        Preempted: the last run received SIGTERM or SIGINT.
     """
     if _heard[0]:
         raise Preempted(
@@ -30,29 +30,29 @@ def _to_stderr(text: str) -> None:
 
 
 class StopRequests:
-    """Hears the first SIGTERM or SIGINT while it is entered; a second one acts as it did before, at once.
+    """Records the first SIGTERM or SIGINT; a second one has its previous effect at once. A context manager.
 
-    Only the main thread can hear signals; in others this never hears of any. What it says then, it says from a
-    thread of its own: the signal may have come in the middle of printing, which cannot be entered twice.
+    Only the main thread can receive signals; in other threads this records none. It prints its notice from a
+    separate thread, since a signal can interrupt printing, which is not reentrant.
 
     Attributes:
-        signal_name: of the signal that asked to stop, e.g. `SIGTERM`; empty until one has.
+        signal_name: name of the signal received, e.g. `SIGTERM`; empty if none was.
     """
 
     def __init__(self, say: Callable[[str], None] = _to_stderr):
-        """Hears nothing yet.
+        """Stores the arguments; signals are handled from `__enter__` on.
 
         Args:
-            say: shows a line to the user, beside whatever else is on the screen.
+            say: shows a line to the user without disturbing the rest of the screen.
         """
         self.signal_name = ""
         self._before, self._say = {}, say
-        self._notices = queue.SimpleQueue()  # `put` may be called wherever the signal has come
+        self._notices = queue.SimpleQueue()  # `put` is reentrant, so a signal handler may call it
         self._speaker = threading.Thread(target=self._speak, daemon=True)
 
     @property
     def requested(self) -> bool:
-        """Whether somebody has asked to stop."""
+        """Whether a signal to stop was received."""
         return bool(self.signal_name)
 
     def __enter__(self) -> "StopRequests":
@@ -69,12 +69,12 @@ class StopRequests:
             self._speaker.join()
 
     def preempted(self, steps_done: int, epoch_steps: int, num_epochs: int, workdir: str | Path) -> Preempted:
-        """The error that ends a run which was asked to stop and has been saved.
+        """Makes the error that ends a run after a signal, once the run is saved.
 
         Args:
-            steps_done: the run's, that are in the checkpoint.
-            epoch_steps: steps of each epoch.
-            num_epochs: of the whole run.
+            steps_done: steps of the run in the checkpoint.
+            epoch_steps: steps per epoch.
+            num_epochs: epochs of the whole run.
             workdir: the run's folder.
         """
         came = self.signal_name or "a signal to another process"

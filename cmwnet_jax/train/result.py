@@ -1,4 +1,4 @@
-"""What is left of a run: its weights as arrays, its numbers as a summary."""
+"""The results of a run: its weights as arrays, and the summary in result.json."""
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +22,20 @@ from cmwnet_jax.train.scores import class_accuracy_percent
 def weight_arrays(
     data: Data, meta_classes: MetaClasses, rows: np.ndarray, losses: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The last epoch's weight of each training example, for weights.npz.
+    """The arrays of weights.npz: the weight of each training example in the last epoch.
 
-    An epoch leaves out its last partial batch: of these examples `seen` is False, and `losses` and `weights`
-    are NaN. Runs of older versions have rows of the others alone, and no `seen`.
+    An epoch leaves out its last partial batch. For the examples in it, `seen` is False, and `losses` and
+    `weights` are NaN. Files of older versions contain only the visited examples and have no `seen`.
 
     Args:
-        data: the run's, of N examples.
-        meta_classes: the method's.
+        data: the run's data, with N training examples.
+        meta_classes: the method's meta-classes.
         rows: [n] int, the training examples that the epoch visited, each once.
-        losses: [n] float, what the weight net saw of them.
-        weights: [n] float, what it gave them.
+        losses: [n] float, their losses, the weight net's input.
+        weights: [n] float, their weights, its output.
 
     Returns:
-        [N] each but for `centers` [K] and `truth_known`, a bool.
+        Arrays by name, [N] each except `centers` [K] and `truth_known`, a bool.
     """
     given = data.biased.given
     arrays = {
@@ -58,8 +58,9 @@ def learned_ranges(method: Method, history: list[dict]) -> list[tuple[float, flo
     """The lowest and the highest loss of each epoch in which examples were weighed.
 
     Args:
-        method: the run's.
-        history: every epoch's metrics so far; of the epoch under way, the number and `loss_min` and `loss_max`.
+        method: the run's method.
+        history: the metrics of every epoch so far; the running epoch needs only `epoch`, `loss_min` and
+            `loss_max`.
     """
     return [
         (line["loss_min"], line["loss_max"])
@@ -69,12 +70,15 @@ def learned_ranges(method: Method, history: list[dict]) -> list[tuple[float, flo
 
 
 def weighting_arrays(method: Method, weight_params: PyTree, history: list[dict]) -> dict[str, np.ndarray]:
-    """The weighting functions for weights.npz, from loss 0 to the highest that was weighed; often none.
+    """The weighting functions for weights.npz, on losses from 0 to the highest that was weighed.
 
     Args:
-        method: the run's.
+        method: the run's method.
         weight_params: the weight net's parameters.
-        history: every epoch's metrics.
+        history: the metrics of every epoch.
+
+    Returns:
+        `grid` [200], the losses, and `functions` [K, 200]; empty without a weight net or before it weighs.
     """
     ranges = learned_ranges(method, history)
     if method.weight_net is None or not ranges:
@@ -84,14 +88,14 @@ def weighting_arrays(method: Method, weight_params: PyTree, history: list[dict])
 
 
 def summarize(config: ConfigDict, data: Data, method: Method, folder: RunFolder, clock: Clock) -> dict:
-    """What result.json holds: the run's bias as it came out, and its honest numbers.
+    """The contents of result.json: the bias that the data actually have, and the run's final metrics.
 
     Args:
-        config: the run's.
-        data: the run's.
-        method: the run's.
-        folder: the run's, with every epoch's metrics and the last one's evaluation.npz.
-        clock: of this launch.
+        config: the run's config.
+        data: the run's data.
+        method: the run's method.
+        folder: the run's folder, with the metrics of every epoch and the last epoch's evaluation.npz.
+        clock: the clock of this launch.
     """
     history, last = folder.history, folder.history[-1]
     counted = after_warmup(history, method.warmup_epochs)

@@ -1,4 +1,4 @@
-"""When a run writes a checkpoint, what it checks before, and how it stops behind one."""
+"""Decides when a run writes a checkpoint, checks the state first, and stops the run afterwards if asked."""
 
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ from cmwnet_jax.transfer import SavedWeightNet
 
 
 class Saver:
-    """Writes the checkpoints that are due. All of a run's processes call it at the same places."""
+    """Writes checkpoints when they are due. All processes of a run must call it at the same places."""
 
     def __init__(
         self,
@@ -29,15 +29,15 @@ class Saver:
         checkpoints: Checkpoints,
         stop: StopRequests,
     ):
-        """Counts minutes from now.
+        """Starts counting the minutes to the next checkpoint.
 
         Args:
-            config: the run's.
+            config: the run's config.
             workdir: the run's folder, for messages.
-            recipe: the run's.
-            folder: where this process's metrics are.
-            checkpoints: the run's.
-            stop: who may have asked to stop.
+            recipe: the run's recipe.
+            folder: the folder with this process's metrics.
+            checkpoints: the run's checkpoints.
+            stop: tells whether a signal to stop was received.
         """
         self._config, self._workdir, self._method = config, workdir, recipe.method
         self._folder, self._checkpoints, self._stop = folder, checkpoints, stop
@@ -45,28 +45,28 @@ class Saver:
         self._saved = time.monotonic()
 
     def after_chunk(self, epoch: Epoch, state: MetaState) -> None:
-        """Inside an epoch: saves where the time has come or somebody has asked to stop, and stops then.
+        """Inside an epoch: saves when the minutes are over, or saves and stops after a signal.
 
         Args:
-            epoch: up to here.
-            state: of here, replicated.
+            epoch: the epoch so far.
+            state: the current state, replicated.
 
         Raises:
-            Preempted: somebody has asked to stop, and everything is saved.
-            TrainingDiverged: the state is not worth saving.
+            Preempted: a signal to stop was received, and everything is saved.
+            TrainingDiverged: the state contains NaN or infinities.
         """
         self._save_or_stop(epoch, state, due=False, may_stop=True)
 
     def after_epoch(self, epoch: Epoch, state: MetaState) -> None:
-        """At an epoch's edge, whose metrics are written; as `after_chunk` does, and after each so many epochs.
+        """At an epoch's end: saves as in `after_chunk`, and also every few epochs and after the last one.
 
         Args:
-            epoch: the whole.
-            state: after it, replicated.
+            epoch: the finished epoch, whose metrics are already written.
+            state: the state after it, replicated.
 
         Raises:
-            Preempted: somebody has asked to stop, and everything is saved; not after the last epoch.
-            TrainingDiverged: the state is not worth saving.
+            Preempted: a signal to stop was received, and everything is saved; not after the last epoch.
+            TrainingDiverged: the state contains NaN or infinities.
         """
         is_last = epoch.number + 1 == self._config.num_epochs
         due = is_last or is_due(epoch.number, self._config.checkpoint.every_epochs)
@@ -74,7 +74,7 @@ class Saver:
 
     def _save_or_stop(self, epoch: Epoch, state: MetaState, *, due: bool, may_stop: bool) -> None:
         stopping = may_stop and parallel.any_process(self._stop.requested)
-        # Clocks differ between processes: the first one's counts.
+        # Clocks differ between processes, so only the first one's counts.
         if due or stopping or parallel.any_process(parallel.is_first() and self._minutes_are_over()):
             self._save(epoch, state)
         if stopping:
@@ -97,7 +97,7 @@ class Saver:
         self._saved = time.monotonic()
 
     def _weight_net(self, state: MetaState, history: list[dict], epochs_done: int) -> SavedWeightNet | None:
-        """The weight net to be used elsewhere; None before it weighs, and for a frozen one from there."""
+        """The weight net for other runs; None before it weighs, and for a frozen one loaded from a file."""
         role = self._method.weight_net
         ranges = learned_ranges(self._method, history)
         if role is None or not ranges or not (role.learns or role.content is None):

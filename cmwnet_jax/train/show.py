@@ -1,4 +1,4 @@
-"""What a run shows on the terminal: a progress bar with the epoch's numbers, a table at the end."""
+"""A run's terminal output: a progress bar with the epoch's metrics, and a table at the end."""
 
 import sys
 
@@ -18,23 +18,23 @@ _SHOWN = (
 
 
 class ProgressBar:
-    """A live bar on a terminal; elsewhere about five plain lines a run. A context manager."""
+    """A live progress bar on a terminal, or about five plain lines per run elsewhere. A context manager."""
 
     def __init__(self, name: str, num_epochs: int, epochs_done: float, silent: bool = False):
-        """Shows nothing yet.
+        """Prepares the bar; it is shown from `__enter__` on.
 
         Args:
-            name: what is running.
-            num_epochs: of the whole run.
-            epochs_done: where it goes on from; it may be inside an epoch.
-            silent: shows nothing at all, for a run's other processes.
+            name: the title of the run.
+            num_epochs: epochs of the whole run.
+            epochs_done: epochs done before this launch; not whole if it resumes inside an epoch.
+            silent: whether to show nothing at all, for a run's other processes.
         """
         self._name, self._num_epochs = name, num_epochs
         self._live, self._plain = sys.stderr.isatty() and not silent, not sys.stderr.isatty() and not silent
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            # On a narrow terminal the bar and the numbers give way, not how far it is and how long it takes.
+            # On a narrow terminal the bar and the metrics shrink; the progress and the remaining time do not.
             MofNCompleteColumn(table_column=Column(min_width=len(f"{num_epochs}/{num_epochs}"))),
             TextColumn("ETA", table_column=Column(min_width=3)),
             TimeRemainingColumn(compact=True, table_column=Column(min_width=7)),
@@ -53,26 +53,26 @@ class ProgressBar:
         self._progress.stop()
 
     def advance(self, epochs_done: float, loss: float) -> None:
-        """Shows how far it is inside an epoch.
+        """Shows the progress inside an epoch.
 
         Args:
-            epochs_done: with the part of the running one.
-            loss: of its last steps.
+            epochs_done: epochs done, including the fraction of the running one.
+            loss: mean loss of the last chunk of steps.
         """
         self._show(epochs_done, self._metrics | {"loss": loss})
 
     def update(self, metrics: dict) -> None:
-        """Shows one epoch's line of metrics."""
+        """Shows the metrics of a finished epoch."""
         done = metrics["epoch"] + 1
         numbers = self._show(done, metrics)
         if self._plain and (done % max(self._num_epochs // 5, 1) == 0 or done == self._num_epochs):
             print(f"{self._name}  epoch {done}/{self._num_epochs}  {numbers}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """Shows a line that stays: above the bar, or as plain text where there is none.
+        """Prints a permanent line: above the bar, or as plain text without one.
 
         Args:
-            text: without the line's end.
+            text: the line, without a newline.
         """
         if self._live:
             self._progress.console.print(text, soft_wrap=True)
@@ -90,7 +90,7 @@ class ProgressBar:
 
 
 def print_result(result: dict) -> None:
-    """A finished run's numbers as a table."""
+    """Prints a finished run's results as a table."""
     title = f"{result['method']} on {result['dataset']}, bias {result['bias']}, seed {result['seed']}"
     few = few_epochs(result)
     last = f"mean of the last {LAST_EPOCHS} epochs{few and f' (here: {few})'}"

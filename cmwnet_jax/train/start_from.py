@@ -1,4 +1,4 @@
-"""The variables that a classifier starts from: another run's, ImageNet's, or random ones."""
+"""A classifier's initial variables: from another run, from ImageNet weights, or random."""
 
 import sys
 from functools import partial
@@ -20,15 +20,17 @@ from cmwnet_jax.transfer import array_facts, orbax_folder
 
 
 def start_variables(config: ConfigDict, model: nn.Module, images: jax.Array) -> PyTree | None:
-    """The variables to start from, where the config names any; what of them is random is said.
+    """Reads the variables that the config names as a start; None for random ones.
+
+    With pretrained weights, lists on stderr the arrays that stay random.
 
     Args:
-        config: the run's.
+        config: the run's config.
         model: the classifier.
         images: [1, height, width, channels] float32.
 
     Raises:
-        UsageError: they cannot be read, or are not the model's.
+        UsageError: the variables cannot be read, or do not fit the model.
     """
     init = partial(model.init, train=False)
     if config.model.init:
@@ -45,15 +47,15 @@ def start_variables(config: ConfigDict, model: nn.Module, images: jax.Array) -> 
 
 
 def read_classifier(run: str, expected: PyTree) -> PyTree:
-    """The whole classifier at the end of a run: its parameters and its running statistics, on the host.
+    """Reads the final classifier of a run, parameters and running statistics, to the host.
 
     Args:
         run: a finished run's folder.
-        expected: what `init` gives, or its shapes and dtypes.
+        expected: the result of `init`, or its shapes and dtypes.
 
     Raises:
-        UsageError: there is no finished run with a checkpoint, the newest is damaged, or its arrays have
-            other names, shapes or dtypes than the expected ones.
+        UsageError: there is no finished run with a checkpoint, the newest checkpoint is damaged, or its arrays
+            differ from the expected ones in name, shape or dtype.
     """
     folder = local_path("model.init", run).absolute()
     with refused("model.init", folder, "cannot be read"):
@@ -83,11 +85,11 @@ def read_classifier(run: str, expected: PyTree) -> PyTree:
 
 
 class _OtherArrays(Exception):
-    """A checkpoint's arrays are not those that are expected; says which."""
+    """A checkpoint's arrays differ from the expected ones; the message lists them."""
 
 
 def _read(checkpoint: Path, expected: PyTree) -> PyTree:
-    """Part of a checkpoint's state; any error but `_OtherArrays` means that it is damaged."""
+    """Reads part of a checkpoint's state; any error other than `_OtherArrays` means that it is damaged."""
     for name in ("contents", "state"):
         item = checkpoint / name
         broken = orbax_folder.is_sealed(item) and orbax_folder.broken_seal(

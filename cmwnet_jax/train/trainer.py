@@ -1,4 +1,4 @@
-"""What a run computes: an epoch's plan, its chunks of steps, and what its classifiers make of a split."""
+"""A run's computations on the devices: an epoch's plan, its chunks of steps, and evaluation on a split."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -18,15 +18,15 @@ from cmwnet_jax.train.inputs import open_input
 
 
 class Trainer:
-    """Steps and measures on all devices; states are replicated, and given away to the steps."""
+    """Trains and evaluates on all devices. States are replicated, and steps donate their buffers."""
 
     def __init__(self, config: ConfigDict, data: Data, recipe: Recipe):
-        """Opens the input; nothing is compiled before it is first needed.
+        """Opens the input; programs are compiled at their first use.
 
         Args:
-            config: the run's.
-            data: the run's.
-            recipe: the run's.
+            config: the run's config.
+            data: the run's data.
+            recipe: the run's recipe.
         """
         self._config, self._recipe, self._method = config, recipe, recipe.method
         self._inputs = open_input(
@@ -39,16 +39,16 @@ class Trainer:
     def start_epoch(
         self, number: int, state: MetaState, saved: Mapping[str, np.ndarray]
     ) -> tuple[MetaState, Epoch]:
-        """(state, epoch) at the epoch's start, or where a checkpoint has it.
+        """Plans an epoch, or resumes it from a checkpoint; returns the new (state, epoch).
 
         Args:
-            number: of the epoch, from 0.
-            state: before its next step.
-            saved: `Epoch.arrays` of the checkpoint; empty for an epoch's start.
+            number: the epoch's number, from 0.
+            state: the state before its next step, replicated.
+            saved: `Epoch.arrays` of the checkpoint; empty at the start of an epoch.
         """
         phase, method = self._method.phase(number), self._method
         planned = [name for name in phase.streams if method.streams[name].planned]
-        if saved:  # the plan was made at the epoch's start, and its changes of the state are in the state
+        if saved:  # the plan was made at the epoch's start; the state already contains its changes
             selections = {name: saved_selection(name, saved) for name in planned}
         else:
             plan = method.plan_epoch(EpochStart(number, state, self.measure))
@@ -67,11 +67,11 @@ class Trainer:
         )
 
     def run_chunk(self, state: MetaState, epoch: Epoch) -> tuple[MetaState, Epoch]:
-        """(state, epoch) after the epoch's next chunk of steps.
+        """Runs the epoch's next chunk of steps; returns the new (state, epoch).
 
         Args:
-            state: before them.
-            epoch: before them.
+            state: the state before these steps, replicated; its buffers are donated.
+            epoch: the epoch before these steps.
         """
         chunk = epoch.chunk(self._config.chunk_steps)
         rows = {name: rows[chunk] for name, rows in epoch.rows.items()}
@@ -81,19 +81,19 @@ class Trainer:
         return state, epoch.extended({name: np.asarray(values) for name, values in reported.items()})
 
     def test(self, state: MetaState) -> dict[str, NamedTuple]:
-        """What each of the method's classifiers makes of the test split, by its name.
+        """Evaluates each of the method's classifiers on the test split; returns the results by name.
 
         Args:
-            state: replicated.
+            state: the replicated state.
         """
         return {name: self.measure("test", held) for name, held in self._method.classifiers(state).items()}
 
     def measure(self, split: str, variables: Variables) -> NamedTuple:
-        """The method's `Measure` of every example of a split, in order, on the host.
+        """Applies the method's `Measure` to every example of a split, in order; the result is on the host.
 
         Args:
             split: `train`, `test` or `held_out`.
-            variables: replicated.
+            variables: the replicated variables of a classifier.
         """
         return self._map(split)(variables)
 
@@ -102,7 +102,7 @@ class Trainer:
         return self._inputs.map_split(split, self._method.measure)
 
     def _order(self, name: str, selections: Mapping[str, Selection]) -> BatchOrder:
-        """Of a planned stream batches are of a size that the devices can share evenly."""
+        """A stream's batch order; batches of a planned stream have a size that the devices can share evenly."""
         if name not in selections:
             return self._recipe.orders[name]
         stream, examples = self._method.streams[name], len(selections[name].rows)

@@ -1,4 +1,4 @@
-"""From raw pixels to what a network sees: augmentation per view, then standard colours; inside programs."""
+"""From raw pixels to network input: augmentation per view, then standardisation; runs inside programs."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,17 +11,17 @@ from cmwnet_jax.data.streaming import StreamedSplit
 from cmwnet_jax.methods.base import Stream
 from cmwnet_jax.train.compiling import Prepare
 
-_SAMPLE = 1000  # images of a streamed split that its moments are taken of
-_VIEW = 0x76696577  # streams of a key, apart from those of the rows, which are fewer
+_SAMPLE = 1000  # images of a streamed split from which moments are computed
+_VIEW = 0x76696577  # separates the views' keys from the rows' keys, whose numbers are smaller
 
 
 def prepare_streams(streams: Mapping[str, Stream], mean: np.ndarray, std: np.ndarray) -> Prepare:
-    """(raw batches by stream, key) -> the step's batch: `label`, `row` and the views of each stream.
+    """Makes (raw batches by stream, key) -> the step's batch: `label`, `row` and the views of each stream.
 
     Args:
-        streams: the method's; the order of their names decides which keys they get.
-        mean: [channels] float32, of pixels scaled to [0, 1].
-        std: [channels] float32, of the same.
+        streams: the method's streams; their order determines their keys.
+        mean: [channels] float32, the mean of pixels scaled to [0, 1].
+        std: [channels] float32, the standard deviation of the same.
     """
 
     def prepare(raws: Mapping[str, Raw], key: jax.Array) -> dict[str, dict[str, jax.Array]]:
@@ -39,7 +39,7 @@ def prepare_streams(streams: Mapping[str, Stream], mean: np.ndarray, std: np.nda
 
 
 def evaluation_view(mean: np.ndarray, std: np.ndarray) -> Callable[[Raw], dict[str, jax.Array]]:
-    """Raw batch -> `image`, `label` and `row`; nothing random happens to it.
+    """Makes raw batch -> `image`, `label` and `row`, without random augmentation.
 
     Args:
         mean, std: as in `prepare_streams`.
@@ -48,10 +48,10 @@ def evaluation_view(mean: np.ndarray, std: np.ndarray) -> Callable[[Raw], dict[s
 
 
 def channel_moments(train: Raw | StreamedSplit) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each channel, [channels] float32, of pixels scaled to [0, 1].
+    """Mean and standard deviation per channel, [channels] float32, of pixels scaled to [0, 1].
 
     Args:
-        train: the training split; of a streamed one, 1,000 images spread evenly are read.
+        train: the training split. From a streamed split, 1,000 evenly spaced images are read.
     """
     if isinstance(train, Raw):
         return pixel_moments(train.image)

@@ -1,4 +1,4 @@
-"""A run's TensorBoard events: its numbers each epoch, and pictures of what it has learned now and then."""
+"""A run's TensorBoard events: metrics of every epoch, and occasional plots."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -18,22 +18,22 @@ _GROUPS = {"test": "test", "weight": "weights", "meta": "meta"}
 
 
 class Board:
-    """Events in a folder, each at the number of its epoch. A context manager.
+    """Writes TensorBoard events, with the epoch as their step. A context manager.
 
-    Written at once: tensorboardX's `SummaryWriter` hands events to a thread, and waits for that for ever
-    where the disk is full.
+    Events are written synchronously: tensorboardX's `SummaryWriter` uses a thread and waits for it forever if
+    the disk is full.
     """
 
     def __init__(self, folder: Path, first_epoch: int):
-        """Opens a file of its own in the folder, beside those of the launches before.
+        """Opens a new events file beside those of earlier launches.
 
         Args:
-            folder: made where it is missing.
-            first_epoch: what an earlier launch wrote of this epoch and later ones, TensorBoard drops: the run
-                goes on from a checkpoint that is older than they are.
+            folder: the folder of the events; created if missing.
+            first_epoch: the epoch that this launch resumes from. TensorBoard drops events of earlier launches
+                from this epoch on.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        # The suffix keeps launches apart that begin within one second, which is all that file names tell.
+        # The suffix tells launches apart that begin within the same second, the resolution of file names.
         self._writer = EventsWriter(str(folder / "events"), f".from_epoch_{first_epoch:06d}")
         self._write(first_epoch, session_log=SessionLog(status=SessionLog.START))
 
@@ -44,18 +44,18 @@ class Board:
         self._writer.close()
 
     def add_metrics(self, metrics: dict) -> None:
-        """Writes one epoch's line of metrics; a list's entries one by one, nothing for what is unknown."""
+        """Writes an epoch's metrics: each list entry separately, and nothing for unknown values."""
         self._summarize(metrics["epoch"], [summary.scalar(*pair) for pair in scalars(metrics).items()])
 
     def add_pictures(
         self, epoch: int, weights: drawing.Arrays, confusion: np.ndarray, class_names: Sequence[str]
     ) -> None:
-        """Draws what the run has learned by the end of an epoch.
+        """Draws the weighting functions, weights and confusion matrix at the end of an epoch.
 
         Args:
-            epoch: its number.
-            weights: what weights.npz would hold; without `functions` nothing of the weights is drawn.
-            confusion: [C, C] int, of the test split.
+            epoch: the epoch's number.
+            weights: the arrays of weights.npz; without `functions`, no weights are drawn.
+            confusion: [C, C] int, on the test split.
             class_names: C names.
         """
         drawn = pictures(epoch, weights, confusion, class_names)
@@ -70,12 +70,12 @@ class Board:
 
 
 def is_due(epoch: int, every_epochs: int) -> bool:
-    """Whether something happens at the end of an epoch; never where `every_epochs` is 0."""
+    """Whether something is due at the end of an epoch; never if `every_epochs` is 0."""
     return every_epochs > 0 and (epoch + 1) % every_epochs == 0
 
 
 def scalars(metrics: dict) -> dict[str, float]:
-    """TensorBoard's names, in groups, and values of an epoch's metrics that are numbers."""
+    """Maps an epoch's numeric metrics to TensorBoard tags, in groups."""
     named = {}
     for name, value in metrics.items():
         tag = f"{_GROUPS.get(name.split('_')[0], 'train')}/{name}"
@@ -89,7 +89,7 @@ def scalars(metrics: dict) -> dict[str, float]:
 def pictures(
     epoch: int, weights: Mapping[str, np.ndarray], confusion: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """[height, width, 3] uint8 by name; arguments as those of `Board.add_pictures`."""
+    """Draws plots, [height, width, 3] uint8 by name; arguments as in `Board.add_pictures`."""
     drawn = {}
     with matplotlib.rc_context(drawing.STYLE):
         if "functions" in weights:
@@ -107,7 +107,7 @@ def pictures(
 
 
 def _figure(width: float, height: float, title: str):
-    """A figure of one axes, in inches."""
+    """Makes a figure with one axes; width and height in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, fontweight="bold")
     return figure, figure.subplots()
