@@ -131,8 +131,8 @@ class ImageFiles(Contents):
         if bad:
             raise raw_error(
                 self._files.root,
-                f"where {len(bad)} of the first {stop} images of "
-                f"the split {split} cannot be used, the first {bad[0]}: fetch them again or take them out",
+                f"where {len(bad)} of the first {stop} images of the split {split} cannot be used, the first "
+                f"{bad[0]}: convert them, fetch them again, or take them out",
             )
 
     def _checked(self, item: ImageFile) -> tuple[bytes, str]:
