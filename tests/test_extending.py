@@ -1,5 +1,6 @@
 """A method of one's own: forty lines outside of the package, trained, killed and resumed by the launcher."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import cmwnet_jax as cmw
-from cmwnet_jax import methods
+from cmwnet_jax import command, methods
 from cmwnet_jax.core import losses, objectives
 from cmwnet_jax.data.batches import Selection
 from cmwnet_jax.methods.base import Phase, Plan, Spec, Stream, the_classifier
@@ -115,3 +117,31 @@ def test_a_method_outside_of_the_package_trains_and_survives_a_kill(tmp_path):
 def test_the_toy_method_has_forty_lines():
     text = Path(__file__).read_text()
     assert text.split("# --- the method: from here ...\n")[1].split("# --- ... to here")[0].count("\n") <= 40
+
+
+CONFIG = """
+from test_extending import SPEC
+from cmwnet_jax.methods import register
+from cmwnet_jax.train.config import default_config
+
+register(SPEC)
+
+
+def get_config():
+    config = default_config()
+    config.method = "toy"
+    return config
+"""
+
+
+def test_a_config_file_may_register_its_method_and_is_loaded_again_without_harm(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(CONFIG)
+    try:
+        for _ in range(2):
+            config = command.load_file(str(file))["get_config"]()
+        assert config.toy.strength == 0.5
+    finally:
+        methods.METHODS.pop("toy", None)
+    with pytest.raises(cmw.UsageError, match="Spec.name is 'erm', a method of cmwnet_jax"):
+        methods.register(dataclasses.replace(SPEC, name="erm"))

@@ -23,32 +23,7 @@ from cmwnet_jax.methods import (
 )
 from cmwnet_jax.methods.base import Spec
 
-METHODS: dict[str, Spec] = {}
-"""All registered methods: name in a config -> `Spec`."""
-
-DEFAULT = "cmwnet"
-"""The default method."""
-
-
-def register(spec: Spec) -> Spec:
-    """Registers a method, so that configs can name it.
-
-    Args:
-        spec: the method; its name must be new.
-
-    Returns:
-        `spec`.
-
-    Raises:
-        UsageError: a method of this name is already registered.
-    """
-    if spec.name in METHODS:
-        raise UsageError(f"Spec.name is {spec.name!r}, which is a method's name already: choose another")
-    METHODS[spec.name] = spec
-    return spec
-
-
-for _module in (
+_OWN = (
     erm,
     focal,
     class_balanced,
@@ -63,5 +38,30 @@ for _module in (
     mwnet,
     cmwnet,
     cmwnet_sl,
-):
-    register(_module.SPEC)
+)  # in the order in which tables show them
+
+METHODS: dict[str, Spec] = {module.SPEC.name: module.SPEC for module in _OWN}
+"""All registered methods: name in a config -> `Spec`."""
+
+DEFAULT = "cmwnet"
+"""The default method."""
+
+
+def register(spec: Spec) -> Spec:
+    """Registers a method, so that configs can name it.
+
+    A method registered under the same name before is replaced: a config file may be loaded more than once.
+
+    Args:
+        spec: the method.
+
+    Returns:
+        `spec`.
+
+    Raises:
+        UsageError: its name is that of a method of this package.
+    """
+    if spec.name in {module.SPEC.name for module in _OWN}:
+        raise UsageError(f"Spec.name is {spec.name!r}, a method of cmwnet_jax: choose another name")
+    METHODS[spec.name] = spec
+    return spec
