@@ -72,7 +72,14 @@ def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.Data
             f"data.dir is {str(root)!r}, where {name} cannot be prepared ({error}): set --config.data.dir to a "
             "folder that can be written"
         ) from error
-    return _opened(folder)
+    builder = _opened(folder)
+    formats = builder.info.available_file_formats()
+    if tfds.core.FileFormat.ARRAY_RECORD not in formats:
+        raise UsageError(
+            f"data.dir is {str(root)!r}, where {name} is prepared as {', '.join(f.value for f in formats)}, "
+            f"expected array_record: set --config.data.dir to another folder, or remove {str(folder)!r}"
+        )
+    return builder
 
 
 def _opened(folder: Path) -> tfds.core.DatasetBuilder:
@@ -180,12 +187,6 @@ def _by_tfds(name: str, root: Path, raw_dir: str) -> Path:
             _prepare_by_tfds(name, root, raw_dir)
             folder = _newest(root / name)
             checksums.begin(folder)
-    formats = _opened(folder).info.available_file_formats()
-    if tfds.core.FileFormat.ARRAY_RECORD not in formats:
-        raise UsageError(
-            f"data.dir is {str(root)!r}, where {name} is prepared as {', '.join(f.value for f in formats)}, "
-            f"expected array_record: set --config.data.dir to another folder, or remove {str(folder)!r}"
-        )
     return folder
 
 

@@ -12,7 +12,7 @@ from cmwnet_jax.core.table import Table, remembering
 from cmwnet_jax.core.types import MetaState, StepFn
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import mixup, steps, weight_nets
-from cmwnet_jax.methods.base import Method, Parts, Spec, Variables, one_classifier
+from cmwnet_jax.methods.base import Method, Parts, Spec, Variables, one_classifier, the_classifier
 from cmwnet_jax.methods.corrections import correction_arrays
 from cmwnet_jax.methods.elr import empty_table
 from cmwnet_jax.methods.fields import Field, one_of, percent_of_steps, within
@@ -96,7 +96,7 @@ def build(parts: Parts) -> Method:
         judge=the_teacher,
         initial=_with_teacher,
         memory=_table(parts),
-        classifiers=lambda state: {"": _student(state), "teacher": the_teacher(state)},
+        classifiers=lambda state: {**the_classifier(state), "teacher": the_teacher(state)},
         leave=lambda state: {
             "corrected.npz": correction_arrays(parts.data, state.memory.values, parts.config.seed)
         },
@@ -110,10 +110,6 @@ def the_teacher(state: MetaState) -> Variables:
         state: a state of this method.
     """
     return {"params": state.teacher.params, **state.teacher.model_state}
-
-
-def _student(state: MetaState) -> Variables:
-    return {"params": state.params, **state.model_state}
 
 
 def _with_teacher(*arguments) -> dict:
