@@ -1,9 +1,9 @@
 """`python -m cmwnet_jax.sweep --config=FILE.py --workdir=DIR [--only=PATTERN] [--seeds=N] [--shard=I/N]`.
 
 Trains the cells of a config file, each in DIR/CELL/seedN, where the commas of CELL become folders. A cell is
-an argument string for the file's `get_config`; `get_cells()` lists them. Finished runs are skipped, unfinished
-ones continue, and a failure does not stop the others. In a job array, --shard=2/8 trains every eighth cell,
-starting with the second.
+an argument string for the file's `get_config`; `get_cells()` lists them. Finished runs are skipped, unless the
+config now asks for more epochs; unfinished ones continue, and a failure does not stop the others. In a job
+array, --shard=2/8 trains every eighth cell, starting with the second.
 
 If cells build on another cell's run, e.g. on its labels, the file's `get_first_stage(CELL)` returns that cell
 (empty for none). It is trained first, with the same seed, and once for all cells that build on it. Its folder
@@ -31,9 +31,6 @@ from cmwnet_jax import command
 from cmwnet_jax.errors import Preempted, TrainingDiverged, UsageError, first_line
 from cmwnet_jax.files import folder_to_write, local_folder, replace_file
 from cmwnet_jax.runs import stored
-from cmwnet_jax.train.config import run_folder
-from cmwnet_jax.train.loop import train
-from cmwnet_jax.train.preemption import stop_if_asked
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE.py with get_config and get_cells")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for all runs")
@@ -185,13 +182,19 @@ def _what_came(error: BaseException) -> str:
 
 def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
     """Trains a run and returns the seconds; 0 if it was already finished."""
+    # JAX and the launcher take seconds to import; --help, --list and wrong flags need neither.
+    from cmwnet_jax.train.config import run_folder
+    from cmwnet_jax.train.loop import train
+    from cmwnet_jax.train.preemption import stop_if_asked
+
     if run.problem:
         raise UsageError(run.problem)
     config = get_config(run.arg)
     if not isinstance(config, ConfigDict) or not config:
         raise UsageError(command.no_config(config))
-    if run.is_done:
-        run_folder(run.folder).check_finished(config)  # a finished run of another config is an error
+    folder = run_folder(run.folder)
+    if run.is_done and config.get("num_epochs", 0) <= folder.finished_config().num_epochs:
+        folder.check_finished(config)  # a finished run of another config is an error
         return 0.0
     started = time.perf_counter()
     train(config, run.folder)

@@ -18,7 +18,7 @@ from cmwnet_jax.report import write
 from cmwnet_jax.report.find import find_runs
 from cmwnet_jax.report.tables import accuracy_table
 from cmwnet_jax.runs import stored
-from cmwnet_jax.train import show
+from cmwnet_jax.train import loop, preemption, show
 from cmwnet_jax.train.metrics import after_warmup
 from cmwnet_jax.train.preemption import StopRequests
 
@@ -146,7 +146,7 @@ def test_entries_that_are_no_cells_and_cells_that_are_no_configs_keep_none_from_
 
     small = sweep.ConfigDict({"a": 1})
     trained = []
-    monkeypatch.setattr(sweep, "train", lambda config, folder: trained.append(folder.parent.name))
+    monkeypatch.setattr(loop, "train", lambda config, folder: trained.append(folder.parent.name))
     options = {"only": "*", "seeds": 1, "args": "", "shard": "1/1", "get_first_stage": get_first_stage}
     failures = sweep.sweep(get_config, sweep.plan(cells, tmp_path, **options))
     assert trained == ["b", "good"]
@@ -208,6 +208,7 @@ def test_what_is_said_beside_the_bar_has_a_line_of_its_own(live, monkeypatch):
     monkeypatch.setattr(sys, "stderr", out)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setattr(preemption, "_heard", [""])  # the other tests' sweeps received no signal
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with show.ProgressBar("bar [a]", 5, 0) as bar, StopRequests(bar.say) as stop:

@@ -19,6 +19,7 @@ from cmwnet_jax.data.batches import Selection
 from cmwnet_jax.methods.base import Phase, Plan, Spec, Stream, the_classifier
 from cmwnet_jax.methods.fields import Field, between
 from cmwnet_jax.methods.plain import weighted_step
+from cmwnet_jax.train.epoch import check_selections
 
 
 # --- the method: from here ...
@@ -145,3 +146,26 @@ def test_a_config_file_may_register_its_method_and_is_loaded_again_without_harm(
         methods.METHODS.pop("toy", None)
     with pytest.raises(cmw.UsageError, match="Spec.name is 'erm', a method of cmwnet_jax"):
         methods.register(dataclasses.replace(SPEC, name="erm"))
+
+
+@pytest.mark.parametrize(
+    ("selections", "message"),
+    [
+        ({}, "chose no examples for the stream 'easy' in epoch 3, expected a Selection"),
+        (
+            {"easy": ([0], [1]), "esay": ([0], [1])},
+            "chose examples for 'esay', expected a planned stream of the method .easy",
+        ),
+        ({"easy": ([], [])}, "chose 0 rows and 0 labels .* expected one row or more, from 0 to 9"),
+        ({"easy": ([0, 1], [1])}, "chose 2 rows and 1 labels"),
+        ({"easy": ([10], [1])}, "from 0 to 9"),
+        ({"easy": ([-1], [1])}, "from 0 to 9"),
+    ],
+)
+def test_a_plan_that_cannot_be_followed_is_told_in_a_sentence(selections, message):
+    plan = {
+        name: Selection(np.array(rows, int), np.array(labels, int))
+        for name, (rows, labels) in selections.items()
+    }
+    with pytest.raises(cmw.UsageError, match=message):
+        check_selections(plan, {"easy": 10}, ["easy"], epoch=3)

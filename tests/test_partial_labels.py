@@ -29,6 +29,7 @@ from cmwnet_jax.core.table import Table, remembering
 from cmwnet_jax.data import bias
 from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.train import loop
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
@@ -218,7 +219,7 @@ def test_the_sweep_trains_both_stages_once(tmp_path, monkeypatch):
     options = {"only": "*", "seeds": 1, "args": "epochs1=3,epochs2=2"}
     runs = sweep.plan(cells, tmp_path, shard="1/1", get_first_stage=TABLE13["get_first_stage"], **options)
     trained = []
-    monkeypatch.setattr(sweep, "train", lambda config, folder: trained.append(folder) or train(config, folder))
+    monkeypatch.setattr(loop, "train", lambda config, folder: trained.append(folder) or train(config, folder))
     assert sweep.sweep(small, runs) == {}
     root = tmp_path / "fashion_mnist" / "0.3"
     assert trained == [root / method / "seed0" for method in ("proden", "cmwnet")]

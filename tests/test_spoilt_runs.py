@@ -17,6 +17,7 @@ from cmwnet_jax import sweep
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.report import write
 from cmwnet_jax.runs.run_folder import RunFolder
+from cmwnet_jax.train import loop
 from cmwnet_jax.train.config import as_json
 from cmwnet_jax.train.loop import train
 
@@ -269,7 +270,7 @@ def test_a_sweep_goes_on_beside_spoilt_folders(unfinished, reported, tmp_path, m
     shutil.copytree(finished, runs[1].folder)
     (runs[1].folder / CONFIG).write_text(as_json(config))
     before = folder_digest(tmp_path)
-    monkeypatch.setattr(sweep, "train", lambda c, folder: RunFolder(folder).check(c) or trained.append(folder))
+    monkeypatch.setattr(loop, "train", lambda c, folder: RunFolder(folder).check(c) or trained.append(folder))
     failures = sweep.sweep(lambda arg: config, runs)
     # Of a finished run, a sweep reads no more than what it has to believe.
     kept = ["good", "done", "1,metrics.jsonl,empty", "1,metrics.jsonl,cut"]

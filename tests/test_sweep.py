@@ -7,6 +7,7 @@ from test_train import launch, small_config
 
 from cmwnet_jax import sweep
 from cmwnet_jax.errors import TrainingDiverged, UsageError
+from cmwnet_jax.train import loop
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.config import as_json
 from experiments import compare
@@ -67,7 +68,7 @@ def test_what_is_finished_stays_and_a_failure_keeps_none_from_running(tmp_path, 
             raise TrainingDiverged("the losses have become nan")
         finish(folder, config)
 
-    monkeypatch.setattr(sweep, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     failures = sweep.sweep(lambda arg: config, runs)
     assert trained == [runs[1].folder, runs[2].folder]
     assert failures == {runs[1].arg: "the losses have become nan"}
@@ -75,6 +76,16 @@ def test_what_is_finished_stays_and_a_failure_keeps_none_from_running(tmp_path, 
     assert [run.is_done for run in runs] == [True, False, True]
     other = sweep.sweep(lambda arg: small_config(seed=7), runs[:1])
     assert "holds a finished run of another config" in other[runs[0].arg]
+
+
+def test_a_finished_cell_goes_on_when_more_epochs_are_asked_for(tmp_path, monkeypatch):
+    (run,), trained = planned(tmp_path, only="*,a,erm"), []
+    finish(run.folder, small_config(num_epochs=3))
+    monkeypatch.setattr(loop, "train", lambda config, folder: trained.append(config.num_epochs))
+    assert sweep.sweep(lambda arg: small_config(num_epochs=3), [run]) == {}
+    assert sweep.sweep(lambda arg: small_config(num_epochs=5), [run]) == {}
+    assert trained == [5]
+    assert "another config" in sweep.sweep(lambda arg: small_config(num_epochs=2), [run])[run.arg]
 
 
 @pytest.mark.parametrize("cells", [["a,net", "b,net", "a,first"], ["a,first", "a,net", "b,net"]])
@@ -99,7 +110,7 @@ def test_a_first_stage_that_fails_is_tried_once_and_so_do_those_that_build_on_it
             raise TrainingDiverged("the losses have become nan")
         finish(folder, config)
 
-    monkeypatch.setattr(sweep, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     failures = sweep.sweep(lambda arg: config, runs)
     assert sorted(trained) == sorted(["a/first/seed0", "alone/seed0"] + [
         f"{name}/seed1" for name in ("a/first", "a/net", "b/net", "alone")

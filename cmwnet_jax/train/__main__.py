@@ -17,11 +17,6 @@ from ml_collections import config_flags
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.train import parallel
-from cmwnet_jax.train.check_config import check_config
-from cmwnet_jax.train.config import as_json, explained
-from cmwnet_jax.train.loop import train
-from cmwnet_jax.train.show import print_result
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:ARGS", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the run writes")
@@ -41,6 +36,13 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "this process's number, w
 
 def main(argv: list[str]) -> None:
     """Checks the flags, trains, and prints the table of results."""
+    # JAX and the launcher take seconds to import; --help and wrong flags need neither.
+    from cmwnet_jax.train import parallel
+    from cmwnet_jax.train.check_config import check_config
+    from cmwnet_jax.train.config import as_json, explained
+    from cmwnet_jax.train.loop import train
+    from cmwnet_jax.train.show import print_result
+
     if len(argv) > 1:
         raise UsageError(f"got the argument {argv[1]!r}, expected flags alone: put '--' before its name")
     config = command.required(_CONFIG.value, "config", "a config file, e.g. --config=experiments/digits.py")

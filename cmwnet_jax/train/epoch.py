@@ -1,11 +1,12 @@
 """The running epoch: its examples, and the metrics that its steps have reported so far."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from cmwnet_jax.data.batches import Raw, Selection
+from cmwnet_jax.errors import UsageError
 
 _STEPS, _SELECTION = "steps_", "{}_set_"  # prefixes of names in a checkpoint; the second contains the stream
 
@@ -107,6 +108,40 @@ class Epoch:
             **chosen,
             **{_STEPS + name: values for name, values in self.reported.items()},
         }
+
+
+def check_selections(
+    selections: Mapping[str, Selection], planned: Mapping[str, int], read: Collection[str], epoch: int
+) -> None:
+    """Checks the selections of a method's plan; an input would clamp a wrong row to a valid one.
+
+    Args:
+        selections: the plan's selections, by stream.
+        planned: planned stream of the method -> number of examples of its split.
+        read: the planned streams that the epoch's phase reads.
+        epoch: the epoch's number, for messages.
+
+    Raises:
+        UsageError: a stream that is read has no selection, a selection is for no planned stream, or its rows
+            are none or not in its split.
+    """
+    if missing := sorted(set(read) - set(selections)):
+        raise UsageError(
+            f"plan_epoch chose no examples for the stream {missing[0]!r} in epoch {epoch}, expected a "
+            f"Selection, since the phase reads this planned stream: return one, or set planned=False"
+        )
+    for name, (rows, labels) in selections.items():
+        if name not in planned:
+            raise UsageError(
+                f"plan_epoch chose examples for {name!r}, expected a planned stream of the method "
+                f"({', '.join(planned) or 'it has none'}): set planned=True for the stream"
+            )
+        if not len(rows) or len(rows) != len(labels) or np.min(rows) < 0 or np.max(rows) >= planned[name]:
+            raise UsageError(
+                f"plan_epoch chose {len(rows)} rows and {len(labels)} labels for the stream {name!r} in epoch "
+                f"{epoch}, expected one row or more, from 0 to {planned[name] - 1}, and one label for each: "
+                f"choose among the examples of its split"
+            )
 
 
 def saved_selection(stream: str, arrays: Mapping[str, np.ndarray]) -> Selection | None:

@@ -13,7 +13,7 @@ from cmwnet_jax.data.load import Data
 from cmwnet_jax.methods.base import EpochStart, Variables
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import Recipe
-from cmwnet_jax.train.epoch import Epoch, saved_reports, saved_selection
+from cmwnet_jax.train.epoch import Epoch, check_selections, saved_reports, saved_selection
 from cmwnet_jax.train.inputs import open_input
 
 
@@ -32,6 +32,11 @@ class Trainer:
         self._inputs = open_input(
             data, recipe.method.streams, recipe.orders, config.seed, recipe.one_step_a_call
         )
+        self._planned = {
+            name: len(data.splits[stream.split])
+            for name, stream in recipe.method.streams.items()
+            if stream.planned
+        }
         self._run_steps = {
             phase.first_epoch: self._inputs.make_run_steps(phase) for phase in recipe.method.phases
         }
@@ -52,6 +57,7 @@ class Trainer:
             selections = {name: saved_selection(name, saved) for name in planned}
         else:
             plan = method.plan_epoch(EpochStart(number, state, self.measure))
+            check_selections(plan.selections, self._planned, planned, number)
             selections, state = dict(plan.selections), state.replace(**plan.state)
         selections = {name: chosen for name, chosen in selections.items() if chosen is not None}
         steps = self._recipe.epoch_steps
