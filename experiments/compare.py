@@ -9,7 +9,9 @@ tfds's: a folder of *-ubyte.gz, or an image folder or archive for cifar10.
 BIAS: none, long_tail_100, symmetric_60, human_worse_label, ... (see the README).
 METHOD: a method, or cmwnet_shuffled (random meta-classes), cmwnet_ldam, ldam_drw.
 Options by name: K=2 (number of meta-classes), meta=held_out (clean meta data, which are taken out of the
-training set, instead of generated ones), epochs=30, human_labels=PATH (an .npz file, for human biases).
+training set, instead of generated ones), meta_mixup=on or off (default: on for generated meta data, as in the
+paper), rank=now or history (meta_set.rank_by), per_class=10 (meta examples per class), epochs=30,
+human_labels=PATH (an .npz file, for human biases), posterior=PATH (an .npy file, for pmd biases).
 Paper: no such cell; Tables 1 and 2 and Fig. 15 study the same questions with larger networks.
 Ours: the table in the README.
 """
@@ -32,8 +34,9 @@ _METHODS = ("erm", "mwnet", "cmwnet", "cmwnet_sl", "gce", "cmwnet_shuffled")
 def get_config(arg: str = "") -> ConfigDict:
     """The config of one run."""
     defaults = {"dataset": "fashion_mnist", "bias": "asymmetric_60", "method": "cmwnet", "seed": 0}
-    more = {"K": 3, "meta": "lowest_loss", "epochs": 30, "raw_dir": "", "human_labels": ""}
-    args = parse_arg(arg, ("dataset", "bias", "method"), **defaults, **more)
+    meta = {"K": 3, "meta": "lowest_loss", "meta_mixup": "", "rank": "", "per_class": 10}
+    more = {"epochs": 30, "raw_dir": "", "human_labels": "", "posterior": ""}
+    args = parse_arg(arg, ("dataset", "bias", "method"), **defaults, **meta, **more)
     if args.dataset not in _OWN_FILES:
         raise unknown_name("DATASET", args.dataset, _OWN_FILES)
     config = default_config()
@@ -45,16 +48,27 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.raw_dir = args.raw_dir
     config.data.bias = args.bias
     config.data.human_labels = args.human_labels
+    config.data.posterior = args.posterior
     config.num_epochs = args.epochs
     config.warmup_epochs = min(10, args.epochs // 3)
     config.weight_net.num_meta_classes = args.K
-    config.meta_set.kind = args.meta
+    _set_meta_data(config, args)
     config.watch.pictures_every_epochs = 0
     if args.dataset == "cifar10":
         config.model.name = "small_cnn"
         config.augment.pad_pixels = 4
         config.augment.flip = True
     return config
+
+
+def _set_meta_data(config: ConfigDict, args: ConfigDict) -> None:
+    if args.meta_mixup not in ("", "on", "off"):
+        raise unknown_name("meta_mixup", args.meta_mixup, ("on", "off"))
+    config.meta_set.kind = args.meta
+    config.meta_set.mixup = args.meta_mixup == "on" or (not args.meta_mixup and args.meta == "lowest_loss")
+    config.meta_set.per_class_examples = args.per_class
+    if args.rank:
+        config.meta_set.rank_by = args.rank
 
 
 def get_cells() -> list[str]:

@@ -28,6 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.weight_net.num_meta_classes = args.K
     config.weight_net.class_feature = args.class_feature
     config.meta_set.kind = args.meta
+    config.meta_set.mixup = args.meta == "lowest_loss"  # not clean meta data
     return config
 
 

@@ -42,6 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.weight_net.learning_rate = 1e-4
     config.weight_net.weight_decay = 1e-5
     config.meta_set.kind = "balanced"
+    config.meta_set.mixup = False  # the paper mixes generated meta data alone
     config.meta_set.per_class_examples = 5000  # an upper limit: the smallest class has fewer
     return config
 

@@ -9,6 +9,7 @@ from test_checkpoint import with_a_bit_flipped
 from test_kill import compare, newest
 from test_train import small_config
 
+from cmwnet_jax.core.loss_history import LossHistory
 from cmwnet_jax.data.batches import Selection
 from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import Preempted, TrainingDiverged
@@ -22,9 +23,10 @@ from cmwnet_jax.train.trainer import Trainer
 
 
 def epoch_of(steps, reported=(), meta_set=None):
-    rows = {"train": np.zeros((steps, 2), np.int32)}
+    rows = {"train": np.tile(np.array([0, 1], np.int32), (steps, 1))}
     chosen = {} if meta_set is None else {"meta": meta_set}
-    return Epoch(3, "train", rows, np.zeros(steps, bool), chosen, {}, dict(reported))
+    history = LossHistory.create(2, on_host=True)
+    return Epoch(3, "train", rows, np.zeros(steps, bool), chosen, {}, dict(reported), history)
 
 
 def reported(steps):
@@ -45,6 +47,8 @@ def test_chunks_end_at_multiples_and_at_the_epochs_end():
         np.testing.assert_array_equal(epoch.reported[name], values)
     assert set(epoch.scalars) == {"loss"}
     assert epoch.loss_range() == {"loss_min": 0.25, "loss_max": 10.5}
+    assert epoch.loss_history.mean.tolist() == [5.25, 5.5] and epoch.loss_history.count.tolist() == [11, 11]
+    assert set(epoch.arrays()) == {"loss_history_total", "loss_history_count"}
     inside = epoch_of(11, reported(range(6)))
     assert range(11)[inside.chunk(4)] == range(6, 8)
 
@@ -81,9 +85,9 @@ def stopped(config, workdir, chunks, monkeypatch):
 
 
 def config_of(**fields):
-    """Three epochs of 26 steps, in two chunks; meta sets, which depend on parameters, in two."""
+    """Three epochs of 26 steps, in two chunks; meta sets, which depend on all steps before, in two."""
     short = {"data__bias": "symmetric_40", "num_epochs": 3, "warmup_epochs": 1, "checkpoint__every_epochs": 9}
-    return small_config(**(short | {"chunk_steps": 13} | fields))
+    return small_config(**(short | {"chunk_steps": 13, "meta_set__rank_by": "history"} | fields))
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ FILES = (
     "fig15_ablations",
     "transfer_mnist",
     "compare",
+    "ablation",
     "digits",
 )
 # Beyond their cells: what the files say can be asked for.

@@ -7,7 +7,7 @@ import pytest
 from test_build import batches, main_step
 from test_train import small_config
 
-from cmwnet_jax.core import losses
+from cmwnet_jax.core import losses, mixing
 from cmwnet_jax.core.class_balance import class_balanced_weights, ldam_margins
 from cmwnet_jax.core.soft_labels import Teacher
 from cmwnet_jax.core.table import Table, joined
@@ -72,6 +72,23 @@ def test_the_objective_is_the_methods_loss(name):
     logits = recipe.model.apply({"params": recipe.state.params}, images)
     expected = np.mean(expected_loss(name, data, logits, jnp.asarray(labels)))
     np.testing.assert_allclose(metrics["objective"][0], expected, rtol=1e-5)
+
+
+def test_mixup_reports_the_losses_of_the_own_labels(monkeypatch):
+    """Of the mixed images; `loss` and what is minimised are of the mixed labels."""
+    partner = jnp.arange(12)[::-1]  # each of four devices has twelve examples
+    monkeypatch.setattr(mixing, "draw_mixture", lambda *_, **__: mixing.Mixture(jnp.float32(0.7), partner))
+    data, recipe = built(method="mixup", model__batch_norm=False)
+    _, metrics = taken(recipe, data, steps=1)
+    batch = batches(data)[0]
+    images, labels = np.asarray(batch["image"]), np.asarray(batch["label"])
+    mixed = (0.7 * images + 0.3 * images[:, ::-1]).reshape(48, 8, 8, 1)
+    logits = recipe.model.apply({"params": recipe.state.params}, mixed)
+    own, others = (losses.cross_entropy(logits, jnp.ravel(x)) for x in (labels, labels[:, ::-1]))
+    np.testing.assert_allclose(np.ravel(metrics["losses"]), own, rtol=1e-5)
+    for name in ("loss", "objective"):
+        np.testing.assert_allclose(metrics[name][0], np.mean(0.7 * own + 0.3 * others), rtol=1e-5)
+    assert "aux" not in metrics
 
 
 def test_ldams_classifier_has_a_normalised_head():

@@ -18,6 +18,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from cmwnet_jax.core import losses, objectives
+from cmwnet_jax.core.loss_history import LossHistory
 from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.core.types import MetaState, ObjectiveFn, PyTree, VirtualFilter
 from cmwnet_jax.data.augment import Augmentation
@@ -91,11 +92,14 @@ class EpochStart:
         state: the state before the epoch's first step, replicated: its arrays have a leading device axis.
         measure: (split, variables of `state`) -> the method's `Measure` of all examples of the split, in
             order, in evaluation mode and without augmentation. Costs one pass over the split.
+        loss_history: the losses of the N training examples in all steps of the run so far, the warm-up
+            included: NumPy `mean` [N] float64 (NaN without a visit) and `count` [N] int32. Needs no pass.
     """
 
     number: int
     state: MetaState
     measure: Callable[[str, Variables], NamedTuple]
+    loss_history: LossHistory
 
 
 class Plan(NamedTuple):
@@ -160,8 +164,9 @@ class Method:
         phases: sorted by first epoch; the first phase starts at epoch 0.
         meta_classes: class -> meta-class, for the weight net and for metrics per meta-class.
         warmup_epochs: the number of warm-up epochs, which the run's averages leave out.
-        main_stream: the stream that `metrics["losses"]` and `metrics["weights"]` describe. An epoch has as
-            many steps as this stream's split has whole batches.
+        main_stream: the stream of training examples that `metrics["losses"]` and `metrics["weights"]` describe.
+            An epoch has as many steps as this stream's split has whole batches. The losses must be those of
+            the examples' own given labels, also where images are mixed: the loss history averages them.
         weight_optimizer: the optimiser of `weight_params`; None if they are not learned.
         initial: (key -> variables, key, key) -> arguments of `MetaState.create`; traced.
         memory: the initial `Table`, on the host; `()` for none.

@@ -22,11 +22,13 @@ class Field:
         default: the default value; it also sets the field's type.
         comment: the field's meaning, with its unit, as one sentence. `--explain_config` prints it.
         check: (field name, value of the right type) -> None; raises a UsageError for a bad value.
+        older: how runs were trained before the field existed, if not with the default; None for the default.
     """
 
     default: Value
     comment: str
     check: Callable[[str, Any], None] = lambda name, value: None
+    older: Value | None = None
 
 
 Fields = Mapping[str, Field]

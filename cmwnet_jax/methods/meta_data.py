@@ -19,6 +19,7 @@ META = "meta"
 """The stream's name."""
 
 META_SETS = ("lowest_loss", "balanced", "held_out")
+RANKINGS = ("now", "history")
 
 
 FIELDS = {
@@ -34,13 +35,23 @@ FIELDS = {
         "Maximum number of meta examples per class.",
         between(1, INT32),
     ),
+    "meta_set.rank_by": Field(
+        "now",
+        "lowest_loss only: losses by which examples are ranked: now (the classifier's, from a pass over the "
+        "training set at each epoch) or history (each example's mean loss in the steps so far, warm-up "
+        "included; a pass only in epochs in which too few examples of a class have been visited).",
+        one_of(RANKINGS),
+        older="now",
+    ),
     "meta_set.pseudo_labels": Field(
         False,
         "Whether the meta loss uses the classifier's predicted classes instead of the given labels (Q20).",
     ),
     "meta_set.mixup": Field(
-        False,
-        "Whether mixup with Beta(1, 1) is applied to each meta batch (Sec. 4.2).",
+        True,
+        "Whether mixup with Beta(1, 1) is applied to each meta batch. The paper does so for lowest_loss "
+        "(Sec. 4.2, B.2), not for clean meta data.",
+        older=False,
     ),
     "meta_set.batch_size": Field(
         100,
@@ -122,20 +133,34 @@ def _plan(parts: Parts, start: EpochStart, judge: Callable[[MetaState], Variable
     config, data = parts.config, parts.data
     if start.number < config.warmup_epochs:
         return Plan()
-    fields, labels = config.meta_set, data.biased.given
+    fields, labels, history = config.meta_set, data.biased.given, start.loss_history
     if fields.kind == "held_out":
         ids = data.record.held_out
         return Plan({META: Selection(np.arange(len(ids)), data.true_labels[ids])})
+    by_history = fields.rank_by == "history" and _knows_enough(parts, history.count)
     measured = None
-    if fields.kind == "lowest_loss" or fields.pseudo_labels:
+    if fields.pseudo_labels or (fields.kind == "lowest_loss" and not by_history):
         measured = start.measure("train", judge(start.state))
     if fields.kind == "balanced":
         rng = generator(config.seed, Purpose.BALANCED_META_SET, start.number)
         rows = meta_set.balanced(labels, parts.num_classes, fields.per_class_examples, rng)
     else:
-        rows = meta_set.lowest_loss(measured.losses, labels, parts.num_classes, fields.per_class_examples)
+        losses = history.mean if by_history else measured.losses
+        rows = meta_set.lowest_loss(losses, labels, parts.num_classes, fields.per_class_examples)
     shown = measured.predictions if fields.pseudo_labels else labels
     return Plan({META: meta_set.with_labels(rows, shown)})
+
+
+def _knows_enough(parts: Parts, visits: np.ndarray) -> bool:
+    """Whether so many examples have been visited that no others need to be selected, unless a class is small.
+
+    Args:
+        parts: the pieces of the run.
+        visits: [N] int, how often each training example has been visited.
+    """
+    labels, most = parts.data.biased.given, parts.config.meta_set.per_class_examples
+    sizes, visited = (np.bincount(some, minlength=parts.num_classes) for some in (labels, labels[visits > 0]))
+    return bool(np.all((visited >= most) | (sizes <= most)))
 
 
 def _numbers(parts: Parts, selections: Mapping[str, Selection]) -> dict[str, float]:

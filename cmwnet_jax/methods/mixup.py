@@ -2,7 +2,9 @@
 
 from ml_collections import ConfigDict
 
-from cmwnet_jax.core import mixing
+from cmwnet_jax.core import mixing, objectives
+from cmwnet_jax.core.losses import cross_entropy
+from cmwnet_jax.core.types import Objective, ObjectiveFn, StepFn
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import steps
 from cmwnet_jax.methods.base import Method, Parts, Spec
@@ -21,8 +23,36 @@ FIELDS = {
 
 def build(parts: Parts) -> Method:
     """Builds plain training on mixed batches."""
-    objective = mixing.mixed(parts.objective(), num_classes=parts.num_classes, alpha=parts.config.mixup_alpha)
-    return after_warmup(parts, steps.weighted(weighted_step(parts, objective)))
+    step = _reporting_own_losses(weighted_step(parts, _with_own_losses(parts)))
+    return after_warmup(parts, steps.weighted(step))
+
+
+def _with_own_losses(parts: Parts) -> ObjectiveFn:
+    """The objective on mixed batches; `aux` is the mixed images' losses with the examples' own labels, [n]."""
+    forward = objectives.train_mode(parts.model.apply)
+
+    def own_and_mixed(params, model_state, batch, rng):
+        logits, model_state = forward(params, model_state, batch["image"], rng)
+        losses = cross_entropy(logits, batch["label"])
+        meta_class = objectives.meta_class_of(parts.meta_classes, batch["label"])
+        return Objective(losses, losses, meta_class, aux=cross_entropy(logits, batch["own_label"])), model_state
+
+    mixed = mixing.mixed(own_and_mixed, num_classes=parts.num_classes, alpha=parts.config.mixup_alpha)
+    return lambda params, model_state, batch, rng: mixed(
+        params, model_state, {**batch, "own_label": batch["label"]}, rng
+    )
+
+
+def _reporting_own_losses(step: StepFn) -> StepFn:
+    """Wraps a step: `losses` are those of the own labels; the scalar `loss` stays that of the mixed ones."""
+
+    def run(state, batch):
+        state, metrics = step(state, batch)
+        metrics = dict(metrics)
+        metrics["losses"] = metrics.pop("aux")
+        return state, metrics
+
+    return run
 
 
 def check(config: ConfigDict) -> None:

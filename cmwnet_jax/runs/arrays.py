@@ -20,6 +20,8 @@ _LAYOUTS = {
         "losses": ("f", "n"),
         "weights": ("f", "n"),
         "seen?": ("b", "n"),
+        "mean_losses?": ("f", "n"),
+        "visits?": ("iu", "n"),
         "centers": ("f", "K"),
         "grid?": ("f", "g"),
         "functions?": ("f", "Kg"),
@@ -112,12 +114,15 @@ def _check(arrays: Mapping[str, np.ndarray], name: str) -> None:
 
 
 def _of_seen(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Replaces the NaN losses and weights of examples that the last epoch has not seen by 0."""
-    seen, blank = arrays.get("seen"), {}
-    for array in ("losses", "weights"):
+    """Replaces NaN by 0 where it is right: for examples not seen in the last epoch, or never visited."""
+    visits, seen, blank = arrays.get("visits"), arrays.get("seen"), {}
+    visited = visits > 0 if visits is not None and visits.dtype.kind in "iu" else None
+    for array, known in (("losses", seen), ("weights", seen), ("mean_losses", visited)):
         values = arrays.get(array)
-        if seen is not None and values is not None and values.shape == seen.shape and seen.dtype == bool:
-            blank[array] = np.where(np.isnan(values) & ~seen, 0, values) if values.dtype.kind == "f" else values
+        if values is None or known is None or values.shape != known.shape or known.dtype != bool:
+            continue
+        if values.dtype.kind == "f":
+            blank[array] = np.where(np.isnan(values) & ~known, 0, values)
     return blank
 
 

@@ -32,7 +32,8 @@ class Restored(NamedTuple):
     Attributes:
         steps_done: steps of the run so far, which is the checkpoint's number; 0 if there is no checkpoint.
         state: the state after these steps.
-        epoch: `Epoch.arrays` of the running epoch; empty between epochs.
+        epoch: `Epoch.arrays` of the running or finished epoch; empty if there is no checkpoint, or in one of an
+            older version that was written between epochs.
     """
 
     steps_done: int
@@ -44,9 +45,9 @@ class Checkpoints:
     """The newest checkpoints of a run, numbered by steps done. A context manager.
 
     A checkpoint gets its number only once it is completely on disk; until then it has a temporary name and is
-    ignored. It contains the whole state and, inside an epoch, the epoch's plan and the metrics reported so
-    far. Everything else that determines the rest of a run (the order of the examples and of the meta set, the
-    augmentation) is a function of the state, the seed and the number of steps.
+    ignored. It contains the whole state, the loss history and, inside an epoch, the epoch's plan and the
+    metrics reported so far. Everything else that determines the rest of a run (the order of the examples and
+    of the meta set, the augmentation) is a function of the state, the seed and the number of steps.
     """
 
     def __init__(self, folder: Path, keep: int):
@@ -106,7 +107,7 @@ class Checkpoints:
             steps_done: steps of the run so far; the checkpoint's number.
             state: the unreplicated state after these steps.
             weight_net: the weight net of the state; None if there is none to save.
-            epoch: `Epoch.arrays` of the running epoch; None or empty between epochs.
+            epoch: `Epoch.arrays` of the running or finished epoch; None or empty for none.
 
         Raises:
             OSError: the disk has no space for it (ENOSPC); earlier checkpoints are unchanged.

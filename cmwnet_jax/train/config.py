@@ -50,12 +50,17 @@ def run_folder(path: str | os.PathLike) -> RunFolder:
 
 
 def with_defaults(fields: dict) -> dict:
-    """Adds missing fields to those of a config.json, with their defaults, which is how the run was trained.
+    """Adds missing fields to those of a config.json, with the values that the run was trained with.
+
+    These are the defaults, or the fields' `older` values.
 
     Args:
         fields: the fields in the file.
     """
-    return _filled(fields, json.loads(as_json(default_config())))
+    older = {name: field.older for name, field in all_fields().items() if field.older is not None}
+    config = default_config()
+    config.update_from_flattened_dict(older)
+    return _filled(fields, json.loads(as_json(config)))
 
 
 def _filled(fields: Any, defaults: dict) -> Any:

@@ -5,10 +5,12 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from cmwnet_jax.core.loss_history import LossHistory
 from cmwnet_jax.data.batches import Raw, Selection
 from cmwnet_jax.errors import UsageError
 
-_STEPS, _SELECTION = "steps_", "{}_set_"  # prefixes of names in a checkpoint; the second contains the stream
+# Prefixes of names in a checkpoint; that of a selection contains the stream.
+_STEPS, _SELECTION, _HISTORY = "steps_", "{}_set_", "loss_history_"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,6 +26,7 @@ class Epoch:
         loaded: planned stream -> the same examples on the devices.
         reported: metrics of the steps done so far, by name: [steps_done] float each; `losses` and `weights`
             are [steps_done, n].
+        loss_history: the losses of all steps of the run so far, on the host.
     """
 
     number: int
@@ -33,6 +36,7 @@ class Epoch:
     selections: Mapping[str, Selection]
     loaded: Mapping[str, Raw]
     reported: Mapping[str, np.ndarray]
+    loss_history: LossHistory
 
     @property
     def num_steps(self) -> int:
@@ -95,16 +99,25 @@ class Epoch:
         """
         before = self.reported or {name: values[:0] for name, values in reported.items()}
         joined = {name: np.concatenate([before[name], values]) for name, values in reported.items()}
-        return dataclasses.replace(self, reported=joined)
+        losses = reported["losses"]
+        history = self.loss_history.update(self.main_rows[self.steps_done :][: len(losses)], losses)
+        return dataclasses.replace(self, reported=joined, loss_history=history)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays needed to resume inside the epoch, besides the state, the seed and the step number."""
+        """The arrays needed to resume, besides the state, the seed and the step number.
+
+        At the epoch's end, only the loss history is needed.
+        """
+        history = {_HISTORY + name: getattr(self.loss_history, name) for name in ("total", "count")}
+        if self.is_over:
+            return history
         chosen = {
             _SELECTION.format(stream) + name: values
             for stream, selection in self.selections.items()
             for name, values in selection._asdict().items()
         }
         return {
+            **history,
             **chosen,
             **{_STEPS + name: values for name, values in self.reported.items()},
         }
@@ -162,6 +175,20 @@ def saved_reports(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays: the saved arrays, by name.
     """
     return _without(_STEPS, arrays)
+
+
+def saved_history(arrays: Mapping[str, np.ndarray], num_examples: int) -> LossHistory:
+    """Reads the loss history from `Epoch.arrays`; an empty one if there is none.
+
+    There is none at the start of a run, and none in checkpoints of older versions: the history of a run that
+    continues from one of these contains only the visits since then.
+
+    Args:
+        arrays: the saved arrays, by name.
+        num_examples: N, the training examples.
+    """
+    fields = _without(_HISTORY, arrays)
+    return LossHistory(**fields) if fields else LossHistory.create(num_examples, on_host=True)
 
 
 def _without(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

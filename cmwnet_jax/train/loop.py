@@ -109,7 +109,7 @@ def _train(launch: _Launch) -> dict:
         for number in range(first_epoch, config.num_epochs):
             clock.start_epoch()
             with clock.compute():
-                state, epoch = trainer.start_epoch(number, state, saved if number == first_epoch else {})
+                state, epoch = trainer.start_epoch(number, state, saved)
             while not epoch.is_over:
                 state, epoch = _run_chunk(launch, trainer, bar, state, epoch)
                 if not epoch.is_over:
@@ -120,6 +120,7 @@ def _train(launch: _Launch) -> dict:
             _report(launch, board, bar, epoch, tested)
             _picture(launch, board, epoch, tested[""], state)
             saver.after_epoch(epoch, state)
+            saved = epoch.arrays()
     launch.checkpoints.wait()
     return _finish(launch) if parallel.is_first() else {}
 
@@ -214,8 +215,7 @@ def _picture(launch: _Launch, board: Board, epoch: Epoch, test: NamedTuple, stat
     if not is_last and not is_due(epoch.number, launch.config.watch.pictures_every_epochs):
         return
     data, folder, method = launch.data, launch.folder, launch.recipe.method
-    reported = (epoch.main_rows, epoch.losses, epoch.weights)
-    arrays = weight_arrays(data, method.meta_classes, *(values.ravel() for values in reported))
+    arrays = weight_arrays(data, method.meta_classes, epoch)
     weight_params = parallel.unreplicate(state.weight_params)
     arrays |= weighting_arrays(method, weight_params, folder.history)
     tested = evaluation_arrays(test, data.test_labels, data.source.num_classes)

@@ -15,28 +15,28 @@ from cmwnet_jax.runs.run_folder import RunFolder
 from cmwnet_jax.runs.stored import AVERAGED, IN_WARMUP, LAST_EPOCHS, METHOD_PLACE
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.clock import Clock
+from cmwnet_jax.train.epoch import Epoch
 from cmwnet_jax.train.metrics import after_warmup, last_epochs_mean
 from cmwnet_jax.train.scores import class_accuracy_percent
 
 
-def weight_arrays(
-    data: Data, meta_classes: MetaClasses, rows: np.ndarray, losses: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The arrays of weights.npz: the weight of each training example in the last epoch.
+def weight_arrays(data: Data, meta_classes: MetaClasses, epoch: Epoch) -> dict[str, np.ndarray]:
+    """The arrays of weights.npz: each training example's weight and losses.
 
-    An epoch leaves out its last partial batch. For the examples in it, `seen` is False, and `losses` and
-    `weights` are NaN. Files of older versions contain only the visited examples and have no `seen`.
+    `losses` and `weights` are the weight net's input and output in the last epoch. An epoch leaves out its
+    last partial batch: for the examples in it, `seen` is False, and both are NaN. `mean_losses` are over all
+    `visits` of the run, warm-up included, and NaN without a visit. Files of older versions have no
+    `mean_losses` and `visits`, or contain only the visited examples and have no `seen`.
 
     Args:
         data: the run's data, with N training examples.
         meta_classes: the method's meta-classes.
-        rows: [n] int, the training examples that the epoch visited, each once.
-        losses: [n] float, their losses, the weight net's input.
-        weights: [n] float, their weights, its output.
+        epoch: the last epoch, finished.
 
     Returns:
         Arrays by name, [N] each except `centers` [K] and `truth_known`, a bool.
     """
+    rows, losses, weights = (values.ravel() for values in (epoch.main_rows, epoch.losses, epoch.weights))
     given = data.biased.given
     arrays = {
         "ids": data.biased.ids,
@@ -46,6 +46,8 @@ def weight_arrays(
         "meta_class": meta_classes.of_class[given],
         "centers": meta_classes.centers,
         "seen": np.zeros(len(given), bool),
+        "mean_losses": epoch.loss_history.mean.astype(np.float32),
+        "visits": epoch.loss_history.count,
     }
     arrays["seen"][rows] = True
     for name, values in (("losses", losses), ("weights", weights)):

@@ -88,12 +88,11 @@ class Saver:
     def _save(self, epoch: Epoch, state: MetaState) -> None:
         state = parallel.unreplicate(state)
         health.check_state(state, epoch.run_steps_done)
-        history, arrays, epochs_done = list(self._folder.history), {}, epoch.number + 1
+        history, epochs_done = list(self._folder.history), epoch.number + epoch.is_over
         if not epoch.is_over:
-            arrays, epochs_done = epoch.arrays(), epoch.number
             history.append({"epoch": epoch.number, **epoch.loss_range()})
         learned = self._weight_net(state, history, epochs_done)
-        self._checkpoints.save(epoch.run_steps_done, state, learned, arrays)
+        self._checkpoints.save(epoch.run_steps_done, state, learned, epoch.arrays())
         self._saved = time.monotonic()
 
     def _weight_net(self, state: MetaState, history: list[dict], epochs_done: int) -> SavedWeightNet | None:

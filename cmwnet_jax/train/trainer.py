@@ -13,7 +13,7 @@ from cmwnet_jax.data.load import Data
 from cmwnet_jax.methods.base import EpochStart, Variables
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import Recipe
-from cmwnet_jax.train.epoch import Epoch, check_selections, saved_reports, saved_selection
+from cmwnet_jax.train.epoch import Epoch, check_selections, saved_history, saved_reports, saved_selection
 from cmwnet_jax.train.inputs import open_input
 
 
@@ -29,6 +29,7 @@ class Trainer:
             recipe: the run's recipe.
         """
         self._config, self._recipe, self._method = config, recipe, recipe.method
+        self._num_examples = len(data.biased.ids)
         self._inputs = open_input(
             data, recipe.method.streams, recipe.orders, config.seed, recipe.one_step_a_call
         )
@@ -49,14 +50,15 @@ class Trainer:
         Args:
             number: the epoch's number, from 0.
             state: the state before its next step, replicated.
-            saved: `Epoch.arrays` of the checkpoint; empty at the start of an epoch.
+            saved: `Epoch.arrays` of the checkpoint or of the epoch before; empty at the start of the run.
         """
         phase, method = self._method.phase(number), self._method
         planned = [name for name in phase.streams if method.streams[name].planned]
-        if saved:  # the plan was made at the epoch's start; the state already contains its changes
+        history, reported = saved_history(saved, self._num_examples), saved_reports(saved)
+        if reported:  # the plan was made at the epoch's start; the state already contains its changes
             selections = {name: saved_selection(name, saved) for name in planned}
         else:
-            plan = method.plan_epoch(EpochStart(number, state, self.measure))
+            plan = method.plan_epoch(EpochStart(number, state, self.measure, history))
             check_selections(plan.selections, self._planned, planned, number)
             selections, state = dict(plan.selections), state.replace(**plan.state)
         selections = {name: chosen for name, chosen in selections.items() if chosen is not None}
@@ -69,7 +71,8 @@ class Trainer:
             is_meta=phase.learns(numbers),
             selections=selections,
             loaded={name: self._inputs.load(name, selections[name], number) for name in planned},
-            reported=saved_reports(saved),
+            reported=reported,
+            loss_history=history,
         )
 
     def run_chunk(self, state: MetaState, epoch: Epoch) -> tuple[MetaState, Epoch]:
