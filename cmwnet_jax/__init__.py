@@ -38,6 +38,7 @@ _MODULES = (
     "class_balance",
     "schedules",
     "table",
+    "semi_supervised",
 )
 """Public modules of `core`, e.g. `cmw.losses.focal`."""
 

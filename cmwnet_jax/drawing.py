@@ -163,6 +163,30 @@ def draw_learning_curves(
     axes.grid(alpha=0.25)
 
 
+def draw_mean_weights(axes: Axes, histories: Mapping[str, Sequence[Sequence[Mapping]]]) -> None:
+    """Mean weight of right labels (solid) and of wrong ones (dashed) by epoch, one colour per method.
+
+    Args:
+        axes: where to draw.
+        histories: by method, the metrics of each run's epochs; epochs without these weights are left out.
+    """
+    for place, (name, runs) in enumerate(histories.items()):
+        for field, style, of in (("weight_mean_right", "-", "right"), ("weight_mean_wrong", "--", "wrong")):
+            columns = {}
+            for line in (line for run in runs for line in run):
+                if line.get(field) is not None:
+                    columns.setdefault(line["epoch"] + 1, []).append(line[field])
+            if columns:
+                epochs = sorted(columns)
+                means = [np.mean(columns[epoch]) for epoch in epochs]
+                color = _LINES[place % len(_LINES)]
+                axes.plot(epochs, means, style, color=color, linewidth=1.8, label=f"{name}: {of}")
+    axes.set(xlabel="epoch", ylabel="mean weight of labels")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
 def draw_loss_densities(axes: Axes, runs: Sequence[Arrays]) -> None:
     """Histograms of the losses, one line per given class, for right and wrong labels separately (Fig. 13a).
 

@@ -15,6 +15,7 @@ NAMES = (
     "none",
     "long_tail_100",
     "subset_1000",
+    "balanced_subset_1000",
     "symmetric_40",
     "uniform_40",
     "asymmetric_40",
@@ -176,3 +177,31 @@ class TestHuman:
             bias.human_labels(clean(), HUMAN["worse"][:-1])
         with pytest.raises(UsageError, match="outside the classes"):
             bias.human_labels(clean(), HUMAN["worse"] + 1)
+
+
+class TestFewLabels:
+    def test_as_many_of_each_class_keep_their_labels_and_all_their_images(self):
+        labels, other = (apply("long_tail_10+labels_40", clean(), seed) for seed in (0, 1))
+        whole = apply("long_tail_10", clean())
+        np.testing.assert_array_equal(labels.ids, whole.ids)
+        kept = labels.is_labelled
+        np.testing.assert_array_equal(labels.given, np.where(kept, whole.given, -1))
+        assert labels.class_counts.tolist() == [4] * C
+        assert not np.array_equal(kept, other.is_labelled)
+        assert labels.given.dtype == np.int32
+
+    def test_only_labels_can_be_wrong(self):
+        labels = apply("symmetric_40+labels_100", clean())
+        kept = labels.is_labelled
+        assert labels.is_wrong.sum() == np.sum(labels.given[kept] != labels.true[kept]) > 0
+        assert labels.wrong_rate == labels.is_wrong.sum() / 100
+        assert labels.transition_matrix.sum() == pytest.approx(np.sum(np.bincount(labels.true[kept]) > 0))
+
+    def test_the_subset_of_the_same_seed_is_the_labelled_examples(self):
+        labels, subset = (apply(f"{kind}_500", clean(), 3) for kind in ("labels", "balanced_subset"))
+        np.testing.assert_array_equal(subset.ids, labels.ids[labels.is_labelled])
+
+    def test_a_class_without_examples_is_named(self):
+        labels = bias.BiasedLabels.clean([0, 0, 2], 3)
+        with pytest.raises(UsageError, match="class 1 has no examples: every class needs labels"):
+            bias.few_labels(labels, 3, 0)

@@ -126,7 +126,7 @@ def test_a_net_that_goes_on_learning_knows_the_losses_of_both_runs(tmp_path):
         ranges = learned_ranges(recipe.method, history)
         assert ranges == [(0.5, 2.0), (0.25, 1.0)]
         seen = min(low for low, _ in ranges), max(high for _, high in ranges)
-        assert recipe.method.weight_net.save(recipe.state.weight_params, seen, 3).loss_range == expected
+        assert recipe.method.weight_net.save(recipe.state, seen, 3).loss_range == expected
 
 
 def test_a_random_weight_net_is_a_control_here_and_elsewhere(tmp_path):

@@ -1,5 +1,6 @@
 """Order, augmentation and the two input paths."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
@@ -68,6 +69,14 @@ def test_meta_batches_go_through_the_meta_set_before_they_repeat():
     )
 
 
+def test_an_epoch_of_several_passes_leaves_each_passes_last_partial_batch_out():
+    rows = BatchOrder(0, num_examples=11, batch_size=4, steps=5).epoch(2)
+    assert rows.shape == (5, 4)
+    for first in (0, 2):
+        assert len(np.unique(rows[first : first + 2])) == 8
+    np.testing.assert_array_equal(BatchOrder(0, 11, 4, 2).epoch(2), rows[:2])
+
+
 def test_no_augmentation_is_the_identity():
     images = jnp.asarray(numbered_images(3))
     np.testing.assert_array_equal(augment(images, jnp.arange(3), jax.random.key(0), Augmentation()), images)
@@ -124,6 +133,17 @@ def test_random_ops_are_applied_to_what_was_cropped_and_flipped(monkeypatch):
     np.testing.assert_array_equal(out, 255 - cropped)
 
 
+def test_cutout_comes_last_and_alone_needs_no_random_ops():
+    images, rows, key = jnp.asarray(numbered_images(20)), np.arange(20), jax.random.key(1)
+    cropped, cut = (
+        np.asarray(augment(images, rows, key, Augmentation(pad_pixels=2, cutout_pixels=pixels)))
+        for pixels in (0, 3)
+    )
+    changed = np.any(cut != cropped, axis=-1)
+    assert np.all(cut[changed] == 127)
+    assert np.all(changed.sum(axis=(1, 2)) <= 9) and changed.any(axis=(1, 2)).all()
+
+
 def test_with_random_ops_too_an_augmentation_does_not_depend_on_the_batch():
     images, rows, key = jnp.asarray(numbered_images(30, channels=3)), np.arange(30), jax.random.key(1)
     change = Augmentation(pad_pixels=1, rand_ops=1)
@@ -149,6 +169,7 @@ def test_the_number_of_random_ops_is_a_checked_config_field():
         ({"pad_mode": "edge"}, "augment.pad_mode"),
         ({"pad_pixels": -1}, "augment.pad_pixels is -1"),
         ({"rand_ops": -1}, "augment.rand_ops is -1"),
+        ({"cutout_pixels": -1}, "augment.cutout_pixels is -1"),
     ],
 )
 def test_an_augmentation_that_is_none_is_named(fields, message):
@@ -233,7 +254,9 @@ def test_streams_and_their_views_are_alike_on_all_paths_from_any_step():
     crops = Augmentation(pad_pixels=1, flip=True)
     streams = {
         "labelled": Stream(4, "b", views={"weak": crops}),
-        "unlabelled": Stream(8, "b", views={"weak": crops, "strong": crops}),
+        "unlabelled": Stream(
+            8, "b", views={"weak": crops, "strong": dataclasses.replace(crops, cutout_pixels=3)}
+        ),
         "meta": Stream(4, "b", planned=True),
     }
     orders = {name: BatchOrder(3, 40, streams[name].batch_size, 5, name) for name in ("labelled", "unlabelled")}

@@ -26,6 +26,8 @@ def make_run(folder, accuracy, *, method="cmwnet", epochs=4, done=True, teacher=
         {"epoch": e, "test_accuracy_percent": accuracy - 3 + e, "weight_auc": None if e < 2 else 0.5 + e / 10}
         for e in range(epochs)
     ]
+    if done and method != "erm":
+        lines[-1] |= {"weight_mean_right": 0.75, "weight_mean_wrong": 0.25}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if not done:
         return
@@ -164,7 +166,15 @@ def test_figures_are_drawn_of_what_is_there(tmp_path):
             by_row.setdefault(run.row, []).append(run)
     add_corrected(by_row["cmwnet_sl"][0].path)
     written = save_column_figures(by_row, tmp_path / "figures")
-    names = {"learning_curves", "weighting", "confusion", "loss_densities", "transition", "corrected_cmwnet_sl"}
+    names = {
+        "learning_curves",
+        "mean_weights",
+        "weighting",
+        "confusion",
+        "loss_densities",
+        "transition",
+        "corrected_cmwnet_sl",
+    }
     assert {path.stem for path in written} == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
     add_corrected(by_row["cmwnet_sl"][0].path, count=0)

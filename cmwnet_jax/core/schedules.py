@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import optax
 
 
@@ -50,3 +51,16 @@ def warm_restarts(
         boundaries.append(start)
         start, length = start + length, 2 * length
     return optax.join_schedules(pieces, boundaries)
+
+
+def cosine_7_16(learning_rate: float, num_steps: int) -> optax.Schedule:
+    """FixMatch's cosine: learning_rate * cos(7 pi t / (16 T)), which ends at 0.2 of it (Sohn et al. 2020).
+
+    Args:
+        learning_rate: value at step 0.
+        num_steps: T, the steps of the whole run.
+
+    Returns:
+        step -> learning rate.
+    """
+    return lambda step: learning_rate * jnp.cos(7 * jnp.pi * step / (16 * num_steps))

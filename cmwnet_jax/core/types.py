@@ -64,6 +64,7 @@ class Metrics(TypedDict, total=False):
         meta_loss: scalar, after the virtual step (meta steps only).
         meta_grad_norm: scalar, global norm of the meta-gradient (meta steps only).
         aux: the objective's `aux`, if it has one.
+        labels: [n] int32, the pseudo-labels of `reporting_labels`.
     """
 
     loss: jax.Array
@@ -74,6 +75,7 @@ class Metrics(TypedDict, total=False):
     meta_loss: jax.Array
     meta_grad_norm: jax.Array
     aux: PyTree
+    labels: jax.Array
 
 
 @struct.dataclass
@@ -88,8 +90,9 @@ class MetaState:
         weight_params: the weight net's parameters; `()` if there is no weight net.
         weight_opt_state: state of the weight net's optimiser.
         rng: base random key; steps fold their number into it and never change it.
-        teacher: the averaged classifier for soft labels; `()` if there is none.
-        memory: per-example memory of the objective, a `Table`; `()` if there is none.
+        teacher: the averaged classifier; `()` if there is none.
+        memory: memory of the objective: a `Table` of the examples, or arrays that are equal on all devices
+            (`ClassSizes`); `()` if there is none.
     """
 
     step: jax.Array
@@ -128,7 +131,8 @@ class MetaState:
             weight_params: the first argument of the step's `weight_fn`; `()` if it takes none.
             weight_optimizer: the weight net's optax optimiser; None if it is not trained.
             teacher: `soft_labels.Teacher(params, model_state)`, for steps with `averaging`.
-            memory: a `table.Table`, for steps with `remembering`.
+            memory: a `table.Table`, for steps with `remembering`, or a `semi_supervised.ClassSizes`, for
+                steps with `counting`.
         """
         state = cls(
             step=jnp.zeros((), jnp.int32),

@@ -61,6 +61,11 @@ def _summary(config, data: Data) -> list[str]:
         f"meta set: {config.meta_set.kind}"
         + ("" if data.record.held_out is None else f", {len(data.record.held_out)} examples set apart"),
     ]
+    if not biased.is_labelled.all():
+        lines.append(
+            f"{np.sum(biased.is_labelled)} examples have a label, at least {min(biased.class_counts)} of each "
+            f"class; of the others, only the images are used"
+        )
     if biased.candidates is not None:
         size = np.mean(np.sum(biased.candidates, axis=1))
         lines.append(f"labels are sets of {size:.2f} candidates on average; given is one of these at random")

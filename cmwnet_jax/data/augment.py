@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmwnet_jax.data.rand_augment import rand_augment
+from cmwnet_jax.data.rand_augment import cut_out, rand_augment
 from cmwnet_jax.errors import UsageError, unknown_name
 
 PAD_MODES = ("reflect", "constant")
@@ -28,26 +28,29 @@ class Augmentation:
         flip: whether to mirror images left to right with probability 1/2.
         rand_ops: number of RandAugment ops per example, applied after crop and flip. Their strength is
             drawn as in FixMatch.
+        cutout_pixels: side of a grey square at a random place, drawn last; 0 for none.
     """
 
     pad_pixels: int = 0
     pad_mode: str = "reflect"
     flip: bool = False
     rand_ops: int = 0
+    cutout_pixels: int = 0
 
     def __post_init__(self):
         if self.pad_mode not in PAD_MODES:
             raise unknown_name("augment.pad_mode", self.pad_mode, PAD_MODES)
-        for field in ("pad_pixels", "rand_ops"):
+        for field in ("pad_pixels", "rand_ops", "cutout_pixels"):
             if getattr(self, field) < 0:
                 raise UsageError(f"augment.{field} is {getattr(self, field)}, expected at least 0")
 
 
 def augment(images: jax.Array, rows: jax.Array, key: jax.Array, change: Augmentation) -> jax.Array:
-    """Crops and flips at random, then applies RandAugment.
+    """Crops and flips at random, then applies RandAugment and cutout.
 
     Args:
-        images: [n, height, width, channels] of any dtype; RandAugment needs uint8 with 1 or 3 channels.
+        images: [n, height, width, channels] of any dtype; RandAugment needs uint8 with 1 or 3 channels, and
+            cutout uint8.
         rows: [n] int32, the examples' rows.
         key: random key of this step and purpose.
         change: the changes to apply.
@@ -63,6 +66,8 @@ def augment(images: jax.Array, rows: jax.Array, key: jax.Array, change: Augmenta
     if change.rand_ops:
         rand_key = jax.random.fold_in(key, _RAND)
         images = rand_augment(images, rows, rand_key, num_ops=change.rand_ops, magnitude=None)
+    if change.cutout_pixels:
+        images = cut_out(images, rows, jax.random.fold_in(key, _RAND), change.cutout_pixels)
     return images
 
 

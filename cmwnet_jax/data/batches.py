@@ -69,7 +69,8 @@ class Selection(NamedTuple):
 class BatchOrder:
     """The rows of each batch of a stream: consecutive random permutations of its examples, new in each epoch.
 
-    If the stream has no more examples than one batch, every batch holds all of them (Q21).
+    Each permutation leaves out its last partial batch, so that no batch holds an example twice. If the stream
+    has no more examples than one batch, every batch holds all of them (Q21).
 
     Attributes:
         seed: the run's seed.
@@ -95,8 +96,9 @@ class BatchOrder:
         """The rows of an epoch, [steps, min(n, M)] int32."""
         size = min(self.batch_size, self.num_examples)
         rng = generator(self.seed, *order_purpose(self.stream), epoch)
-        passes = -(-self.epoch_steps * size // self.num_examples)
-        order = np.concatenate([rng.permutation(self.num_examples) for _ in range(passes)])
+        whole = self.num_examples // size * size
+        passes = -(-self.epoch_steps * size // whole)
+        order = np.concatenate([rng.permutation(self.num_examples)[:whole] for _ in range(passes)])
         return order[: self.epoch_steps * size].reshape(self.epoch_steps, size).astype(np.int32)
 
     def __call__(self, step: int) -> np.ndarray:

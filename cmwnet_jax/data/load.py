@@ -27,7 +27,8 @@ class Data:
         source: the data set without the bias.
         record: the bias that was applied.
         true_labels: [training split] int32, the data set's own labels.
-        splits: `train`, `test` and optionally `held_out`, in memory (`Raw`) or streamed.
+        splits: `train` and `test`; with `held_out`, the examples set apart; with `labelled`, those of `train`
+            that have a label, if others have none. In memory (`Raw`) or streamed.
         test_labels: [N test] int32.
         image_shape: (height, width, channels) of the network's input.
     """
@@ -184,6 +185,9 @@ def _raws(config: ConfigDict, dataset: sources.Dataset, record: Record) -> dict[
     if record.held_out is not None:
         ids = record.held_out
         splits["held_out"] = Raw.whole(dataset.train.images[ids], dataset.train.labels[ids])
+    if not labels.is_labelled.all():
+        rows = labels.is_labelled
+        splits["labelled"] = Raw.whole(splits["train"].image[rows], labels.given[rows])
     return splits
 
 
@@ -208,4 +212,8 @@ def _streamed(config, source, record, true_labels, test_labels) -> dict[str, Str
         splits["held_out"] = StreamedSplit(
             source.train, record.held_out, true_labels[record.held_out], **options
         )
+    labels = record.labels
+    if not labels.is_labelled.all():
+        rows = labels.is_labelled
+        splits["labelled"] = StreamedSplit(source.train, labels.ids[rows], labels.given[rows], **options)
     return splits

@@ -56,7 +56,7 @@ def rand_augment(
     # A loop: the rounds are one program, and XLA does not fuse them.
     images, _ = jax.lax.scan(lambda x, drawn: (apply_ops(x, *drawn), None), images, (ops.T, strengths.T))
     if cutout_pixels:
-        images = _cut_out(images, _keys(rows, key)[:, 3], cutout_pixels)
+        images = cut_out(images, rows, key, cutout_pixels)
     return images
 
 
@@ -97,11 +97,18 @@ def _keys(rows: jax.Array, key: jax.Array) -> jax.Array:
     return jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), 4))(rows)
 
 
-def _cut_out(images: jax.Array, keys: jax.Array, side: int) -> jax.Array:
-    """Puts a grey square into each image; its centre is anywhere in the image, so it may be cut off."""
+def cut_out(images: jax.Array, rows: jax.Array, key: jax.Array, side: int) -> jax.Array:
+    """Puts a grey square into each image; its centre is anywhere in the image, so it may be cut off.
+
+    Args:
+        images: [n, height, width, channels] uint8.
+        rows: [n] int32, the examples' rows.
+        key: as in `rand_augment`, whose ops have other draws.
+        side: side of the square in pixels.
+    """
     height, width = images.shape[1:3]
     draw = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, jnp.array([height, width])))
-    top, left = (draw(keys) - side // 2).T[..., None, None]
+    top, left = (draw(_keys(rows, key)[:, 3]) - side // 2).T[..., None, None]
     y, x = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None, :]
     cut = (y >= top) & (y < top + side) & (x >= left) & (x < left + side)
     return jnp.where(cut[..., None], jnp.uint8(_CUTOUT_GREY), images)

@@ -11,6 +11,8 @@ from cmwnet_jax.methods import (
     cmwnet_sl,
     elr,
     erm,
+    fixmatch,
+    fixmatch_cmwnet,
     focal,
     forward,
     gce,
@@ -38,6 +40,8 @@ _OWN = (
     mwnet,
     cmwnet,
     cmwnet_sl,
+    fixmatch,
+    fixmatch_cmwnet,
 )  # in the order in which tables show them
 
 METHODS: dict[str, Spec] = {module.SPEC.name: module.SPEC for module in _OWN}

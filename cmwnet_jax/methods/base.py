@@ -41,11 +41,12 @@ FileContents = np.ndarray | Mapping[str, np.ndarray]
 class Stream:
     """A sequence of batches, one per step: its split, batch size and augmentation.
 
-    A step reads `batch[name]`, a dictionary of `label` ([n] int32, or [n, C] float32 if the plan gives
-    distributions), `row` ([n] int32, rows of the split) and [n, height, width, channels] float32 per view.
+    A step reads `batch[name]`, a dictionary of `label` ([n] int32, -1 without a label, or [n, C] float32 if
+    the plan gives distributions), `row` ([n] int32, rows of the split) and [n, height, width, channels]
+    float32 per view.
 
     Attributes:
-        split: `train`, `test` or `held_out`.
+        split: `train`, `test`, `held_out` or `labelled` (see `Data`).
         batch_size: examples per batch, over all devices; for a planned stream, the maximum.
         field: the config field that sets the batch size, for error messages.
         planned: whether `Method.plan_epoch` chooses the examples; otherwise the stream is the whole split.
@@ -94,12 +95,16 @@ class EpochStart:
             order, in evaluation mode and without augmentation. Costs one pass over the split.
         loss_history: the losses of the N training examples in all steps of the run so far, the warm-up
             included: NumPy `mean` [N] float64 (NaN without a visit) and `count` [N] int32. Needs no pass.
+        read: part of `state` -> the same on one device, readable by the host.
+        replicate: part of a state, on the host -> the same as in `state`.
     """
 
     number: int
     state: MetaState
     measure: Callable[[str, Variables], NamedTuple]
     loss_history: LossHistory
+    read: Callable[[PyTree], PyTree]
+    replicate: Callable[[PyTree], PyTree]
 
 
 class Plan(NamedTuple):
@@ -120,15 +125,15 @@ class WeightNetRole:
 
     Attributes:
         functions: (weight_params, losses [g] float) -> weights [K, g], for plots.
-        save: (weight_params, loss range, epochs done) -> the weight net as a checkpoint stores it, for use in
-            other runs.
+        save: (state, unreplicated, loss range, epochs done) -> the weight net as a checkpoint stores it, for
+            use in other runs.
         known_range: the range of losses that it was trained on before this run; None for a random start.
         learns: whether this run trains it. If not, the run warns about losses outside `known_range`.
         content: the bytes of its file, which the run's folder keeps a copy of; None for a random start.
     """
 
     functions: Callable[[PyTree, jax.Array], jax.Array]
-    save: Callable[[PyTree, tuple[float, float], int], Any]
+    save: Callable[[MetaState, tuple[float, float], int], Any]
     known_range: tuple[float, float] | None = None
     learns: bool = True
     content: bytes | None = None
@@ -164,12 +169,13 @@ class Method:
         phases: sorted by first epoch; the first phase starts at epoch 0.
         meta_classes: class -> meta-class, for the weight net and for metrics per meta-class.
         warmup_epochs: the number of warm-up epochs, which the run's averages leave out.
-        main_stream: the stream of training examples that `metrics["losses"]` and `metrics["weights"]` describe.
-            An epoch has as many steps as this stream's split has whole batches. The losses must be those of
-            the examples' own given labels, also where images are mixed: the loss history averages them.
+        refitted: state, unreplicated -> its meta-classes, if they change between epochs; None if they do not.
+        main_stream: the stream whose examples the steps' metrics `PER_EXAMPLE` describe; its split is `train`.
+            The losses must be those of the examples' own given labels, also where images are mixed, since the
+            loss history averages them; or those of the labels that the steps choose and report.
         weight_optimizer: the optimiser of `weight_params`; None if they are not learned.
         initial: (key -> variables, key, key) -> arguments of `MetaState.create`; traced.
-        memory: the initial `Table`, on the host; `()` for none.
+        memory: the initial `MetaState.memory`, on the host; `()` for none.
         weight_net: the role of its weight net; None if it has none.
         may_weigh_nothing: whether it is normal that all weights of a batch are 0.
         plan_epoch: chooses the examples of an epoch at its start. Called once per epoch: a resumed epoch takes
@@ -187,6 +193,7 @@ class Method:
     meta_classes: MetaClasses
     measure: Measure
     warmup_epochs: int = 0
+    refitted: Callable[[MetaState], MetaClasses] | None = None
     main_stream: str = "train"
     weight_optimizer: optax.GradientTransformation | None = None
     initial: Callable[..., Mapping[str, PyTree]] = one_classifier
@@ -273,8 +280,14 @@ def single_labels_only(config: ConfigDict, data: Data) -> None:
     """The default of `Spec.check_data`, for methods that take one label per example.
 
     Raises:
-        UsageError: the bias gives sets of candidate labels.
+        UsageError: the bias gives sets of candidate labels, or some examples have no label.
     """
+    if not data.biased.is_labelled.all():
+        raise UsageError(
+            f"method is {config.method!r}, which takes one label per example, but {data.record.name!r} gives "
+            f"labels to {data.biased.is_labelled.sum()} of the {len(data.biased.ids)} examples: take method "
+            f"'fixmatch', or data.bias 'balanced_subset_N' for the labelled examples alone"
+        )
     if data.biased.candidates is not None:
         raise UsageError(
             f"method is {config.method!r}, which takes one label per example, but {data.record.name!r} gives "

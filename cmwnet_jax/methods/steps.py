@@ -45,31 +45,35 @@ class InPasses:
 Step = BatchStep | Switched | InPasses
 
 
-def weighted(step: StepFn, stream: str = "train") -> BatchStep:
+PER_EXAMPLE = ("losses", "weights", "labels")
+"""Metrics [n] of the main stream's examples; `labels` int32 only if the step chooses them (pseudo-labels)."""
+
+
+def weighted(step: StepFn, stream: str | None = "train") -> BatchStep:
     """Adapts a step of core that takes no meta batch; `meta_loss` and `meta_grad_norm` are NaN.
 
     Args:
         step: (state, batch) -> (state, metrics).
-        stream: the stream that it reads.
+        stream: the stream that it reads; None if it reads all of them, by name.
     """
 
     def run(state, batch):
-        state, metrics = step(state, batch[stream])
+        state, metrics = step(state, batch if stream is None else batch[stream])
         missing = jnp.full((), jnp.nan, metrics["loss"].dtype)
         return state, {**metrics, "meta_loss": missing, "meta_grad_norm": missing}
 
     return run
 
 
-def meta(step: StepFn, stream: str = "train", meta_stream: str = "meta") -> BatchStep:
+def meta(step: StepFn, stream: str | None = "train", meta_stream: str = "meta") -> BatchStep:
     """Adapts a meta step of core.
 
     Args:
         step: (state, batch, meta_batch) -> (state, metrics).
-        stream: the stream of the batch.
+        stream: the stream of the batch; None if the step reads all streams, by name.
         meta_stream: the stream of the meta batch.
     """
-    return lambda state, batch: step(state, batch[stream], batch[meta_stream])
+    return lambda state, batch: step(state, batch if stream is None else batch[stream], batch[meta_stream])
 
 
 def every(steps: int, if_true: Step, if_false: BatchStep) -> Step:

@@ -6,6 +6,7 @@ import optax
 from ml_collections import ConfigDict
 
 from cmwnet_jax.core.low_memory import make_low_memory_step
+from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.core.meta_step import make_meta_step
 from cmwnet_jax.core.step_parts import NORMALIZATIONS
 from cmwnet_jax.core.types import ObjectiveFn, StepFn
@@ -84,7 +85,7 @@ FIELDS = {
 
 def with_weight_net(
     parts: Parts,
-    warmup: Phase,
+    warmup: Phase | None,
     objective: ObjectiveFn,
     normalize: str,
     around=lambda step: step,
@@ -96,18 +97,19 @@ def with_weight_net(
 
     Args:
         parts: the pieces of the run.
-        warmup: the warm-up phase.
+        warmup: the warm-up phase; None for none, whatever the config says.
         objective: the objective to minimise.
         normalize: as in `make_meta_step`.
         around: wraps a step of core: step -> step, each (state, batch, ...) -> (state, metrics).
         judge: state -> variables of the classifier that selects the meta data; None for the trained one.
         initial: as in `Method`, without the weight net.
-        **fields: further fields of `Method`.
+        **fields: further fields of `Method`. With `streams`, the objective reads all of these by name, and
+            they include the meta stream unless the weight net is frozen; without, it reads `train`.
 
     Raises:
         UsageError: the config's weight net cannot be used here.
     """
-    config, net, learned = parts.config, _weight_net(parts), _learned_elsewhere(parts)
+    config, net, learned = parts.config, weight_net(parts), _learned_elsewhere(parts)
     learns = not config.weight_net.frozen
 
     def start(make_variables, model_rng, weight_rng):
@@ -117,24 +119,33 @@ def with_weight_net(
             weight_params = jax.tree.map(jnp.asarray, learned.weight_params)
         return {**initial(make_variables, model_rng, weight_rng), "weight_params": weight_params}
 
+    stream, first_epoch = (
+        None if "streams" in fields else "train",
+        0 if warmup is None else config.warmup_epochs,
+    )
+    if stream is not None and learns:
+        fields |= meta_data.meta_fields(parts) if judge is None else meta_data.meta_fields(parts, judge)
     main = Phase(
-        _step(parts, objective, normalize, around),
-        streams=("train", meta_data.META) if learns else ("train",),
-        first_epoch=config.warmup_epochs,
+        _step(parts, objective, normalize, around, stream, first_epoch),
+        streams=tuple(fields.get("streams", ("train",))),
+        first_epoch=first_epoch,
         weighs=True,
         learns=lambda numbers: learns & (numbers % config.meta_every_steps == 0),
     )
     if learns:
-        fields |= meta_data.meta_fields(parts) if judge is None else meta_data.meta_fields(parts, judge)
         fields["weight_optimizer"] = _weight_optimizer(config)
+    refitted = fields.get("refitted") or (lambda state: parts.meta_classes)
     role = WeightNetRole(
         functions=lambda params, losses: weighting_functions(net.apply, params, losses, net.num_meta_classes),
-        save=lambda params, seen, epochs: _saved(parts, normalize, learned, params, seen, epochs),
+        save=lambda state, *seen: _saved(
+            parts, normalize, learned, state.weight_params, refitted(state), *seen
+        ),
         known_range=None if learned is None else learned.loss_range,
         learns=learns,
         content=None if learned is None else encoded(learned),
     )
-    return parts.method((warmup, main), initial=start, weight_net=role, **fields)
+    phases = (main,) if warmup is None else (warmup, main)
+    return parts.method(phases, initial=start, weight_net=role, **fields)
 
 
 def check(config: ConfigDict) -> None:
@@ -163,9 +174,9 @@ def check(config: ConfigDict) -> None:
         )
 
 
-def _check_some_step_learns(parts: Parts) -> None:
+def _check_some_step_learns(parts: Parts, first_epoch: int) -> None:
     config, total = parts.config, parts.num_steps
-    start, every = config.warmup_epochs * (total // config.num_epochs), config.meta_every_steps
+    start, every = first_epoch * (total // config.num_epochs), config.meta_every_steps
     if -(-start // every) * every >= total or every > total:  # learning at step 0 alone does not count
         raise UsageError(
             f"meta_every_steps is {every}, but the steps from {start}, after the warm-up, to {total} have no "
@@ -173,13 +184,15 @@ def _check_some_step_learns(parts: Parts) -> None:
         )
 
 
-def _step(parts: Parts, objective: ObjectiveFn, normalize: str, around) -> steps.Step:
+def _step(
+    parts: Parts, objective: ObjectiveFn, normalize: str, around, stream: str | None, first_epoch: int
+) -> steps.Step:
     """Makes meta steps every `meta_every_steps`, weighted steps between; a frozen net needs no meta steps."""
-    weigh = {"weight_fn": _weight_net(parts).apply, "normalize": normalize}
-    between = steps.weighted(around(weighted_step(parts, objective, **weigh)))
+    weigh = {"weight_fn": weight_net(parts).apply, "normalize": normalize}
+    between = steps.weighted(around(weighted_step(parts, objective, **weigh)), stream)
     if parts.config.weight_net.frozen:
         return between
-    _check_some_step_learns(parts)
+    _check_some_step_learns(parts, first_epoch)
     learned = {
         "objective": objective,
         "meta_loss": meta_data.meta_loss(parts),
@@ -196,11 +209,16 @@ def _step(parts: Parts, objective: ObjectiveFn, normalize: str, around) -> steps
         )
         meta_step = steps.InPasses(steps.meta(step))
     else:
-        meta_step = steps.meta(around(make_meta_step(**learned)))
+        meta_step = steps.meta(around(make_meta_step(**learned)), stream)
     return steps.every(parts.config.meta_every_steps, meta_step, between)
 
 
-def _weight_net(parts: Parts) -> WeightNet:
+def weight_net(parts: Parts) -> WeightNet:
+    """Makes the run's weight net, without parameters.
+
+    Args:
+        parts: the pieces of the run.
+    """
     return WeightNet(parts.meta_classes.num_meta_classes, parts.config.weight_net.hidden)
 
 
@@ -233,6 +251,7 @@ def _saved(
     normalize: str,
     before: SavedWeightNet | None,
     weight_params,
+    meta_classes: MetaClasses,
     loss_range: tuple[float, float],
     epochs_done: int,
 ) -> SavedWeightNet:
@@ -246,7 +265,7 @@ def _saved(
         "bias": data.record.name,
         "num_examples": parts.num_examples,
         "class_counts": data.biased.class_counts.tolist(),
-        "meta_class_of_class": parts.meta_classes.of_class.tolist(),
+        "meta_class_of_class": meta_classes.of_class.tolist(),
         "method": config.method,
         "class_feature": config.weight_net.class_feature,
         "loss": config.loss.name,
@@ -257,4 +276,4 @@ def _saved(
         "epochs_done": epochs_done,
         "versions": {"jax": jax.__version__},
     }
-    return SavedWeightNet(to_host(weight_params), parts.meta_classes.centers, (low, high), provenance)
+    return SavedWeightNet(to_host(weight_params), meta_classes.centers, (low, high), provenance)

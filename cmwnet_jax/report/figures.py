@@ -1,6 +1,6 @@
 """Figures in the style of the paper's, with colours for the colour-blind."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -71,6 +71,8 @@ def save_column_figures(runs: ByRow, folder: Path) -> list[Path]:
         row: sum(run.arrays("evaluation")["confusion"] for run in found) for row, found in done.items()
     }
     written = [_learning_curves(runs, folder / "learning_curves.png")]
+    if any(line.get("weight_mean_wrong") is not None for line in _lines(runs)):
+        written.append(_mean_weights(runs, folder / "mean_weights.png"))
     if learned:
         panels = {
             row: (lambda part, arrays=arrays: _weighting_panel(part, arrays)) for row, arrays in learned.items()
@@ -108,10 +110,27 @@ def corrected_sheets(runs: ByRow, folder: Path) -> list[Path]:
     return written
 
 
+def _lines(runs: ByRow) -> Iterator[Mapping]:
+    """The metrics of all epochs of all runs."""
+    return (line for found in runs.values() for run in found for line in run.history)
+
+
+def _histories(runs: ByRow) -> dict[str, list]:
+    return {drawing.literal(row): [run.history for run in found] for row, found in runs.items()}
+
+
+def _mean_weights(runs: ByRow, path: Path) -> Path:
+    with matplotlib.rc_context(drawing.STYLE):
+        figure = Figure(figsize=(7.4, 3.6), layout="constrained")
+        drawing.draw_mean_weights(figure.subplots(), _histories(runs))
+        figure.savefig(path, dpi=150)
+    return path
+
+
 def _learning_curves(runs: ByRow, path: Path) -> Path:
-    histories = {drawing.literal(row): [run.history for run in found] for row, found in runs.items()}
+    histories = _histories(runs)
     shown = [("test_accuracy_percent", "test accuracy (%)")]
-    if any(line.get("weight_auc") is not None for found in histories.values() for run in found for line in run):
+    if any(line.get("weight_auc") is not None for line in _lines(runs)):
         shown.append(("weight_auc", "weight AUC"))
     with matplotlib.rc_context(drawing.STYLE):
         figure = Figure(figsize=(7.4, 3.4 * len(shown)), layout="constrained")

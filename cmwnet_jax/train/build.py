@@ -18,7 +18,7 @@ from cmwnet_jax.data.batches import BatchOrder
 from cmwnet_jax.data.load import Data
 from cmwnet_jax.errors import UsageError, naming_field
 from cmwnet_jax.methods import METHODS
-from cmwnet_jax.methods.base import Method, Parts
+from cmwnet_jax.methods.base import Method, Parts, Stream
 from cmwnet_jax.methods.steps import InPasses, Step, Switched
 from cmwnet_jax.models import MODELS, check_image, model_fields
 from cmwnet_jax.train import parallel
@@ -69,7 +69,7 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
     spec = METHODS[config.method]
     spec.check_data(config, data)
     _check_batch_size(config, data)
-    epoch_steps = len(data.biased.ids) // config.batch_size
+    epoch_steps = config.epoch_steps or len(data.biased.ids) // config.batch_size
     _check_length(config, epoch_steps)
     check_image(config.model.name, data.image_shape)
     model = build_model(config, data.source.num_classes)
@@ -151,10 +151,28 @@ def _check_streams(config: ConfigDict, method: Method, data: Data) -> None:
 
 def _orders(config: ConfigDict, data: Data, method: Method, epoch_steps: int) -> dict[str, BatchOrder]:
     return {
-        name: BatchOrder(config.seed, len(data.splits[stream.split]), stream.batch_size, epoch_steps, name)
+        name: batch_order(config, name, stream, len(data.splits[stream.split]), epoch_steps)
         for name, stream in method.streams.items()
         if not stream.planned
     }
+
+
+def batch_order(
+    config: ConfigDict, name: str, stream: Stream, num_examples: int, epoch_steps: int
+) -> BatchOrder:
+    """Makes a stream's batch order; batches have a size that the devices can share evenly.
+
+    Args:
+        config: the run's config.
+        name: the stream's name.
+        stream: the stream.
+        num_examples: examples of the stream; if they are fewer than a batch, every batch has as many of them
+            as can be shared.
+        epoch_steps: steps per epoch.
+    """
+    size = min(stream.batch_size, num_examples)
+    size = parallel.round_down(stream.field, size, config.micro_batches)
+    return BatchOrder(config.seed, num_examples, size, epoch_steps, name)
 
 
 def _is_in_passes(step: Step) -> bool:

@@ -6,7 +6,7 @@ import jax
 
 from cmwnet_jax.core.types import MetaState, Metrics, PyTree
 from cmwnet_jax.data.batches import Raw
-from cmwnet_jax.methods.steps import BatchStep, InPasses, Step, Switched
+from cmwnet_jax.methods.steps import PER_EXAMPLE, BatchStep, InPasses, Step, Switched
 from cmwnet_jax.train import parallel
 
 _AUGMENT = 0x61756700  # separates the augmentation's key from the steps' keys
@@ -71,4 +71,4 @@ def _batch(state: MetaState, prepare: Prepare, raws: Mapping[str, Raw]) -> PyTre
 
 
 def _on_every_device(metrics: Metrics) -> Metrics:
-    return metrics | parallel.gather({name: metrics[name] for name in ("losses", "weights")})
+    return metrics | parallel.gather({name: metrics[name] for name in PER_EXAMPLE if name in metrics})

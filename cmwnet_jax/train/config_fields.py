@@ -46,8 +46,14 @@ FIELDS = {
     ),
     "num_epochs": Field(
         100,
-        "Number of passes over the training set.",
+        "Number of epochs.",
         between(1, MANY),
+    ),
+    "epoch_steps": Field(
+        0,
+        "Steps of an epoch, after which the run is tested and the next epoch planned; 0: one pass over the "
+        "training set.",
+        between(0, INT32),
     ),
     "warmup_epochs": Field(
         10,
@@ -175,6 +181,11 @@ FIELDS = {
         "RandAugment operations per training image, after crop and flip, from FixMatch's pool with random "
         "magnitudes; 0: none.",
         between(0, 100),
+    ),
+    "augment.cutout_pixels": Field(
+        0,
+        "Side of a grey square at a random place of each training image, after all other changes; 0: none.",
+        between(0, 2**13),
     ),
     "model.name": Field(
         "mlp",

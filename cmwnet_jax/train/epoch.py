@@ -8,6 +8,7 @@ import numpy as np
 from cmwnet_jax.core.loss_history import LossHistory
 from cmwnet_jax.data.batches import Raw, Selection
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.methods.steps import PER_EXAMPLE
 
 # Prefixes of names in a checkpoint; that of a selection contains the stream.
 _STEPS, _SELECTION, _HISTORY = "steps_", "{}_set_", "loss_history_"
@@ -24,7 +25,7 @@ class Epoch:
         is_meta: [num_steps] bool, true for the steps that learn weights.
         selections: planned stream -> its examples, selected with the parameters at the epoch's start.
         loaded: planned stream -> the same examples on the devices.
-        reported: metrics of the steps done so far, by name: [steps_done] float each; `losses` and `weights`
+        reported: metrics of the steps done so far, by name: [steps_done] float each; those of `PER_EXAMPLE`
             are [steps_done, n].
         loss_history: the losses of all steps of the run so far, on the host.
     """
@@ -75,9 +76,14 @@ class Epoch:
         return self.reported["weights"]
 
     @property
+    def labels(self) -> np.ndarray | None:
+        """[steps_done, n] int32, the labels that the steps chose; None if the examples have given ones."""
+        return self.reported.get("labels")
+
+    @property
     def scalars(self) -> dict[str, np.ndarray]:
         """Scalar metrics by name, [steps_done] float each."""
-        return {name: values for name, values in self.reported.items() if name not in ("losses", "weights")}
+        return {name: values for name, values in self.reported.items() if name not in PER_EXAMPLE}
 
     def loss_range(self) -> dict[str, float]:
         """`loss_min` and `loss_max` of the steps so far, as in the epoch's metrics."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.core.types import MetaState
 from cmwnet_jax.data.bias_record import save_record
 from cmwnet_jax.data.load import Data, load_data
@@ -117,12 +118,13 @@ def _train(launch: _Launch) -> dict:
             with clock.compute():
                 tested = trainer.test(state)
             health.check_test_losses(tested[""].losses, epoch.run_steps_done)
-            _report(launch, board, bar, epoch, tested)
+            _report(launch, board, bar, epoch, tested, state)
             _picture(launch, board, epoch, tested[""], state)
             saver.after_epoch(epoch, state)
             saved = epoch.arrays()
     launch.checkpoints.wait()
-    return _finish(launch) if parallel.is_first() else {}
+    classes = _meta_classes(launch, state)
+    return _finish(launch, classes) if parallel.is_first() else {}
 
 
 def _restore(launch: _Launch) -> Restored:
@@ -168,19 +170,31 @@ def _run_chunk(
     return state, epoch
 
 
+def _meta_classes(launch: _Launch, state: MetaState) -> MetaClasses:
+    """The meta-classes at a replicated state."""
+    method = launch.recipe.method
+    return method.meta_classes if method.refitted is None else method.refitted(parallel.unreplicate(state))
+
+
 def _report(
-    launch: _Launch, board: Board, bar: ProgressBar, epoch: Epoch, tested: dict[str, NamedTuple]
+    launch: _Launch,
+    board: Board,
+    bar: ProgressBar,
+    epoch: Epoch,
+    tested: dict[str, NamedTuple],
+    state: MetaState,
 ) -> None:
     """Writes and shows an epoch's metrics."""
     data, method, test = launch.data, launch.recipe.method, tested[""]
+    classes = _meta_classes(launch, state)
     metrics = {
         "epoch": epoch.number,
         "learning_rate": float(launch.recipe.learning_rate(epoch.run_steps_done - 1)),
         **health.scalar_means(epoch.scalars, epoch.is_meta),
         **epoch.loss_range(),
-        **(_weight_metrics(launch, epoch) if method.phase(epoch.number).weighs else {}),
+        **(_weight_metrics(launch, epoch, classes) if method.phase(epoch.number).weighs else {}),
         **method.describe_plan(epoch.selections),
-        **split_metrics(test, data.test_labels, data.biased.class_counts, method.meta_classes),
+        **split_metrics(test, data.test_labels, data.biased.class_counts, classes),
         **method.test_numbers(test),
         **launch.clock.epoch_seconds(),
     }
@@ -193,14 +207,17 @@ def _report(
     bar.update(metrics)
 
 
-def _weight_metrics(launch: _Launch, epoch: Epoch) -> dict:
+def _weight_metrics(launch: _Launch, epoch: Epoch, classes: MetaClasses) -> dict:
     """Metrics of the epoch's weights; for a frozen weight net also the share of extrapolated ones."""
-    data, method, rows = launch.data, launch.recipe.method, epoch.main_rows.ravel()
-    is_wrong = data.biased.is_wrong[rows] if data.biased.truth_known else None
-    classes = method.meta_classes
-    meta_class = classes.of_class[data.biased.given[rows]]
-    metrics = weight_metrics(epoch.weights.ravel(), is_wrong, meta_class, classes.num_meta_classes)
-    role = method.weight_net
+    biased, rows = launch.data.biased, epoch.main_rows.ravel()
+    labels = biased.given[rows] if epoch.labels is None else epoch.labels.ravel()
+    is_wrong = labels != biased.true[rows] if biased.truth_known else None
+    metrics = weight_metrics(
+        epoch.weights.ravel(), is_wrong, classes.of_class[labels], classes.num_meta_classes
+    )
+    if epoch.labels is not None:
+        metrics["labels_right_percent"] = np.nan if is_wrong is None else float(100 * np.mean(~is_wrong))
+    role = launch.recipe.method.weight_net
     if role is not None and not role.learns and role.known_range is not None:
         share = health.share_outside(epoch.losses, role.known_range)
         metrics["loss_share_outside_range"] = share
@@ -215,7 +232,7 @@ def _picture(launch: _Launch, board: Board, epoch: Epoch, test: NamedTuple, stat
     if not is_last and not is_due(epoch.number, launch.config.watch.pictures_every_epochs):
         return
     data, folder, method = launch.data, launch.folder, launch.recipe.method
-    arrays = weight_arrays(data, method.meta_classes, epoch)
+    arrays = weight_arrays(data, _meta_classes(launch, state), epoch)
     weight_params = parallel.unreplicate(state.weight_params)
     arrays |= weighting_arrays(method, weight_params, folder.history)
     tested = evaluation_arrays(test, data.test_labels, data.source.num_classes)
@@ -229,7 +246,7 @@ def _picture(launch: _Launch, board: Board, epoch: Epoch, test: NamedTuple, stat
             folder.write_left(name, contents)
 
 
-def _finish(launch: _Launch) -> dict:
-    result = summarize(launch.config, launch.data, launch.recipe.method, launch.folder, launch.clock)
+def _finish(launch: _Launch, classes: MetaClasses) -> dict:
+    result = summarize(launch.config, launch.data, launch.recipe.method, classes, launch.folder, launch.clock)
     launch.folder.write_result(result)
     return result

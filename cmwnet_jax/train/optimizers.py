@@ -8,14 +8,14 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from cmwnet_jax.core.schedules import step_decay, warm_restarts
+from cmwnet_jax.core.schedules import cosine_7_16, step_decay, warm_restarts
 from cmwnet_jax.core.types import PyTree, VirtualFilter
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.methods.fields import LARGE, MANY, Field, between, check_entries, one_of, shown, within
 from cmwnet_jax.transfer.array_facts import named
 
 OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("steps", "warm_restarts")
+SCHEDULES = ("steps", "warm_restarts", "cosine_7_16")
 
 _LISTED = 24  # most parameters that a message lists; with more, it lists their modules
 
@@ -57,8 +57,9 @@ FIELDS = {
     ),
     "optimizer.schedule": Field(
         "steps",
-        "Learning-rate schedule: steps (drops at given steps) or warm_restarts (constant in the warm-up, "
-        "then cosine cycles, each twice as long as the previous one, SGDR).",
+        "Learning-rate schedule: steps (drops at given steps), warm_restarts (constant in the warm-up, "
+        "then cosine cycles, each twice as long as the previous one, SGDR) or cosine_7_16 (7/16 of a cosine's "
+        "half period, FixMatch's).",
         one_of(SCHEDULES),
     ),
     "optimizer.decay_at_percent": Field(
@@ -128,6 +129,8 @@ def learning_rate_schedule(config: ConfigDict, epoch_steps: int) -> optax.Schedu
             first_cycle_steps=fields.first_cycle_epochs * epoch_steps,
             least=fields.least_learning_rate,
         )
+    if fields.schedule == "cosine_7_16":
+        return cosine_7_16(fields.learning_rate, steps)
     return step_decay(fields.learning_rate, steps, fields.decay_at_percent, fields.decay_factor)
 
 

@@ -23,10 +23,11 @@ from cmwnet_jax.train.scores import class_accuracy_percent
 def weight_arrays(data: Data, meta_classes: MetaClasses, epoch: Epoch) -> dict[str, np.ndarray]:
     """The arrays of weights.npz: each training example's weight and losses.
 
-    `losses` and `weights` are the weight net's input and output in the last epoch. An epoch leaves out its
-    last partial batch: for the examples in it, `seen` is False, and both are NaN. `mean_losses` are over all
-    `visits` of the run, warm-up included, and NaN without a visit. Files of older versions have no
-    `mean_losses` and `visits`, or contain only the visited examples and have no `seen`.
+    `losses` and `weights` are the weight net's input and output at the last visit of the last epoch. For the
+    examples that it has not visited (it leaves out its last partial batch), `seen` is False, and both are NaN.
+    If the steps choose the labels, `given` holds these. `mean_losses` are over all `visits`
+    of the run, warm-up included, and NaN without a visit. Files of older versions have no `mean_losses` and
+    `visits`, or contain only the visited examples and have no `seen`.
 
     Args:
         data: the run's data, with N training examples.
@@ -37,7 +38,9 @@ def weight_arrays(data: Data, meta_classes: MetaClasses, epoch: Epoch) -> dict[s
         Arrays by name, [N] each except `centers` [K] and `truth_known`, a bool.
     """
     rows, losses, weights = (values.ravel() for values in (epoch.main_rows, epoch.losses, epoch.weights))
-    given = data.biased.given
+    given = data.biased.given.copy()
+    if epoch.labels is not None:
+        given[rows] = epoch.labels.ravel()
     arrays = {
         "ids": data.biased.ids,
         "given": given,
@@ -89,13 +92,16 @@ def weighting_arrays(method: Method, weight_params: PyTree, history: list[dict])
     return {"grid": np.asarray(grid), "functions": np.asarray(method.weight_net.functions(weight_params, grid))}
 
 
-def summarize(config: ConfigDict, data: Data, method: Method, folder: RunFolder, clock: Clock) -> dict:
+def summarize(
+    config: ConfigDict, data: Data, method: Method, meta_classes: MetaClasses, folder: RunFolder, clock: Clock
+) -> dict:
     """The contents of result.json: the bias that the data actually have, and the run's final metrics.
 
     Args:
         config: the run's config.
         data: the run's data.
         method: the run's method.
+        meta_classes: the meta-classes at the end of the run.
         folder: the run's folder, with the metrics of every epoch and the last epoch's evaluation.npz.
         clock: the clock of this launch.
     """
@@ -112,8 +118,8 @@ def summarize(config: ConfigDict, data: Data, method: Method, folder: RunFolder,
         "num_examples": len(data.biased.ids),
         "wrong_rate": data.biased.wrong_rate,
         "class_counts": data.biased.class_counts,
-        "meta_class_of_class": method.meta_classes.of_class,
-        "meta_class_centers": method.meta_classes.centers,
+        "meta_class_of_class": meta_classes.of_class,
+        "meta_class_centers": meta_classes.centers,
         **{f"{name}_last": value for name, value in last.items() if name.startswith("test_")},
         "test_accuracy_percent_last10": last_epochs_mean(counted, "test_accuracy_percent"),
         "teacher_test_accuracy_percent_last10": last_epochs_mean(counted, "teacher_test_accuracy_percent"),

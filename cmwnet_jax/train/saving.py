@@ -102,4 +102,4 @@ class Saver:
         if role is None or not ranges or not (role.learns or role.content is None):
             return None
         lows, highs = zip(*ranges, strict=True)
-        return role.save(state.weight_params, (min(lows), max(highs)), epochs_done)
+        return role.save(state, (min(lows), max(highs)), epochs_done)

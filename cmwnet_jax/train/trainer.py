@@ -12,7 +12,7 @@ from cmwnet_jax.data.batches import BatchOrder, Selection
 from cmwnet_jax.data.load import Data
 from cmwnet_jax.methods.base import EpochStart, Variables
 from cmwnet_jax.train import parallel
-from cmwnet_jax.train.build import Recipe
+from cmwnet_jax.train.build import Recipe, batch_order
 from cmwnet_jax.train.epoch import Epoch, check_selections, saved_history, saved_reports, saved_selection
 from cmwnet_jax.train.inputs import open_input
 
@@ -58,7 +58,8 @@ class Trainer:
         if reported:  # the plan was made at the epoch's start; the state already contains its changes
             selections = {name: saved_selection(name, saved) for name in planned}
         else:
-            plan = method.plan_epoch(EpochStart(number, state, self.measure, history))
+            start = EpochStart(number, state, self.measure, history, parallel.unreplicate, parallel.replicate)
+            plan = method.plan_epoch(start)
             check_selections(plan.selections, self._planned, planned, number)
             selections, state = dict(plan.selections), state.replace(**plan.state)
         selections = {name: chosen for name, chosen in selections.items() if chosen is not None}
@@ -111,10 +112,8 @@ class Trainer:
         return self._inputs.map_split(split, self._method.measure)
 
     def _order(self, name: str, selections: Mapping[str, Selection]) -> BatchOrder:
-        """A stream's batch order; batches of a planned stream have a size that the devices can share evenly."""
+        """A stream's batch order: of its whole split or, if it is planned, of the examples selected."""
         if name not in selections:
             return self._recipe.orders[name]
         stream, examples = self._method.streams[name], len(selections[name].rows)
-        size = min(stream.batch_size, examples)
-        size = parallel.round_down(stream.field, size, self._config.micro_batches)
-        return BatchOrder(self._config.seed, examples, size, self._recipe.epoch_steps, name)
+        return batch_order(self._config, name, stream, examples, self._recipe.epoch_steps)

@@ -4,6 +4,8 @@ Each function takes a `BiasedLabels` and returns a new one, so biases compose: f
 flip labels. `apply` does this by name. Candidate sets (partial labels) come last.
 """
 
+from cmwnet_jax.data.bias.few_labels import balanced_subset as balanced_subset
+from cmwnet_jax.data.bias.few_labels import few_labels as few_labels
 from cmwnet_jax.data.bias.human import human_labels as human_labels
 from cmwnet_jax.data.bias.imbalance import long_tail as long_tail
 from cmwnet_jax.data.bias.imbalance import subset as subset

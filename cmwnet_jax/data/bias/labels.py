@@ -17,7 +17,7 @@ class BiasedLabels:
 
     Attributes:
         ids: [N] int64, ascending rows of the data set's training split.
-        given: [N] int32, the labels that training sees.
+        given: [N] int32, the labels that training sees; -1 for an example without a label.
         true: [N] int32, the labels before any noise; -1 for an image from another data set, which belongs to
             none of the classes, so that no label is right.
         num_classes: C.
@@ -56,9 +56,14 @@ class BiasedLabels:
         return cls(np.arange(len(labels)), labels, labels, num_classes, truth_known=truth_known)
 
     @property
+    def is_labelled(self) -> np.ndarray:
+        """[N] bool, whether the example has a given label."""
+        return self.given >= 0
+
+    @property
     def class_counts(self) -> np.ndarray:
         """[C] int64, examples per given label; the meta-classes are computed from them (Q8)."""
-        return np.bincount(self.given, minlength=self.num_classes)
+        return np.bincount(self.given[self.is_labelled], minlength=self.num_classes)
 
     @property
     def is_foreign(self) -> np.ndarray:
@@ -67,26 +72,27 @@ class BiasedLabels:
 
     @property
     def is_wrong(self) -> np.ndarray:
-        """[N] bool, whether the given label differs from the true one; True for every foreign image."""
-        return self.given != self.true
+        """[N] bool, whether the given label differs from the true one, as in each foreign image."""
+        return self.is_labelled & (self.given != self.true)
 
     @property
     def wrong_rate(self) -> float:
         """The *true* share of wrong labels, in [0, 1]; it differs from the rate in a noise's name (Q22, Q23).
 
-        NaN if the truth is not known.
+        Examples without a label do not count. NaN if the truth is not known.
         """
         if not self.truth_known:
             return float("nan")
-        return float(np.mean(self.is_wrong)) if len(self.given) else 0.0
+        return float(np.mean(self.is_wrong[self.is_labelled])) if self.is_labelled.any() else 0.0
 
     @property
     def transition_matrix(self) -> np.ndarray:
         """[C, C] float64, the observed P(given = column | true = row).
 
-        The row of a class without examples is zero. Foreign images have no true class and are left out.
+        The row of a class without examples is zero. Foreign images, which have no true class, and examples
+        without a label are left out.
         """
-        own = self.true >= 0
+        own = (self.true >= 0) & self.is_labelled
         counts = np.zeros((self.num_classes, self.num_classes))
         np.add.at(counts, (self.true[own], self.given[own]), 1)
         return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

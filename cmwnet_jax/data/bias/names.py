@@ -7,6 +7,7 @@ from typing import NamedTuple
 from numpy.typing import ArrayLike
 
 from cmwnet_jax.data.bias import similar
+from cmwnet_jax.data.bias.few_labels import balanced_subset, few_labels
 from cmwnet_jax.data.bias.human import human_labels as use_human_labels
 from cmwnet_jax.data.bias.imbalance import long_tail, subset
 from cmwnet_jax.data.bias.labels import BiasedLabels, Seed
@@ -84,6 +85,8 @@ def _partial(draw: Callable) -> _NamedBias:
 _BIASES: Mapping[str, _NamedBias] = {
     "long_tail": _NamedBias(lambda b, factor, seed, _: long_tail(b, factor, seed), is_percent=False),
     "subset": _NamedBias(lambda b, count, seed, _: subset(b, count, seed), is_percent=False),
+    "balanced_subset": _NamedBias(lambda b, count, seed, _: balanced_subset(b, count, seed), is_percent=False),
+    "labels": _NamedBias(lambda b, count, seed, _: few_labels(b, count, seed), is_percent=False),
     "symmetric": _NamedBias(lambda b, percent, seed, _: symmetric_noise(b, percent / 100, seed)),
     "uniform": _NamedBias(lambda b, percent, seed, _: uniform_noise(b, percent / 100, seed)),
     "asymmetric": _NamedBias(_asymmetric),
@@ -125,7 +128,9 @@ def apply(
     The name is `KIND_NUMBER`, where KIND is one of
 
     - `long_tail`: NUMBER is the imbalance factor;
-    - `subset`: NUMBER is how many examples are kept;
+    - `subset`, `balanced_subset`: NUMBER is how many examples are kept, at random or as many of each class;
+    - `labels`: NUMBER is how many examples keep their labels, as many of each class; the others keep their
+      images alone. With the same seed, `balanced_subset` keeps the same examples;
     - `symmetric` (may draw the example's own class), `uniform` (may not);
     - `asymmetric` (the published map, or CIFAR-100's superclass rule), `asymmetric_dividemix` (cats and dogs
       both ways), `asymmetric_plc` (Table 4's map);
@@ -134,8 +139,9 @@ def apply(
     - `partial`, `partial_pair`: candidate sets, binomial or with the next class; NUMBER is the rate of false
       candidates.
 
-    Except for `long_tail` and `subset`, NUMBER is a rate in per cent. Further names are `human_ANNOTATOR`, and
-    `confidences` for the most likely classes of a table. `none` and the empty name stand for no bias.
+    Except for `long_tail`, the subsets and `labels`, NUMBER is a rate in per cent. Further names are
+    `human_ANNOTATOR`, and `confidences` for the most likely classes of a table. `none` and the empty name stand
+    for no bias.
 
     Parts joined by `+` are applied from left to right, each with a separate stream of the seed, e.g.
     `long_tail_10+asymmetric_40`. The hybrids of Table 4 are feature-dependent noise followed by independent
@@ -162,6 +168,8 @@ def apply(
         kind, amount = _parse(part)
         if labels.candidates is not None:
             raise UsageError(f"bias is {name!r}, where {part!r} follows partial labels: put these last")
+        if not labels.is_labelled.all():
+            raise UsageError(f"bias is {name!r}, where {part!r} follows labels_N: put that last")
         if kind.needs and getattr(inputs, kind.needs) is None:
             raise UsageError(f"bias is {part!r}, which needs {kind.needs}: pass {_HELP_OF_NEED[kind.needs]}")
         labels = kind.apply(labels, amount, generator(seed, Purpose.BIAS, position), inputs)
