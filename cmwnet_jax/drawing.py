@@ -22,7 +22,8 @@ _META_CLASS_STYLES = (
     ("#CC79A7", ":"),
     ("#000000", "-"),
 )
-_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Line colours, for colour-blind readers too."""
 _RIGHT, _WRONG = "#56B4E9", "#E69F00"
 _NAMES_BY_COUNT = {1: ("all",), 2: ("small", "large"), 3: ("small", "moderate", "large")}
 _NUMBERED = 12  # largest number of classes for which a confusion matrix shows its numbers
@@ -152,7 +153,7 @@ def draw_learning_curves(
                 columns.setdefault(line["epoch"] + 1, []).append(line[field])
         if columns:
             epochs = sorted(columns)
-            color, style = _LINES[place % len(_LINES)], ("-", "--", "-.", ":")[place // len(_LINES) % 4]
+            color, style = LINES[place % len(LINES)], ("-", "--", "-.", ":")[place // len(LINES) % 4]
             axes.plot(
                 epochs, [np.mean(columns[e]) for e in epochs], style, color=color, linewidth=1.8, label=name
             )
@@ -179,7 +180,7 @@ def draw_mean_weights(axes: Axes, histories: Mapping[str, Sequence[Sequence[Mapp
             if columns:
                 epochs = sorted(columns)
                 means = [np.mean(columns[epoch]) for epoch in epochs]
-                color = _LINES[place % len(_LINES)]
+                color = LINES[place % len(LINES)]
                 axes.plot(epochs, means, style, color=color, linewidth=1.8, label=f"{name}: {of}")
     axes.set(xlabel="epoch", ylabel="mean weight of labels")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -11,7 +11,8 @@ METHOD: a method, or cmwnet_shuffled (random meta-classes), cmwnet_ldam, ldam_dr
 Options by name: K=2 (number of meta-classes), meta=held_out (clean meta data, which are taken out of the
 training set, instead of generated ones), meta_mixup=on or off (default: on for generated meta data, as in the
 paper), rank=now or history (meta_set.rank_by), per_class=10 (meta examples per class), epochs=30,
-human_labels=PATH (an .npz file, for human biases), posterior=PATH (an .npy file, for pmd biases).
+human_labels=PATH (an .npz file, for human biases), posterior=PATH (an .npy of the
+probabilities of a run on clean labels, for pmd biases; see the README).
 Paper: no such cell; Tables 1 and 2 and Fig. 15 study the same questions with larger networks.
 Ours: the table in the README.
 """
@@ -28,7 +29,7 @@ _VARIANTS = {
 }
 _OWN_FILES = {"fashion_mnist": "mnist_format", "mnist": "mnist_format", "cifar10": "image_folder"}
 _BIASES = ("long_tail_100", "symmetric_60", "asymmetric_60")
-_METHODS = ("erm", "mwnet", "cmwnet", "cmwnet_sl", "gce", "cmwnet_shuffled")
+_METHODS = ("erm", "m_correction", "lrt", "plc", "mwnet", "cmwnet", "cmwnet_sl", "gce", "cmwnet_shuffled")
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from cmwnet_jax.train.config import parse_arg
 from experiments.common import cifar_config, step_epochs
 
-_METHODS = ("erm", "gce", "l2rw", "mwnet", "cmwnet", "cmwnet_sl")
+_METHODS = ("erm", "gce", "m_correction", "l2rw", "mwnet", "cmwnet", "cmwnet_sl")
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -12,8 +12,9 @@ every 10 steps, the weight net's learning rate 1e-4, no temporal ensembling (Q11
 from its partner (Q10), and a teacher in train mode (Q16), which under asymmetric noise is frozen from half of
 the run on. CIFAR-100 under symmetric_80 has other settings with warm restarts; the learning rate at the end of
 each cosine, 1e-4, is our guess.
-Both recipes: Forward uses the true matrix. Two settings are not given in the paper: 10 epochs of plain
-cross-entropy first, 30 for CIFAR-100 (Q9), and mixup's alpha.
+Both recipes: Forward uses the true matrix. m_correction has this schedule, not that of its own paper. Two
+settings are not given in the paper: 10 epochs of plain cross-entropy first, 30 for CIFAR-100 (Q9), and mixup's
+alpha.
 Paper: paper_numbers.json, "table 2", 3 trials, mean of the last 10 epochs. Ours: not measured.
 """
 
@@ -22,7 +23,7 @@ from ml_collections import ConfigDict
 from cmwnet_jax.train.config import parse_arg
 from experiments.common import cifar_config, step_epochs
 
-_METHODS = ("erm", "forward", "gce", "l2rw", "mwnet", "cmwnet", "cmwnet_sl")
+_METHODS = ("erm", "forward", "gce", "m_correction", "l2rw", "mwnet", "cmwnet", "cmwnet_sl")
 _MIXUP_ALPHAS = {"symmetric_80": 0.1, "asymmetric_20": 0.4, "asymmetric_40": 0.4, "asymmetric_60": 4.0}
 _HARDEST = ("cifar100", "symmetric_80")
 

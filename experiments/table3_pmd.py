@@ -15,7 +15,8 @@ recipe=published: meta steps every 10 steps, no mixup of meta batches, weight de
 generator (pmd1_plc_R), a first convolution without padding (Q36), a teacher in train mode (Q16). Unlike the
 authors' code, which sets 5,000 examples apart without using them, we train on all 50,000.
 Both recipes, not given in the paper: first 45 epochs of plain cross-entropy at a constant learning rate of .1
-(Q9), then warm restarts for 75 epochs; mixup's alpha is 4.
+(Q9), then warm restarts for 75 epochs; mixup's alpha is 4. lrt and plc have the same schedule here, not that of
+their own papers.
 Paper: paper_numbers.json, "table 3", 3 trials. Ours: not measured.
 """
 
@@ -24,7 +25,7 @@ from ml_collections import ConfigDict
 from cmwnet_jax.train.config import parse_arg
 from experiments.common import cifar_config
 
-_METHODS = ("erm", "gce", "mwnet", "cmwnet", "cmwnet_sl")
+_METHODS = ("erm", "lrt", "gce", "mwnet", "plc", "cmwnet", "cmwnet_sl")
 
 
 def get_config(arg: str = "", default_bias: str = "pmd1_35") -> ConfigDict:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from experiments import table3_pmd
 
-_METHODS = ("erm", "gce", "mwnet", "cmwnet", "cmwnet_sl")
+_METHODS = ("erm", "lrt", "gce", "mwnet", "plc", "cmwnet", "cmwnet_sl")
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -18,6 +18,7 @@ from cmwnet_jax.methods import METHODS, weight_nets
 from cmwnet_jax.models import MODELS
 from cmwnet_jax.models.heads import linear_head, unit
 from cmwnet_jax.models.layers import Classifier
+from cmwnet_jax.models.selective_heads import selective_heads
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.check_config import check_config
@@ -25,7 +26,7 @@ from cmwnet_jax.train.compiling import by_number
 from cmwnet_jax.train.trainer import Trainer
 
 # Each device mixes the examples that it has: of what mixes, four devices are only one where they do not.
-ALONE = {"cmwnet_sl": {"mixup_alpha": 0.0}}
+ALONE = {"cmwnet_sl": {"mixup_alpha": 0.0}, "m_correction": {"m_correction__mixup_alpha": 0.0}}
 VARIANTS = {name: {"method": name, **ALONE.get(name, {})} for name in METHODS} | {
     "every third": {"method": "cmwnet", "meta_every_steps": 3},
     "low memory": {"method": "cmwnet", "low_memory": True, "micro_batches": 2, "model__batch_norm": False},
@@ -73,6 +74,17 @@ class Float64Classifier(Classifier, kw_only=True):
         x = jnp.tanh(x - mean[None])
         if self.make_head is linear_head:
             return dense(self.num_classes)(x)
+        if self.make_head is selective_heads:
+            return selective_heads(
+                self.num_classes,
+                kernel_init=nn.initializers.lecun_normal(),
+                norm=functools.partial(
+                    nn.BatchNorm,
+                    use_running_average=not train,
+                    axis_name=self.axis_name if train and not self.is_initializing() else None,
+                ),
+                name="heads",
+            )(x)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (8, self.num_classes), jnp.float64)
         return 30 * unit(x) @ unit(kernel, axis=0)
 
@@ -102,11 +114,14 @@ def built(name, monkeypatch, devices=4):
     check_config(config)
     data = _data(bias, config.meta_set.kind)
     recipe = build_recipe(config, data)
-    # Tables are kept in 32 bits or fewer, in which a sum's last bit could be an entry's.
-    memory = recipe.state.memory
-    if isinstance(memory, Table):
-        memory = jax.tree.map(lambda x: np.asarray(x, np.float64), memory)
-    return config, data, dataclasses.replace(recipe, state=recipe.state.replace(memory=memory))
+    # Heads and tables are kept in 32 bits or fewer, in which a sum's last bit could be an entry's.
+    return config, data, dataclasses.replace(recipe, state=jax.tree.map(_in_float64, recipe.state))
+
+
+def _in_float64(leaf):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    return np.asarray(leaf, np.float64) if isinstance(leaf, np.ndarray) else leaf.astype(jnp.float64)
 
 
 _PMAP = jax.pmap

@@ -252,11 +252,10 @@ def test_streams_and_their_views_are_alike_on_all_paths_from_any_step():
     """Two streams, one of them shown twice, and a planned one with labels of its own."""
     images, labels = numbered_images(40), np.arange(40, dtype=np.int32) % 5
     crops = Augmentation(pad_pixels=1, flip=True)
+    strong = dataclasses.replace(crops, cutout_pixels=3)
     streams = {
         "labelled": Stream(4, "b", views={"weak": crops}),
-        "unlabelled": Stream(
-            8, "b", views={"weak": crops, "strong": dataclasses.replace(crops, cutout_pixels=3)}
-        ),
+        "unlabelled": Stream(8, "b", views={"weak": crops, "strong": strong}),
         "meta": Stream(4, "b", planned=True),
     }
     orders = {name: BatchOrder(3, 40, streams[name].batch_size, 5, name) for name in ("labelled", "unlabelled")}

@@ -139,7 +139,7 @@ def plan_of(visited, classes, **fields):
         np.array(visited, int), -np.array(visited, float)
     )
     state = SimpleNamespace(params=(), model_state={})
-    plan = meta_data.meta_fields(parts)["plan_epoch"](EpochStart(5, state, measure, history))
+    plan = meta_data.meta_fields(parts)["plan_epoch"](EpochStart(5, state, measure, history, None, None))
     chosen = plan.selections["meta"]
     return chosen.rows.tolist(), chosen.labels.tolist(), passes
 

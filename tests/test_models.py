@@ -49,6 +49,7 @@ PARAMETERS = {
     "small_cnn": (10, 32, 162_994),
     "vgg16": (1000, 224, 138_357_544),
     "vgg16_bn": (1000, 224, 138_365_992),
+    "vgg16_cifar": (10, 32, 15_001_418 - 2 * (4224 + 512)),  # Keras counts running statistics, too
     "vgg19_bn": (1000, 64, 143_678_248),
     "wide_resnet28_2": (10, 32, 1_467_610),
     "wide_resnet28_8": (100, 32, 23_354_842 + 90 * 513),
@@ -231,7 +232,7 @@ def test_a_head_is_put_on_any_models_features(name):
     last = variables["params"].get("head") or variables["params"][sorted(variables["params"])[-1]]
     logits = features @ last["kernel"] + last["bias"]
     np.testing.assert_allclose(plain.apply(variables, images, train=False), logits, rtol=1e-4, atol=1e-5)
-    three = plain.clone(make_head=lambda num_classes, *, kernel_init, name: ThreeHeads(num_classes, name=name))
+    three = plain.clone(make_head=lambda num_classes, *, name, **settings: ThreeHeads(num_classes, name=name))
     outputs, _ = jax.eval_shape(lambda: three.init_with_output(jax.random.key(0), images, train=False))
     assert {key: value.shape for key, value in outputs.items()} == {
         "main": (2, 4), "select": (2, 1), "auxiliary": (2, 4)

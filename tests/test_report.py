@@ -43,6 +43,8 @@ def make_run(folder, accuracy, *, method="cmwnet", epochs=4, done=True, teacher=
         true=np.array([0, 1, 1, 1, 2, 2]),
         losses=np.linspace(0.1, 2, 6),
         weights=np.linspace(0.1, 0.9, 6),
+        mean_losses=np.r_[np.linspace(0.2, 3, 5), np.nan],
+        visits=np.array([4, 4, 4, 3, 3, 0]),
         meta_class=given // 2,
         centers=np.array([2.0, 4.0]),
         **weights,
@@ -166,15 +168,8 @@ def test_figures_are_drawn_of_what_is_there(tmp_path):
             by_row.setdefault(run.row, []).append(run)
     add_corrected(by_row["cmwnet_sl"][0].path)
     written = save_column_figures(by_row, tmp_path / "figures")
-    names = {
-        "learning_curves",
-        "mean_weights",
-        "weighting",
-        "confusion",
-        "loss_densities",
-        "transition",
-        "corrected_cmwnet_sl",
-    }
+    names = {"learning_curves", "mean_weights", "weighting", "confusion", "loss_densities", "transition"}
+    names.add("corrected_cmwnet_sl")
     assert {path.stem for path in written} == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
     add_corrected(by_row["cmwnet_sl"][0].path, count=0)

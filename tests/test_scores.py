@@ -46,7 +46,7 @@ def test_measures_are_those_of_numpy(random):
     np.testing.assert_allclose(out.confidence, softmax(logits, axis=1).max(axis=1), rtol=1e-5)
     order = np.argsort(-logits, axis=1)
     np.testing.assert_array_equal(out.ranks, np.argmax(order == labels[:, None], axis=1))
-    assert [values.dtype for values in out] == [np.float32, np.int32, np.float32, np.int32]
+    assert [values.dtype for values in out] == [np.float32, np.int32, np.float32, np.int32, np.float32]
 
 
 def test_ranks_break_ties_as_the_prediction_does_and_put_nan_last():

@@ -37,7 +37,7 @@ def cut(file):
 def flipped(file):
     """One bit of what was written last, which the archive's checksum is of."""
     content = bytearray(file.read_bytes())
-    content[content.rindex(b"PK\x01\x02") // 2] ^= 1 << random.Random(file.name).randrange(8)
+    content[content.index(b"PK\x01\x02") - 1] ^= 1 << random.Random(file.name).randrange(8)
     file.write_bytes(content)
 
 
@@ -140,6 +140,7 @@ SPOILERS = {
     ("weights.npz", "another length"): with_arrays(weights=np.ones(5)),
     ("weights.npz", "no rows"): with_arrays(given=np.ones(0, int)),
     ("weights.npz", "NaN"): with_arrays(losses=np.full(6, np.nan)),
+    ("weights.npz", "NaN for a mean"): with_arrays(visits=np.ones(6, int)),
     ("weights.npz", "text"): with_arrays(weights=np.array(list("abcdef"))),
     ("weights.npz", "no such meta-class"): with_arrays(meta_class=np.full(6, 7)),
     ("evaluation.npz", "not square"): with_arrays(confusion=np.ones((3, 4), int)),

@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ FILES = (
     "table3_pmd",
     "table4_hybrid",
     "table11_open_set",
+    "table15_selective",
     "fig15_ablations",
     "transfer",
     "transfer_mnist",
@@ -97,13 +99,7 @@ def test_the_papers_numbers_are_of_cells_that_there_are():
             load(name).get_cells() for name in (*FILES, "table10_semi_supervised", "table13_partial_labels")
         )
     )
-    quoted = (
-        "pi_model",
-        "pseudo_labeling",
-        "mean_teacher",
-        "mixmatch",
-        "uda",
-    )  # Table 14's, which have no cell
+    quoted = ("pi_model", "pseudo_labeling", "mean_teacher", "mixmatch", "uda")  # Table 14, without cells
     assert {key for key in paper if key.rpartition(",")[2] not in quoted} <= cells
     assert all(0 < mean < 100 for mean, _ in paper.values())
     assert paper["cifar10,100,cmwnet"] == (78.85, None)
@@ -114,6 +110,12 @@ def test_the_papers_numbers_are_of_cells_that_there_are():
     assert paper["cifar10,40,fixmatch_cmwnet"] == (90.4, 0.62)
     assert paper["cifar10,250,mixmatch"] == (88.95, 0.86)
     assert paper["imagenet2012,128000,fixmatch"] == (67.1, None)
+    errors = read_paper(ROOT / "experiments/paper_numbers.json", ("selective_error",))
+    networks = {re.sub("coverage=", "", cell) for cell in load("table15_selective").get_cells()}
+    assert errors.keys() == {cell for cell in networks if "selectivenet" in cell and "cifar" in cell}
+    assert errors["cifar10,200,selectivenet,100"] == (55.50, 0.44)
+    assert errors["cifar100,20,selectivenet_cmwnet,85"] == (40.05, 0.13)
+    assert errors["cifar100,0,selectivenet_cmwnet,70"] == (10.69, 0.05)
 
 
 def test_warm_restarts_are_cosines_of_doubled_length():

@@ -79,7 +79,7 @@ class LossHistory:
             rows, losses = jax.lax.all_gather((rows, losses), axis_name, tiled=True)
         rows, losses = rows.ravel(), losses.ravel()
         if all(isinstance(x, np.ndarray) for x in (self.total, rows, losses)):
-            return self._added_on_host(rows[rows >= 0], losses[rows >= 0])
+            return self._added_on_host(rows, losses)
         total, count = jnp.asarray(self.total), jnp.asarray(self.count)
         place = jnp.where(rows >= 0, rows, len(total))  # a negative index would count from the end
         return LossHistory(
@@ -88,8 +88,9 @@ class LossHistory:
 
     def _added_on_host(self, rows: np.ndarray, losses: np.ndarray) -> "LossHistory":
         total, count = self.total.copy(), self.count.copy()
-        np.add.at(total, rows, losses)
-        np.add.at(count, rows, 1)
+        rows, losses = rows[rows >= 0].astype(np.intp), losses[rows >= 0].astype(total.dtype)
+        np.add.at(total, rows, losses)  # with these dtypes ten times as fast as with others
+        np.add.at(count, rows, count.dtype.type(1))
         return LossHistory(total, count)
 
     def _check(self, rows: Array, losses: Array) -> None:

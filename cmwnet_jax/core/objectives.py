@@ -203,6 +203,26 @@ def train_mode(apply_fn: Callable, train_kwargs: Mapping[str, Any] | None = None
     Args:
         apply_fn, train_kwargs: as in `classification_objective`.
     """
+    outputs_of = outputs_in_train_mode(apply_fn, train_kwargs)
+
+    def forward(params, model_state, inputs, rng):
+        logits, model_state = outputs_of(params, model_state, inputs, rng)
+        if not getattr(logits, "ndim", 0):
+            raise UsageError(
+                f"apply_fn gave an output of shape {jax.tree.map(jnp.shape, logits)}, expected logits [n, C], "
+                f"or with mutable (logits, new model_state): wrap a model that gives anything else"
+            )
+        return logits, model_state
+
+    return forward
+
+
+def outputs_in_train_mode(apply_fn: Callable, train_kwargs: Mapping[str, Any] | None = None) -> Callable:
+    """As `train_mode`, for a model whose outputs are any pytree other than a pair.
+
+    Args:
+        apply_fn, train_kwargs: as in `classification_objective`.
+    """
     inner, fixed = _without_partial(apply_fn)
     names, takes_any = _arguments(apply_fn, inner, fixed.get("method"))
     if train_kwargs is None:
@@ -217,13 +237,8 @@ def train_mode(apply_fn: Callable, train_kwargs: Mapping[str, Any] | None = None
         linen = {"mutable": list(model_state), "rngs": {"dropout": rng}}
         taken = {name: value for name, value in linen.items() if name in names or takes_any}
         out = apply_fn({"params": params, **model_state}, inputs, **taken, **train_kwargs)
-        logits, new_model_state = out if isinstance(out, tuple) and len(out) == 2 else (out, model_state)
-        if not getattr(logits, "ndim", 0):
-            raise UsageError(
-                f"apply_fn gave an output of shape {jax.tree.map(jnp.shape, logits)}, expected logits [n, C], "
-                f"or with mutable (logits, new model_state): wrap a model that gives anything else"
-            )
-        return logits, _like(model_state, new_model_state)
+        outputs, new_model_state = out if isinstance(out, tuple) and len(out) == 2 else (out, model_state)
+        return outputs, _like(model_state, new_model_state)
 
     return forward
 
@@ -279,7 +294,7 @@ def _check_mode(inner: Callable, is_hidden: bool) -> None:
         warnings.warn(
             "apply_fn takes ** arguments, which hide whether it has a switch to train mode: pass train_kwargs, "
             "e.g. {'train': True}, or {} where it has none",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

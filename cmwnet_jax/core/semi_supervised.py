@@ -47,7 +47,7 @@ def fixmatch_objective(
         num_meta_classes: K, the number of meta-classes.
         factor: the paper's alpha, FixMatch's lambda_u, of the unlabelled loss.
         weigh_by: the loss that determines an example's weight: "strong", that of its strong view, i.e. its own
-            term; "weak", that of its weak view, -log of the highest probability (Q48).
+            term; "weak", that of its weak view, -log of the highest probability (Q60).
         loss: (logits [n, C], labels [n]) -> [n].
 
     Returns:

@@ -165,21 +165,31 @@ def soft_label_objective(
         out = Objective(given - soft, given, meta_class, jnp.mean(soft), pseudo)
         if mixture is not None:
             partners = (loss(logits, label[mixture.partner]), loss(logits, pseudo[mixture.partner]))
-            out = _with_partners(out, soft, partners, mixture, second_loss)
+            out = with_partners(out, soft, partners, mixture, second_loss)
         return out, model_state
 
     objective.num_meta_classes = meta_classes.num_meta_classes
     return objective
 
 
-def _with_partners(
+def with_partners(
     own: Objective,
     own_soft: jax.Array,
     partners: tuple[jax.Array, jax.Array],
     mixture: Mixture,
     second_loss: str,
 ) -> Objective:
-    """2n terms, the partners' labels after the own; terms are doubled, because the step's mean is over 2n."""
+    """An objective for mixed images, whose 2n terms are those of the own labels, then of the partners'.
+
+    Terms are doubled, because the step's mean is over 2n.
+
+    Args:
+        own: the objective of the mixed images with their own labels; its base is not used.
+        own_soft: [n] float, their losses to their own pseudo-labels.
+        partners: [n] float each, their losses to their partners' given labels and pseudo-labels.
+        mixture: how the images were mixed.
+        second_loss: as in `soft_label_objective`.
+    """
     given, soft = partners
     share, partner = mixture.share.astype(given.dtype), mixture.partner
     seen = given if second_loss == "own" else own.losses[partner]

@@ -66,6 +66,8 @@ def _summary(config, data: Data) -> list[str]:
             f"{np.sum(biased.is_labelled)} examples have a label, at least {min(biased.class_counts)} of each "
             f"class; of the others, only the images are used"
         )
+    if data.record.calibration is not None:
+        lines.append(f"calibration: {len(data.record.calibration)} examples set apart")
     if biased.candidates is not None:
         size = np.mean(np.sum(biased.candidates, axis=1))
         lines.append(f"labels are sets of {size:.2f} candidates on average; given is one of these at random")

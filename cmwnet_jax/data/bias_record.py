@@ -29,6 +29,7 @@ class Record:
         seed: the seed it was applied with.
         dataset: the data set's name.
         held_out: [M] int64, ids of the clean meta set that was held out; None if there is none.
+        calibration: [m] int64, ids of the examples held out for the calibration of thresholds; or None.
     """
 
     labels: BiasedLabels
@@ -36,6 +37,7 @@ class Record:
     seed: int
     dataset: str
     held_out: np.ndarray | None = None
+    calibration: np.ndarray | None = None
 
 
 def save_record(folder: str | os.PathLike, record: Record, true_labels: np.ndarray) -> None:
@@ -139,7 +141,12 @@ def _arrays(record: Record) -> dict[str, np.ndarray]:
         "true": labels.true,
         "transition_matrix": labels.transition_matrix,
     }
-    optional = {"foreign": labels.foreign, "candidates": labels.candidates, "held_out": record.held_out}
+    optional = {
+        "foreign": labels.foreign,
+        "candidates": labels.candidates,
+        "held_out": record.held_out,
+        "calibration": record.calibration,
+    }
     return arrays | {name: array for name, array in optional.items() if array is not None}
 
 
@@ -161,6 +168,7 @@ def _record(fields: dict, arrays: dict[str, np.ndarray]) -> Record:
         seed=fields["seed"],
         dataset=fields["dataset"],
         held_out=arrays.get("held_out"),
+        calibration=arrays.get("calibration"),
     )
 
 

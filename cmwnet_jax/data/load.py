@@ -27,8 +27,8 @@ class Data:
         source: the data set without the bias.
         record: the bias that was applied.
         true_labels: [training split] int32, the data set's own labels.
-        splits: `train` and `test`; with `held_out`, the examples set apart; with `labelled`, those of `train`
-            that have a label, if others have none. In memory (`Raw`) or streamed.
+        splits: `train` and `test`; `held_out` and `calibration`, if examples are set apart; `labelled`, the
+            examples of `train` that have a label, if others have none. In memory (`Raw`) or streamed.
         test_labels: [N test] int32.
         image_shape: (height, width, channels) of the network's input.
     """
@@ -105,21 +105,30 @@ def _record(
                 f"meta_set.kind is 'held_out', but the record in {config.data.record} has set nothing apart: "
                 f"use a record of a run that has"
             )
+        if config.data.calibration_per_class and record.calibration is None:
+            raise UsageError(
+                f"data.calibration_per_class is {config.data.calibration_per_class}, but the record in "
+                f"{config.data.record} has set no calibration split apart: set it to 0, or use a record of a "
+                f"run that has"
+            )
         known = _truth_known(config, source) and (record.labels.truth_known or config.data.truth == "known")
         return dataclasses.replace(record, labels=dataclasses.replace(record.labels, truth_known=known))
-    labels, held_out = bias.BiasedLabels.clean(true_labels, source.num_classes), None
+    labels, held_out, calibration = bias.BiasedLabels.clean(true_labels, source.num_classes), None, None
     labels = dataclasses.replace(labels, truth_known=_truth_known(config, source))
     if config.meta_set.kind == "held_out":
         held_out, labels = meta_set.hold_out(
             labels, config.meta_set.per_class_examples, generator(config.seed, Purpose.HOLD_OUT)
         )
+    if config.data.calibration_per_class:
+        field, rng = "data.calibration_per_class", generator(config.seed, Purpose.CALIBRATION)
+        calibration, labels = meta_set.hold_out(labels, config.data.calibration_per_class, rng, field)
     needed = _needed(config, source, dataset, true_labels)
     known_as = config.data.known_as or source.name
     with naming_field("data.bias"):
         labels = bias.apply(
             config.data.bias, labels, known_as, config.seed, class_names=source.class_names, **needed
         )
-    return Record(labels, config.data.bias, config.seed, source.name, held_out=held_out)
+    return Record(labels, config.data.bias, config.seed, source.name, held_out, calibration)
 
 
 def _truth_known(config: ConfigDict, source: sources.Source) -> bool:
@@ -182,13 +191,18 @@ def _raws(config: ConfigDict, dataset: sources.Dataset, record: Record) -> dict[
         "train": Raw.whole(bias.shown_images(labels, dataset.train.images, foreign), labels.given),
         "test": Raw.whole(dataset.test.images, dataset.test.labels),
     }
-    if record.held_out is not None:
-        ids = record.held_out
-        splits["held_out"] = Raw.whole(dataset.train.images[ids], dataset.train.labels[ids])
+    for name, ids in _set_apart(record).items():
+        splits[name] = Raw.whole(dataset.train.images[ids], dataset.train.labels[ids])
     if not labels.is_labelled.all():
         rows = labels.is_labelled
         splits["labelled"] = Raw.whole(splits["train"].image[rows], labels.given[rows])
     return splits
+
+
+def _set_apart(record: Record) -> dict[str, np.ndarray]:
+    """Ids of the training examples in each split that training never sees."""
+    splits = {"held_out": record.held_out, "calibration": record.calibration}
+    return {name: ids for name, ids in splits.items() if ids is not None}
 
 
 def _streamed(config, source, record, true_labels, test_labels) -> dict[str, StreamedSplit]:
@@ -208,10 +222,8 @@ def _streamed(config, source, record, true_labels, test_labels) -> dict[str, Str
         "train": StreamedSplit(source.train, record.labels.ids, record.labels.given, **options),
         "test": StreamedSplit(source.test, np.arange(len(test_labels)), test_labels, **options),
     }
-    if record.held_out is not None:
-        splits["held_out"] = StreamedSplit(
-            source.train, record.held_out, true_labels[record.held_out], **options
-        )
+    for name, ids in _set_apart(record).items():
+        splits[name] = StreamedSplit(source.train, ids, true_labels[ids], **options)
     labels = record.labels
     if not labels.is_labelled.all():
         rows = labels.is_labelled

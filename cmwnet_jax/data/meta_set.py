@@ -98,16 +98,19 @@ def balanced(labels: np.ndarray, num_classes: int, per_class: int, seed: Seed) -
     return np.sort(np.concatenate(rows))
 
 
-def hold_out(labels: BiasedLabels, per_class: int, seed: Seed) -> tuple[np.ndarray, BiasedLabels]:
-    """Holds out a clean and balanced meta set *before* any bias, so that training never sees it.
+def hold_out(
+    labels: BiasedLabels, per_class: int, seed: Seed, field: str = "meta_set.per_class_examples"
+) -> tuple[np.ndarray, BiasedLabels]:
+    """Holds out a clean and balanced set *before* any bias, so that training never sees it.
 
     Args:
         labels: clean labels.
         per_class: examples to hold out per class, fewer than the smallest class has.
         seed: a seed or generator.
+        field: the config field that sets `per_class`, for messages.
 
     Returns:
-        (ids of the meta set, ascending; the remaining labels, for training).
+        (ids of the set, ascending; the remaining labels, for training).
 
     Raises:
         UsageError: `per_class` is below 1 or leaves a class without training examples, or some labels
@@ -123,7 +126,7 @@ def hold_out(labels: BiasedLabels, per_class: int, seed: Seed) -> tuple[np.ndarr
     smallest = int(counts[counts > 0].min(initial=len(labels.ids)))
     if per_class >= smallest:
         raise UsageError(
-            f"meta_set.per_class_examples is {per_class}, expected fewer than the {smallest} examples of the "
+            f"{field} is {per_class}, expected fewer than the {smallest} examples of the "
             f"smallest class, so that some are left to train on: lower it"
         )
     rows = balanced(labels.true, labels.num_classes, per_class, seed)

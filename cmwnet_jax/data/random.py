@@ -19,6 +19,7 @@ class Purpose(enum.IntEnum):
     CORRECTED_LABELS = 9
     STREAM_ORDER = 10  # (checksum of the stream's name, epoch)
     STREAM_CROP = 11  # (checksum of the stream's name, step or epoch, row)
+    CALIBRATION = 12
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

@@ -18,10 +18,15 @@ from cmwnet_jax.methods import (
     gce,
     l2rw,
     ldam,
+    lrt,
+    m_correction,
     mcw,
     mixup,
     mwnet,
+    plc,
     proden,
+    selectivenet,
+    selectivenet_cmwnet,
 )
 from cmwnet_jax.methods.base import Spec
 
@@ -34,6 +39,9 @@ _OWN = (
     ldam,
     mixup,
     elr,
+    m_correction,
+    lrt,
+    plc,
     proden,
     l2rw,
     mcw,
@@ -42,6 +50,8 @@ _OWN = (
     cmwnet_sl,
     fixmatch,
     fixmatch_cmwnet,
+    selectivenet,
+    selectivenet_cmwnet,
 )  # in the order in which tables show them
 
 METHODS: dict[str, Spec] = {module.SPEC.name: module.SPEC for module in _OWN}

@@ -46,7 +46,7 @@ class Stream:
     float32 per view.
 
     Attributes:
-        split: `train`, `test`, `held_out` or `labelled` (see `Data`).
+        split: `train`, `test` or, if the data have it, `held_out`, `calibration` or `labelled` (see `Data`).
         batch_size: examples per batch, over all devices; for a planned stream, the maximum.
         field: the config field that sets the batch size, for error messages.
         planned: whether `Method.plan_epoch` chooses the examples; otherwise the stream is the whole split.
@@ -183,6 +183,8 @@ class Method:
         describe_plan: selections by stream -> numbers for the epoch's metrics.
         classifiers: state -> variables, by name, of every classifier to test. The run's own has an empty name.
         measure: (variables, batch) -> a NamedTuple of arrays [n]; see `Measure`.
+        coverages_percent: coverages at which the selective error is reported, where the run's data have a
+            calibration split; by default those of Table 15.
         test_numbers: `measure`'s result on the test split -> more numbers for the epoch's metrics.
         leave: final state, unreplicated and on the host -> contents of output files by name, `.npy` or `.npz`.
         summarize: the run's folder -> numbers for result.json, read from the files of `leave`.
@@ -203,6 +205,7 @@ class Method:
     plan_epoch: Callable[[EpochStart], Plan] = lambda start: Plan()
     describe_plan: Callable[[Mapping[str, Selection]], dict[str, float]] = lambda selections: {}
     classifiers: Callable[[MetaState], Mapping[str, Variables]] = the_classifier
+    coverages_percent: tuple[float, ...] = (100.0, 95.0, 90.0, 85.0, 80.0, 75.0, 70.0)
     test_numbers: Callable[[NamedTuple], Mapping[str, float]] = lambda measured: {}
     leave: Callable[[MetaState], Mapping[str, FileContents]] = lambda state: {}
     summarize: Callable[[Path], Mapping[str, Any]] = lambda folder: {}

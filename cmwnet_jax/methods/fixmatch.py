@@ -43,7 +43,7 @@ FIELDS = {
     "fixmatch.average_momentum": Field(
         0.999,
         "Momentum per step of the averaged classifier, which is the one tested, in [0, 1). At step t it is at "
-        "most (1 + t) / (10 + t), so that short runs are not tested near their start (Q50).",
+        "most (1 + t) / (10 + t), so that short runs are not tested near their start (Q62).",
         within("[0, 1)"),
     ),
     "fixmatch.rand_ops": Field(

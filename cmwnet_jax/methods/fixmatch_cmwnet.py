@@ -2,7 +2,7 @@
 
 A pseudo-label's weight is V(loss, meta-class of its class). The labelled examples are the meta data. The paper
 does not say what N_i, the size of a class, is without labels: here the number of its pseudo-labels in the epoch
-before, by which the classes are clustered into meta-classes at each epoch's start (Q49).
+before, by which the classes are clustered into meta-classes at each epoch's start (Q61).
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _OWN_FIELDS = {
     "fixmatch.weigh_by": Field(
         "strong",
         "fixmatch_cmwnet only: the loss that the weight net sees: strong (that of the strong view, with the "
-        "pseudo-label) or weak (that of the weak view, from which FixMatch's threshold decides; Q48).",
+        "pseudo-label) or weak (that of the weak view, from which FixMatch's threshold decides; Q60).",
         one_of(semi_supervised.WEIGH_BY),
     ),
     "fixmatch.shuffled_weights": Field(

@@ -14,7 +14,7 @@ from cmwnet_jax.core.types import PyTree
 Measure = Callable[[Mapping[str, PyTree], dict[str, jax.Array]], NamedTuple]
 """(variables, batch of `image`, `label` and `row`) -> arrays [n]; pure.
 
-The result of a custom measure must also have the four fields of `Measured`.
+The result of a custom measure must also have the fields of `Measured`.
 """
 
 
@@ -27,12 +27,16 @@ class Measured(NamedTuple):
         confidence: [n] float32, the softmax probability of that class.
         ranks: [n] int32, the number of classes ranked before the label's: 0 if the prediction is right, C if
             the logits are NaN.
+        certainty: [n] float32, by which a selective classifier accepts predictions, the highest first. Plain
+            classifiers: log(p / (1 - p)) of the confidence p, i.e. softmax response (Geifman and El-Yaniv
+            2017), of which float32 rounds many p to 1.
     """
 
     losses: jax.Array | np.ndarray
     predictions: jax.Array | np.ndarray
     confidence: jax.Array | np.ndarray
     ranks: jax.Array | np.ndarray
+    certainty: jax.Array | np.ndarray
 
 
 def measure_classifier(model: nn.Module) -> Measure:
@@ -61,7 +65,15 @@ def measured(logits: jax.Array, labels: jax.Array) -> Measured:
         predictions=jnp.argmax(logits, axis=-1).astype(jnp.int32),
         confidence=jnp.max(jax.nn.softmax(logits), axis=-1),
         ranks=_ranks(logits, labels),
+        certainty=_log_odds(logits),
     )
+
+
+def _log_odds(logits: jax.Array) -> jax.Array:
+    """log(p / (1 - p)) of the highest softmax probability p: [n, C] to [n], in the logits' precision."""
+    highest = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
+    others = jax.nn.logsumexp(jnp.where(highest, -jnp.inf, logits), axis=-1)
+    return jnp.max(logits, axis=-1) - others
 
 
 def _ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -62,9 +62,14 @@ FIELDS = {
 """Config fields of the meta data."""
 
 
-def meta_loss(parts: Parts) -> MetaLossFn:
-    """Makes the meta loss: mean cross-entropy on the meta batch, with mixup if configured (Sec. 4.2)."""
-    plain = objectives.classification_meta_loss(parts.model.apply)
+def meta_loss(parts: Parts, plain: MetaLossFn | None = None) -> MetaLossFn:
+    """Makes the meta loss, on a mixed meta batch if the config says so (Sec. 4.2).
+
+    Args:
+        parts: the pieces of the run.
+        plain: the meta loss of a meta batch as it is; None for the mean cross-entropy.
+    """
+    plain = objectives.classification_meta_loss(parts.model.apply) if plain is None else plain
     return mixing.mixed(plain, num_classes=parts.num_classes) if parts.config.meta_set.mixup else plain
 
 

@@ -1,5 +1,7 @@
 """Shared by MW-Net, CMW-Net and CMW-Net-SL: a weight net, learned or frozen (Algorithms 1 and 2)."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -45,7 +47,7 @@ FIELDS = {
     ),
     "weight_net.num_meta_classes": Field(
         3,
-        "cmwnet and cmwnet_sl: K, the number of meta-classes; all other methods have 1.",
+        "Methods with cmwnet in their name: K, the number of meta-classes; all other methods have 1.",
         between(1, MANY),
     ),
     "weight_net.hidden": Field(
@@ -65,7 +67,7 @@ FIELDS = {
     ),
     "weight_net.normalize": Field(
         "sum",
-        "mwnet and cmwnet: divisor of the weights: sum (their sum), mean (the batch size) or none (1; Q1).",
+        "All but cmwnet_sl: divisor of the weights: sum (their sum), mean (the batch size) or none (1; Q1).",
         one_of(NORMALIZATIONS),
     ),
     "weight_net.init": Field(
@@ -91,6 +93,7 @@ def with_weight_net(
     around=lambda step: step,
     judge=None,
     initial=one_classifier,
+    meta_loss=None,
     **fields,
 ) -> Method:
     """Builds the warm-up, then steps weighted by a weight net, which is trained unless it is frozen.
@@ -103,6 +106,7 @@ def with_weight_net(
         around: wraps a step of core: step -> step, each (state, batch, ...) -> (state, metrics).
         judge: state -> variables of the classifier that selects the meta data; None for the trained one.
         initial: as in `Method`, without the weight net.
+        meta_loss: as in `meta_data.meta_loss`.
         **fields: further fields of `Method`. With `streams`, the objective reads all of these by name, and
             they include the meta stream unless the weight net is frozen; without, it reads `train`.
 
@@ -126,7 +130,7 @@ def with_weight_net(
     if stream is not None and learns:
         fields |= meta_data.meta_fields(parts) if judge is None else meta_data.meta_fields(parts, judge)
     main = Phase(
-        _step(parts, objective, normalize, around, stream, first_epoch),
+        _step(parts, objective, normalize, around, stream, first_epoch, meta_loss),
         streams=tuple(fields.get("streams", ("train",))),
         first_epoch=first_epoch,
         weighs=True,
@@ -185,7 +189,13 @@ def _check_some_step_learns(parts: Parts, first_epoch: int) -> None:
 
 
 def _step(
-    parts: Parts, objective: ObjectiveFn, normalize: str, around, stream: str | None, first_epoch: int
+    parts: Parts,
+    objective: ObjectiveFn,
+    normalize: str,
+    around: Callable[[StepFn], StepFn],
+    stream: str | None,
+    first_epoch: int,
+    meta_loss: Callable,
 ) -> steps.Step:
     """Makes meta steps every `meta_every_steps`, weighted steps between; a frozen net needs no meta steps."""
     weigh = {"weight_fn": weight_net(parts).apply, "normalize": normalize}
@@ -195,7 +205,7 @@ def _step(
     _check_some_step_learns(parts, first_epoch)
     learned = {
         "objective": objective,
-        "meta_loss": meta_data.meta_loss(parts),
+        "meta_loss": meta_data.meta_loss(parts, meta_loss),
         "optimizer": parts.optimizer,
         "weight_optimizer": _weight_optimizer(parts.config),
         "virtual_lr": parts.learning_rate,

@@ -14,7 +14,7 @@ from cmwnet_jax.models.preact_resnet import PreActResNet18
 from cmwnet_jax.models.resnet import BasicBlock, Bottleneck, ResNet, cifar_stem, imagenet_stem
 from cmwnet_jax.models.resnet_cifar import ResNetCifar, projected, zero_padded
 from cmwnet_jax.models.small_cnn import SmallCNN
-from cmwnet_jax.models.vgg import VGG, VGG16, VGG19
+from cmwnet_jax.models.vgg import VGG, VGG16, VGG19, VGGCifar
 from cmwnet_jax.models.wide_resnet import WideResNet
 
 _option_a = functools.partial(ResNetCifar, shortcut=zero_padded)
@@ -45,6 +45,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": SmallCNN,
     "vgg16": functools.partial(VGG, stages=VGG16, batch_norm=False),
     "vgg16_bn": functools.partial(VGG, stages=VGG16, batch_norm=True),
+    "vgg16_cifar": VGGCifar,
     "vgg19_bn": functools.partial(VGG, stages=VGG19, batch_norm=True),
     "wide_resnet28_2": functools.partial(WideResNet, depth=28, widen=2),
     "wide_resnet28_8": functools.partial(WideResNet, depth=28, widen=8),
@@ -58,6 +59,7 @@ SMALLEST_SIDES = {
     "resnet34_cifar_unpadded": 3,
     "vgg16": 32,
     "vgg16_bn": 32,
+    "vgg16_cifar": 32,
     "vgg19_bn": 32,
 }
 """Smallest number of pixels per side; with fewer, a feature map would be empty. Other models take 1."""

@@ -33,6 +33,5 @@ class BilinearCNN(Classifier, kw_only=True):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = True) -> jax.Array:
         """Logits [n, C] of images [n, height, width, channels], at least 32 pixels a side."""
-        del train  # train mode changes nothing
         pooled = bilinear_pool(vgg_features(images, VGG16, self.conv()))
-        return self.outputs(pooled, kernel_init=he_fan_in)
+        return self.outputs(pooled, train, kernel_init=he_fan_in)

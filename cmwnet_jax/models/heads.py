@@ -44,21 +44,30 @@ class CosineHead(nn.Module):
 
 
 Head = Callable[..., Callable[[jax.Array], Any]]
-"""(num_classes, *, kernel_init, name) -> (features [n, F] float32 -> outputs), for use in a compact method.
+"""(num_classes, *, kernel_init, norm, name) -> (features [n, F] float32 -> outputs), for a compact method.
 
 The outputs of a plain classifier are logits [n, C]. A method with several outputs defines its own head, whose
-outputs are a pytree. `kernel_init` and `name` are those of the architecture's linear head.
+outputs are a pytree. `kernel_init` and `name` are those of the architecture's linear head; `norm(...)` makes a
+BatchNorm in the classifier's mode, for heads that normalise.
 """
 
 
-def linear_head(num_classes: int, *, kernel_init: nn.initializers.Initializer, name: str | None) -> nn.Module:
+def linear_head(
+    num_classes: int,
+    *,
+    kernel_init: nn.initializers.Initializer,
+    norm: Callable[..., nn.Module],
+    name: str | None,
+) -> nn.Module:
     """A linear layer with bias, the usual `Head`.
 
     Args:
         num_classes: C.
         kernel_init: initialiser of the kernel.
+        norm: not used.
         name: name of the parameters.
     """
+    del norm
     return nn.Dense(num_classes, kernel_init=kernel_init, name=name)
 
 
@@ -74,8 +83,8 @@ def cosine_head(scale: float) -> Head:
     if not scale > 0:
         raise UsageError(f"cosine_head: scale is {scale!r}, expected a positive number, such as LDAM's 30")
 
-    def head(num_classes: int, *, kernel_init: nn.initializers.Initializer, name: str | None) -> nn.Module:
-        del kernel_init
+    def head(num_classes: int, *, name: str | None, **settings: Any) -> nn.Module:
+        del settings
         return CosineHead(num_classes, scale, name=name)
 
     return head

@@ -95,7 +95,7 @@ class InceptionResNetV2(Classifier, kw_only=True):
             x = _ResidualMixed(_BLOCK_8, 0.2, **layers, name=f"block8_{block}")(x)
         x = _ResidualMixed(_BLOCK_8, 1.0, **layers, activate=_as_it_is, name="block8_9")(x)
         x = _Conv(1536, 1, 1, **layers, name="conv_7b")(x)
-        return self.outputs(global_average_pool(x))
+        return self.outputs(global_average_pool(x), train)
 
 
 def _as_it_is(x: jax.Array) -> jax.Array:

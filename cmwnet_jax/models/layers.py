@@ -38,6 +38,7 @@ class Classifier(nn.Module, kw_only=True):
     def outputs(
         self,
         features: jax.Array,
+        train: bool,
         kernel_init: nn.initializers.Initializer = torch_linear,
         name: str | None = "head",
     ) -> Any:
@@ -45,10 +46,12 @@ class Classifier(nn.Module, kw_only=True):
 
         Args:
             features: [n, F] of any float dtype.
+            train: whether a head that normalises does so by the batch's statistics.
             kernel_init: the architecture's initialiser of a linear head.
             name: the name of the head's parameters.
         """
-        head = self.make_head(self.num_classes, kernel_init=kernel_init, name=name)
+        norm = functools.partial(self.norm(train), dtype=jnp.float32)
+        head = self.make_head(self.num_classes, kernel_init=kernel_init, norm=norm, name=name)
         return head(features.astype(jnp.float32))
 
     def conv(self, kernel_init: nn.initializers.Initializer = he_fan_out) -> Callable[..., nn.Module]:

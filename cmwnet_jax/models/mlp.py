@@ -32,4 +32,4 @@ class MLP(Classifier, kw_only=True):
             x = nn.relu(x)
         # Numbered like the other layers; Flax's initialiser, as they use.
         kernel_init = nn.linear.default_kernel_init
-        return self.outputs(x, kernel_init=kernel_init, name=None)
+        return self.outputs(x, train, kernel_init=kernel_init, name=None)

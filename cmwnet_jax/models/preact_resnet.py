@@ -50,4 +50,4 @@ class PreActResNet18(Classifier, kw_only=True):
             for block in range(2):
                 stride = 2 if stage > 0 and block == 0 else 1
                 x = PreActBlock(channels, stride, conv, norm, name=f"layer{stage + 1}_{block}")(x)
-        return self.outputs(global_average_pool(x))
+        return self.outputs(global_average_pool(x), train)

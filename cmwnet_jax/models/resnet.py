@@ -89,4 +89,4 @@ class ResNet(Classifier, kw_only=True):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 x = self.block(64 * 2**stage, stride, conv, norm, name=f"layer{stage + 1}_{block}")(x)
-        return self.outputs(global_average_pool(x))
+        return self.outputs(global_average_pool(x), train)

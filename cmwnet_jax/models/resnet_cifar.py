@@ -80,4 +80,4 @@ class ResNetCifar(Classifier, kw_only=True):
             for block in range(self.depth // 6):
                 stride = 2 if stage > 0 and block == 0 else 1
                 x = _Block(channels, stride, self.shortcut, conv, norm, name=f"layer{stage + 1}_{block}")(x)
-        return self.outputs(global_average_pool(x))
+        return self.outputs(global_average_pool(x), train)

@@ -22,4 +22,4 @@ class SmallCNN(Classifier, kw_only=True):
         for channels in (24, 48, 96):
             for stride in (2, 1):
                 x = nn.relu(norm()(conv(channels, stride=stride)(x)))
-        return self.outputs(global_average_pool(x))
+        return self.outputs(global_average_pool(x), train)

@@ -36,4 +36,4 @@ class WideResNet(Classifier, kw_only=True):
                 channels = 16 * self.widen * 2**stage
                 x = PreActBlock(channels, stride, conv, norm, name=f"layer{stage + 1}_{block}")(x)
         x = nn.relu(norm(name="bn1")(x))
-        return self.outputs(global_average_pool(x))
+        return self.outputs(global_average_pool(x), train)

@@ -66,7 +66,7 @@ class Found:
         Args:
             like: a run in the same figure, with which the numbers of classes and meta-classes must agree.
         """
-        for name in ("weights", "evaluation", "bias", *(["corrected"] if self.has("corrected") else [])):
+        for name in ("weights", "evaluation", "bias", *filter(self.has, ("corrected", "selective"))):
             self.arrays(name)
         for name, array, what in (
             ("weights", "centers", "meta-classes"),
@@ -91,7 +91,7 @@ class Found:
         """Reads an .npz of the folder.
 
         Args:
-            name: `weights`, `evaluation`, `bias` or, for methods that change labels, `corrected`.
+            name: `weights`, `evaluation`, `bias`, `corrected` or `selective`, see `read_arrays`.
 
         Raises:
             UsageError: it cannot be read; the message says why.

@@ -61,6 +61,7 @@ class Table:
         columns: parts of the columns' names, in order.
         cells: by (row, column), for all pairs.
         decimals: digits after the point.
+        split_by: number of first parts of the columns' names by which `parts` splits the table.
     """
 
     title: str
@@ -68,6 +69,7 @@ class Table:
     columns: Sequence[tuple[str, ...]]
     cells: Mapping[tuple[str, tuple[str, ...]], Cell]
     decimals: int
+    split_by: int = 1
 
     def texts(self) -> list[list[str]]:
         """The table as strings; the header comes first."""
@@ -93,11 +95,13 @@ class Table:
             table.add_row(row, *(text.replace("; ", "\n") for text in texts))
         return table
 
-    def by_first_part(self) -> list["Table"]:
+    def parts(self) -> list["Table"]:
         """Splits the table by the first part of its columns, e.g. the data set, to fit narrow terminals."""
-        firsts = dict.fromkeys(column[:1] for column in self.columns)
+        firsts = dict.fromkeys(column[: self.split_by] for column in self.columns)
         return [
-            dataclasses.replace(self, columns=[column for column in self.columns if column[:1] == first])
+            dataclasses.replace(
+                self, columns=[column for column in self.columns if column[: self.split_by] == first]
+            )
             for first in firsts
         ]
 
@@ -147,15 +151,29 @@ def auc_table(runs: Sequence[Found]) -> Table:
     return _table(runs, title, (("{}", WEIGHT_AUC),), {}, decimals=3)
 
 
+def aurc_table(runs: Sequence[Found]) -> Table:
+    """Table of the area under the risk-coverage curve.
+
+    Args:
+        runs: finished or not.
+    """
+    title = (
+        "area under the risk-coverage curve (%), the mean selective error over all coverages, after the last "
+        "epoch; mean ± sd over seeds (number of runs)"
+    )
+    return _table(runs, title, (("{}", stored.AURC),), {}, decimals=2)
+
+
 def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
-    columns = list(dict.fromkeys(sorted((run.column for run in runs), key=_natural)))
+    columns = list(dict.fromkeys(sorted((run.column for run in runs), key=natural)))
     values, notes = {}, {}
     for run in runs:
         for name, field in scores:
             row, value = name.format(run.row), (run.result or {}).get(field)
             if value is not None:
                 values.setdefault((row, run.column), {})[run.seed] = value
-                notes.setdefault((row, run.column), set()).add(few_epochs(run.result))
+                note = "" if field == stored.AURC else few_epochs(run.result)
+                notes.setdefault((row, run.column), set()).add(note)
     # A method without finished runs still has a row; a teacher's row needs a finished run.
     named = [name.format(row) for row in _in_order(runs) for name, _ in scores]
     shown = {row for row, _ in values} | ({run.row for run in runs} if scores[0][1] == ACCURACY else set())
@@ -179,11 +197,15 @@ def _in_order(runs: Sequence[Found]) -> list[str]:
         result = run.result or {}
         place = result.get(stored.METHOD_PLACE, 0), result.get(stored.WEIGHT_AUC) is not None
         places[run.row] = max(place, places.get(run.row, place))
-    return sorted(places, key=lambda row: (places[row], _natural((row,))))
+    return sorted(places, key=lambda row: (places[row], natural((row,))))
 
 
-def _natural(parts: tuple[str, ...]) -> tuple:
-    """Sort key that orders numbers by value instead of by first digit."""
+def natural(parts: tuple[str, ...]) -> tuple:
+    """Sort key that orders numbers by value instead of by first digit.
+
+    Args:
+        parts: parts of a name.
+    """
     tokens = [token for part in parts for token in part.replace("+", "_").replace("=", "_").split("_")]
     return tuple((0, float(token), "") if token.isdecimal() else (1, 0.0, token) for token in tokens)
 
@@ -196,7 +218,7 @@ def missing(runs: Sequence[Found], cells: Collection[str] = ()) -> list[str]:
         cells: all cells, if known; otherwise each row is expected in each column.
     """
     by_place = {(run.column, run.row, run.seed): run for run in runs}
-    columns, seeds = sorted({run.column for run in runs}, key=_natural), sorted({run.seed for run in runs})
+    columns, seeds = sorted({run.column for run in runs}, key=natural), sorted({run.seed for run in runs})
     lines = []
     for column in columns:
         absent, under_way = {}, []
@@ -217,13 +239,14 @@ def missing(runs: Sequence[Found], cells: Collection[str] = ()) -> list[str]:
     return lines
 
 
-def read_paper(path: str | Path) -> Paper:
-    """Reads the paper's numbers from a JSON file.
+def read_paper(path: str | Path, scores: Collection[str] = ("accuracy", "error")) -> Paper:
+    """Reads the paper's numbers from a JSON file; errors become accuracies.
 
     Args:
-        path: a JSON file with tables by name, each with `score` (`accuracy` or `error`, in per cent),
-            `columns`, and `rows`: by name, a list with one entry per column, which is a number, [mean, sd] or
-            null.
+        path: a JSON file with tables by name, each with `score` (`accuracy`, `error` or `selective_error`, in
+            per cent), `columns`, and `rows`: by name, a list with one entry per column, which is a number,
+            [mean, sd] or null.
+        scores: tables with other scores are left out.
 
     Raises:
         UsageError: the file cannot be read.
@@ -232,6 +255,8 @@ def read_paper(path: str | Path) -> Paper:
         tables = read_json(Path(path).expanduser(), finite=True)
         numbers = {}
         for table in tables.values():
+            if table["score"] not in scores:
+                continue
             is_error = table["score"] == "error"
             for row, values in table["rows"].items():
                 for column, value in zip(table["columns"], values, strict=True):

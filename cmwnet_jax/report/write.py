@@ -8,7 +8,17 @@ from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import replace_file
 from cmwnet_jax.report.figures import save_column_figures
 from cmwnet_jax.report.find import Found, OnProblem, find_cells, find_runs
-from cmwnet_jax.report.tables import Paper, accuracy_table, auc_table, csv_text, missing, read_paper
+from cmwnet_jax.report.selective import save_risk_coverage_figures, selective_runs, selective_table
+from cmwnet_jax.report.tables import (
+    Paper,
+    Table,
+    accuracy_table,
+    auc_table,
+    aurc_table,
+    csv_text,
+    missing,
+    read_paper,
+)
 from cmwnet_jax.screen import console
 
 
@@ -35,13 +45,16 @@ def write_report(
             print(f"left out: {error}", file=sys.stderr, flush=True)
 
     numbers = read_paper(paper) if paper else {}
+    errors = read_paper(paper, ("selective_error",)) if paper else {}
     runs = find_runs(folders, leave_out)
     if not runs:
         raise UsageError(f"no run can be read, {len(problems)} were left out, see above: nothing is written")
     absent = missing(runs, find_cells(folders, leave_out))
     drawn = _drawable(runs, leave_out) if figures else []
     try:
-        _write(Path(output).expanduser(), runs, drawn, numbers, absent, problems)
+        own = (accuracy_table(runs, numbers), auc_table(runs))
+        tables = [table for table in (*own, *_selective_tables(runs, errors, leave_out)) if table.rows]
+        _write(Path(output).expanduser(), tables, drawn, absent, problems)
     except BrokenPipeError:  # stdout was closed
         raise
     except OSError as error:
@@ -50,6 +63,18 @@ def write_report(
         ) from error
     if problems:
         raise UsageError(f"{len(problems)} of what there is was left out, see above: the report is of the rest")
+
+
+def _selective_tables(runs: list[Found], paper: Paper, leave_out: OnProblem) -> tuple[Table, Table]:
+    """Table 15 and the areas under the curves, of the runs whose selective.npz can be read."""
+    readable = []
+    for run in selective_runs(runs):
+        try:
+            run.arrays("selective")
+            readable.append(run)
+        except UsageError as error:
+            leave_out(UsageError(f"{error}; its run is not in the table of selective errors"))
+    return selective_table(readable, paper), aurc_table(readable)
 
 
 def _drawable(runs: list[Found], leave_out: OnProblem) -> list[Found]:
@@ -69,18 +94,16 @@ def _drawable(runs: list[Found], leave_out: OnProblem) -> list[Found]:
 
 def _write(
     output: Path,
-    runs: list[Found],
+    tables: list[Table],
     drawn: list[Found],
-    paper: Paper,
     absent: list[str],
     problems: list[str],
 ) -> None:
     """Prints and writes the tables, and draws the figures."""
     screen = console()
-    tables = [table for table in (accuracy_table(runs, paper), auc_table(runs)) if table.rows]
     lines = [*(f"missing: {line}" for line in absent), *(f"left out: {problem}" for problem in problems)]
     for table in tables:
-        for part in table.by_first_part():
+        for part in table.parts():
             screen.print(part.rich())
     for line in absent:
         screen.print(f"missing: {line}", soft_wrap=True)
@@ -97,3 +120,5 @@ def _write(
             folder = output.joinpath("figures", *column)
             written = save_column_figures(by_row, folder)
             screen.print(f"figures: {folder}: {', '.join(path.name for path in written)}", soft_wrap=True)
+    for path in save_risk_coverage_figures(drawn, output / "figures"):
+        screen.print(f"figures: {path.parent}: {path.name}", soft_wrap=True)

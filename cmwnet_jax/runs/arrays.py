@@ -28,6 +28,12 @@ _LAYOUTS = {
     },
     "evaluation": {"confusion": ("iu", "CC")},
     "bias": {"transition_matrix?": ("f", "CC")},
+    "selective": {
+        "coverages_percent": ("f", "k"),
+        "accepted": ("iu", "k"),
+        "wrong": ("iu", "k"),
+        "curve_percent": ("f", "n"),
+    },
     "corrected": {
         "images": ("u", "mhwd"),
         "given": ("iu", "m"),
@@ -65,7 +71,8 @@ def read_arrays(run: Path, name: str) -> dict[str, np.ndarray]:
 
     Args:
         run: the folder.
-        name: `weights`, `evaluation`, `bias` or, for methods that change labels, `corrected`.
+        name: `weights`, `evaluation`, `bias`; for methods that change labels, `corrected`; for data with a
+            calibration split, `selective`.
 
     Raises:
         UsageError: it is missing or damaged, or its arrays are not those of a run; the message says which.

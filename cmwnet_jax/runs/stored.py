@@ -19,7 +19,7 @@ CONFIG, METRICS, RESULT, LOCK = "config.json", "metrics.jsonl", "result.json", "
 BIAS = ("bias.json", "bias.npz")
 CHECKPOINTS, DAMAGED, TENSORBOARD = "checkpoints", "damaged_checkpoints", "tensorboard"
 INITIAL_WEIGHT_NET, CONFIDENCES = "initial_weight_net.safetensors", "confidences.npy"
-ARRAYS = ("weights", "evaluation", "corrected")
+ARRAYS = ("weights", "evaluation", "corrected", "selective")
 """Results of the last epoch, each in an .npz."""
 
 CELLS = "cells.json"
@@ -28,6 +28,7 @@ CELLS = "cells.json"
 ACCURACY = "test_accuracy_percent_last10"
 TEACHER_ACCURACY = "teacher_test_accuracy_percent_last10"
 WEIGHT_AUC = "weight_auc_last10"
+AURC = "test_aurc_percent_last"
 AVERAGED, IN_WARMUP = "last_epochs_averaged", "last_epochs_are_warmup"
 """Number of epochs that the means are over, and whether all were warm-up; fields of result.json."""
 METHOD_PLACE = "method_place"

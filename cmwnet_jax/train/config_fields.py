@@ -136,6 +136,12 @@ FIELDS = {
         "For open_set biases: `raw_dir` of the data set `open_set_from`.",
         local_file,
     ),
+    "data.calibration_per_class": Field(
+        0,
+        "Training images per class that are set apart before the bias, for the thresholds of selective "
+        "classification: every method then also reports its errors at given coverages; 0: none.",
+        between(0, INT32),
+    ),
     "data.path": Field(
         "auto",
         "Input path: device (the set is kept on the devices), stream (read as needed) or auto (stream "

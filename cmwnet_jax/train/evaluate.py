@@ -5,6 +5,7 @@ import numpy as np
 from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.methods.measure import Measured
 from cmwnet_jax.train import scores
+from cmwnet_jax.train.selective import aurc_percent
 
 
 def split_metrics(
@@ -20,8 +21,8 @@ def split_metrics(
 
     Returns:
         `test_loss`, `test_accuracy_percent`, `test_top5_percent` (with more than 10 classes), `test_ece` in
-        [0, 1], and the mean class accuracies of each meta-class [K] and of the classes with many, medium and
-        few training examples; None for a group without classes.
+        [0, 1], `test_aurc_percent` (see `aurc_percent`), and the mean class accuracies of each meta-class [K]
+        and of the classes with many, medium and few training examples; None for a group without classes.
     """
     count = len(class_counts)
     by_class = scores.class_accuracy_percent(scores.confusion_matrix(labels, measured.predictions, count))
@@ -32,6 +33,7 @@ def split_metrics(
         "test_accuracy_percent": float(100 * np.mean(is_right)),
         **({"test_top5_percent": scores.top_k_percent(measured.ranks, 5)} if count > 10 else {}),
         "test_ece": scores.expected_calibration_error(measured.confidence, is_right),
+        "test_aurc_percent": aurc_percent(measured, labels),
         "test_meta_class_accuracy_percent": [scores.group_accuracy_percent(by_class, g) for g in groups],
         **{
             f"test_{name}_accuracy_percent": scores.group_accuracy_percent(by_class, members)

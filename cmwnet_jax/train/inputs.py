@@ -36,7 +36,7 @@ Metrics are stacked over the steps and equal on all D devices.
 
 
 class Input(Protocol):
-    """The interface of an input path. Its splits are named `train`, `test` and, if there is one, `held_out`."""
+    """The interface of an input path. Its splits are named as in `Data.splits`."""
 
     def load(self, stream: str, selection: Selection, epoch: int) -> Raw:
         """Loads a planned stream's examples of an epoch onto every device."""

@@ -24,6 +24,7 @@ from cmwnet_jax.train.metrics import weight_metrics
 from cmwnet_jax.train.preemption import StopRequests
 from cmwnet_jax.train.result import summarize, weight_arrays, weighting_arrays
 from cmwnet_jax.train.saving import Saver
+from cmwnet_jax.train.selective import selective_arrays
 from cmwnet_jax.train.show import ProgressBar
 from cmwnet_jax.train.trainer import Trainer
 from cmwnet_jax.train.watch import Board, is_due
@@ -119,7 +120,7 @@ def _train(launch: _Launch) -> dict:
                 tested = trainer.test(state)
             health.check_test_losses(tested[""].losses, epoch.run_steps_done)
             _report(launch, board, bar, epoch, tested, state)
-            _picture(launch, board, epoch, tested[""], state)
+            _picture(launch, trainer, board, epoch, tested[""], state)
             saver.after_epoch(epoch, state)
             saved = epoch.arrays()
     launch.checkpoints.wait()
@@ -226,7 +227,9 @@ def _weight_metrics(launch: _Launch, epoch: Epoch, classes: MetaClasses) -> dict
     return metrics
 
 
-def _picture(launch: _Launch, board: Board, epoch: Epoch, test: NamedTuple, state: MetaState) -> None:
+def _picture(
+    launch: _Launch, trainer: Trainer, board: Board, epoch: Epoch, test: NamedTuple, state: MetaState
+) -> None:
     """Draws plots when due; after the last epoch also writes the run's arrays, before the last checkpoint."""
     is_last = epoch.number + 1 == launch.config.num_epochs
     if not is_last and not is_due(epoch.number, launch.config.watch.pictures_every_epochs):
@@ -242,6 +245,10 @@ def _picture(launch: _Launch, board: Board, epoch: Epoch, test: NamedTuple, stat
         health.check_state(whole, epoch.run_steps_done)
         folder.write_weights(**arrays)
         folder.write_evaluation(**tested)
+        if "calibration" in data.splits:
+            calibration = trainer.measure("calibration", method.classifiers(state)[""])
+            given = (test, data.test_labels, calibration, method.coverages_percent)
+            folder.write_left("selective.npz", selective_arrays(*given))
         for name, contents in method.leave(whole).items():
             folder.write_left(name, contents)
 

@@ -80,5 +80,6 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
 def _whole_training_split(config: ConfigDict) -> Raw:
     """Loads every training image of the run's data set, including those that its bias left out."""
     plain = config.copy_and_resolve_references()
-    plain.data.bias, plain.data.record, plain.meta_set.kind = "none", "", "balanced"  # nothing is set apart
+    plain.data.bias, plain.data.record = "none", ""
+    plain.meta_set.kind, plain.data.calibration_per_class = "balanced", 0  # nothing is set apart
     return load_data(plain).splits["train"]

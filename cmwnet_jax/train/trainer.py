@@ -102,7 +102,7 @@ class Trainer:
         """Applies the method's `Measure` to every example of a split, in order; the result is on the host.
 
         Args:
-            split: `train`, `test` or `held_out`.
+            split: a name in `Data.splits`.
             variables: the replicated variables of a classifier.
         """
         return self._map(split)(variables)
