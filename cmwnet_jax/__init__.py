@@ -19,6 +19,7 @@ _MODULE_OF = {
     "classification_objective": "core.objectives",
     "cross_entropy": "core.losses",
     "load_weight_net": "transfer",
+    "lowest_loss": "core.meta_examples",
     "make_low_memory_step": "core.low_memory",
     "make_meta_step": "core.meta_step",
     "make_weighted_step": "core.meta_step",

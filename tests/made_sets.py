@@ -7,8 +7,9 @@ import numpy as np
 from cmwnet_jax.data import sources
 from cmwnet_jax.data.sources import Dataset, Source, Split
 
-# Classes, and the shape of an image as it is stored; of larger sets, sizes differ in truth.
+# Classes, and the shape of an image or vector as it is stored; of larger sets, sizes differ in truth.
 SHAPES = {
+    "arrays": (10, (12,)),
     "animal10n": (10, (64, 64, 3)),
     "cifar10": (10, (32, 32, 3)),
     "cifar100": (100, (32, 32, 3)),
@@ -35,7 +36,9 @@ def made_split(name: str, per_class: int) -> Split:
         np.repeat([0, 500, 999], [16, 8, 4]) if classes == 1000 else np.arange(per_class * classes) % classes
     )
     rng = np.random.default_rng(len(labels))
-    return Split(rng.integers(256, size=(len(labels), *shape), dtype=np.uint8), labels.astype(np.int32))
+    inputs = rng.integers(256, size=(len(labels), *shape), dtype=np.uint8)
+    inputs = inputs if len(shape) == 3 else inputs.astype(np.float32)
+    return Split(inputs, labels.astype(np.int32))
 
 
 def stand_in(monkeypatch, per_class: int = 10) -> None:

@@ -86,7 +86,7 @@ class TestMnistFormat:
             ),
             (
                 lambda root: raw_data.write_idx(root / "train-labels-idx1-ubyte.gz", np.arange(12) % 2 * 2),
-                "1 of 3 classes have no image in the split train, the first '1'",
+                "1 of 3 classes have no example in train, the first '1'",
             ),
         ],
     )
@@ -143,11 +143,11 @@ class TestImageFolder:
             (lambda root: shutil.rmtree(root / "test"), "has no test or val or validation split"),
             (
                 lambda root: raw_data.empty_folder(root / "train" / "dog"),
-                "1 of 3 classes have no image in the split train, the first 'dog'",
+                "1 of 3 classes have no example in train, the first 'dog'",
             ),
             (
                 lambda root: shutil.rmtree(root / "test" / "dog"),
-                "1 of 3 classes have no image in the split test, the first 'dog'",
+                "1 of 3 classes have no example in test, the first 'dog'",
             ),
             (
                 lambda root: shutil.copytree(root / "test" / "dog", root / "test" / "fox"),
@@ -221,7 +221,7 @@ class TestAnimal10n:
             ),
             (
                 lambda root: (root / "testing" / "3_10.jpg").unlink(),
-                "no image in the split test, the first 'coyote'",
+                "no example in test, the first 'coyote'",
             ),
             (
                 lambda root: raw_data.write(root / "training" / "1_10.jpg", raw_data.image_bytes(0, (32, 64))),
@@ -283,7 +283,7 @@ class TestWebvision:
             ),
             (
                 lambda root: raw_data.write(root / "info" / "val_filelist.txt", b"val000000.jpg 0\n"),
-                "49 of 50 classes have no image in the split val, the first '1'",
+                "49 of 50 classes have no example in val, the first '1'",
             ),
         ],
     )
@@ -331,7 +331,7 @@ def test_says_which_files_it_wants_where_and_from_where(tmp_path, name):
         sources.open(name, str(tmp_path / "data"))
     message = str(error.value)
     assert "is not prepared in" in message and "--config.data.raw_dir" in message
-    assert "https://" in message or name == "image_folder"
+    assert "https://" in message or name in ("image_folder", "arrays", "csv")
     assert not (tmp_path / "data").exists()
 
 

@@ -144,7 +144,7 @@ def test_overrides_take_their_fields_type():
     [
         ([DIGITS, "--config.num_epochs=2.5"], "config.num_epochs"),
         ([DIGITS, "--config.augment.flip=perhaps"], "config.augment.flip"),
-        ([DIGITS, "--config.model.width=2"], "no field 'model.width'"),
+        ([DIGITS, "--config.model.depth=2"], "no field 'model.depth'"),
         ([f"{DIGITS}:none,erm,sed=4"], "'sed', expected one of .*did you mean 'seed'"),
         (["--config=experiments/digit.py"], "--config=experiments/digit.py cannot be used, .*No such file"),
         (

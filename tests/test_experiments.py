@@ -32,6 +32,7 @@ FILES = (
     "table15_selective",
     "fig15_ablations",
     "table10_semi_supervised",
+    "human_noise",
     "transfer_mnist",
     "compare",
     "ablation",
@@ -60,6 +61,8 @@ def args_of(name):
             more = f",published=net,stage1={'net_of_one' if 'mwnet' in cell.split(',') else 'net'},posteriors=."
         elif name == "table13_partial_labels" and not cell.endswith("proden"):
             more = ",stage1=."
+        elif name == "human_noise":
+            more = ",human_labels=human_labels.npz"
         elif "pmd" in cell:
             more = ",posterior=probabilities.npy"
         for recipe in RECIPES if name in WITH_RECIPES else ("",):
@@ -124,7 +127,8 @@ def files(tmp_path, monkeypatch):
         likely[np.arange(len(labels)), labels] = 1.1  # right, and not sure of it
         for file in ("probabilities", "confidences", name):
             np.save(tmp_path / f"{file}.npy", likely / likely.sum(axis=1, keepdims=True))
-        np.savez(tmp_path / "human_labels.npz", clean_label=labels, worse_label=np.roll(labels, 1))
+        given = {f"{kind}_label": np.roll(labels, 1) for kind in ("worse", "aggre")}
+        np.savez(tmp_path / "human_labels.npz", clean_label=labels, random_label1=labels[::-1], **given)
 
     return write
 

@@ -12,7 +12,7 @@ from jax import lax
 
 from cmwnet_jax.core.losses import cross_entropy
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.models import MODELS, heads, layers, model_fields
+from cmwnet_jax.models import INPUTS, MODELS, heads, layers, model_fields
 from cmwnet_jax.models.bilinear_cnn import bilinear_pool
 from cmwnet_jax.models.heads import cosine_head, no_head
 from cmwnet_jax.models.preact_resnet import PreActBlock
@@ -70,7 +70,10 @@ def size_of(tree):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("name", MODELS)
+OF_IMAGES = [name for name in MODELS if "images" in INPUTS.get(name, ("images",))]
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_parameters_are_as_many_as_published_and_only_they_and_logits_are_float32(name):
     """Shapes only, nothing is computed: the model of the size that was published, computing in bfloat16."""
     classes, side, published = PARAMETERS[name]
@@ -323,8 +326,12 @@ def test_what_cannot_be_built_says_so():
         model_fields("smal_cnn")
 
 
-def test_fields_beyond_the_shared_ones_are_the_mlps():
+def test_fields_beyond_the_shared_ones_are_of_few():
     shared = {"num_classes", "axis_name", "dtype", "make_head"}
     own = {name: set(model_fields(name)) - shared for name in MODELS}
-    assert {name: fields for name, fields in own.items() if fields} == {"mlp": {"hidden", "batch_norm"}}
+    assert {name: fields for name, fields in own.items() if fields} == {
+        "mlp": {"hidden", "batch_norm"},
+        "bag_of_embeddings": {"vocabulary", "width", "hidden", "batch_norm"},
+        "transformer": {"vocabulary", "width", "layers", "heads"},
+    }
     assert all(shared <= model_fields(name) for name in MODELS)

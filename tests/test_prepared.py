@@ -191,7 +191,7 @@ def test_a_preparation_that_is_killed_leaves_nothing_for_ever(tmp_path):
 import os, signal
 from cmwnet_jax.data import sources
 from cmwnet_jax.data.builders import contents
-contents.ImageArrays.examples = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+contents.InMemory.examples = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 sources.open("digits", "data")
 """
     env = {**os.environ, "PYTHONPATH": str(Path(sources.__file__).parents[2])}

@@ -72,14 +72,18 @@ def mix(
     num_classes: int | None = None,
     alpha: float = 1.0,
     keep_larger: bool = False,
+    inputs: str = "image",
+    label: str = "label",
 ) -> dict[str, jax.Array]:
     """Mixes a batch's images and labels with those of a permutation of the batch.
 
     Args:
-        batch: `image` [n, ...] float and `label`, [n] int or [n, C] float; other entries stay unchanged.
+        batch: `image` [n, ...] float (or a dictionary of such arrays) and `label`, [n] int or [n, C] float;
+            other entries stay unchanged.
         rng: a random key.
         num_classes: C, needed if labels are class indices.
         alpha, keep_larger: as in `draw_mixture`.
+        inputs, label: names of the two entries.
 
     Returns:
         The batch with mixed `image` and soft `label` [n, C] float, NaN where a label was not a class.
@@ -94,20 +98,21 @@ def mix(
         >>> bool(jnp.allclose(mixed["image"], mixed["label"]))
         True
     """
-    image, label = entry(batch, "image"), entry(batch, "label")
-    mixture = draw_mixture(rng, len(image), alpha=alpha, keep_larger=keep_larger)
-    mixed_image = mixture.blend(image)
-    if jnp.issubdtype(label.dtype, jnp.integer):
+    shown, labels = entry(batch, inputs), entry(batch, label, nested=False)
+    mixture = draw_mixture(rng, len(labels), alpha=alpha, keep_larger=keep_larger)
+    mixed_inputs = jax.tree.map(mixture.blend, shown)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
         if num_classes is None:
             raise UsageError("mix: labels are class indices, expected num_classes as well, to make them soft")
-        if jnp.ndim(label) != 1:
+        if jnp.ndim(labels) != 1:
             raise UsageError(
-                f"mix: integer labels have shape {jnp.shape(label)}, expected [n] class indices: squeeze them, "
-                f"or convert one-hot labels to float"
+                f"mix: integer labels have shape {jnp.shape(labels)}, expected [n] class indices: squeeze "
+                f"them, or convert one-hot labels to float"
             )
-        is_class = ((label >= 0) & (label < num_classes))[:, None]
-        label = jnp.where(is_class, jax.nn.one_hot(label, num_classes, dtype=image.dtype), jnp.nan)
-    return {**batch, "image": mixed_image, "label": mixture.blend(label)}
+        is_class = ((labels >= 0) & (labels < num_classes))[:, None]
+        dtype = jax.tree.leaves(mixed_inputs)[0].dtype
+        labels = jnp.where(is_class, jax.nn.one_hot(labels, num_classes, dtype=dtype), jnp.nan)
+    return {**batch, inputs: mixed_inputs, label: mixture.blend(labels)}
 
 
 def mixed(function: Callable, **options) -> Callable:

@@ -37,6 +37,9 @@ def classification_objective(
     meta_classes: MetaClasses,
     loss: LossFn = cross_entropy,
     train_kwargs: Mapping[str, Any] | None = None,
+    *,
+    inputs: str = "image",
+    label: str = "label",
 ) -> ObjectiveFn:
     """CMW-Net's objective (Eq. 6): both terms and losses are the per-example losses, and base is 0.
 
@@ -49,10 +52,12 @@ def classification_objective(
         train_kwargs: arguments that put the model into train mode, e.g. `{"is_teaching": True}`. None passes
             those `TRAIN_SWITCHES` that are arguments of the model or of `apply_fn`, except those that
             `functools.partial` has already set; a warning says if `**` hides the arguments.
+        inputs: name of the batch's entry that the model gets, an array [n, ...] or a dictionary of arrays.
+        label: name of the batch's entry of labels, [n] int in [0, C), or [n, C] float, whose most likely class
+            determines the meta-class.
 
     Returns:
-        An `objective` for `make_meta_step`. Its batches have the entries `image` (the model's input, [n, ...])
-        and `label` ([n] int in [0, C), or [n, C] float, whose most likely class determines the meta-class).
+        An `objective` for `make_meta_step`, for batches that are dictionaries with these two entries.
         The objective knows its K, so a step refuses a weight net with another K.
 
     Raises:
@@ -63,10 +68,10 @@ def classification_objective(
     forward = train_mode(apply_fn, train_kwargs)
 
     def objective(params, model_state, batch, rng):
-        label = entry(batch, "label")
-        logits, new_model_state = forward(params, model_state, entry(batch, "image"), rng)
-        losses = loss(logits, label)
-        meta_class = meta_class_of(meta_classes, label, logits.shape[-1])
+        labels = entry(batch, label, nested=False)
+        logits, new_model_state = forward(params, model_state, entry(batch, inputs), rng)
+        losses = loss(logits, labels)
+        meta_class = meta_class_of(meta_classes, labels, logits.shape[-1])
         return Objective(terms=losses, losses=losses, meta_class=meta_class), new_model_state
 
     objective.num_meta_classes = meta_classes.num_meta_classes
@@ -178,21 +183,27 @@ def meta_class_of(meta_classes: MetaClasses, label: jax.Array, num_outputs: int 
 
 
 def classification_meta_loss(
-    apply_fn: Callable, loss: LossFn = cross_entropy, train_kwargs: Mapping[str, Any] | None = None
+    apply_fn: Callable,
+    loss: LossFn = cross_entropy,
+    train_kwargs: Mapping[str, Any] | None = None,
+    *,
+    inputs: str = "image",
+    label: str = "label",
 ) -> MetaLossFn:
     """Makes the mean loss on a meta batch (Eq. 5), in train mode; running statistics are discarded (Q18).
 
     Args:
         apply_fn: as in `classification_objective`.
         loss: (logits [m, C], labels [m] or [m, C]) -> [m].
-        train_kwargs: as in `classification_objective`.
+        train_kwargs, inputs, label: as in `classification_objective`.
     """
     forward = train_mode(apply_fn, train_kwargs)
 
     def meta_loss(params, model_state, meta_batch, rng):
-        image, label = (entry(meta_batch, name, "meta batch") for name in ("image", "label"))
-        logits, _ = forward(params, model_state, image, rng)
-        return jnp.mean(loss(logits, label))
+        labels = entry(meta_batch, label, "meta batch", nested=False)
+        shown = entry(meta_batch, inputs, "meta batch")
+        logits, _ = forward(params, model_state, shown, rng)
+        return jnp.mean(loss(logits, labels))
 
     return meta_loss
 

@@ -148,23 +148,36 @@ class MetaState:
         return jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, state)
 
 
-def entry(batch: Mapping[str, jax.Array], name: str, of: str = "batch") -> jax.Array:
+def entry(batch: Mapping[str, PyTree], name: str, of: str = "batch", *, nested: bool = True) -> PyTree:
     """An entry of a batch; the error for a missing entry lists those that exist.
 
     Args:
         batch: the batch, a dictionary.
         name: name of the entry.
         of: name of the batch in the error.
+        nested: whether the entry may be a dictionary of arrays, for a model of several inputs.
+
+    Raises:
+        UsageError: the batch is no dictionary, has no such entry, or the entry is neither an array nor, if
+            `nested`, a dictionary of arrays.
     """
     if not isinstance(batch, Mapping):
-        raise UsageError(f"{of} is a {type(batch).__name__}, expected a dictionary with the entry {name!r}")
+        raise UsageError(
+            f"{of} is a {type(batch).__name__}, expected a dictionary with the entry {name!r}: give its parts "
+            f"names, e.g. {{{name!r}: ...}}"
+        )
     if name not in batch:
         raise UsageError(f"{of} has the entries {', '.join(map(str, batch)) or 'none'}, expected {name!r}, too")
-    if isinstance(batch[name], list | tuple | int | float | str):
-        raise UsageError(
-            f"{of}[{name!r}] is a {type(batch[name]).__name__}, expected an array: pass np.asarray of it"
-        )
-    return batch[name]
+    found, parts = batch[name], {repr(name): batch[name]}
+    if isinstance(found, Mapping) and nested:
+        parts = {f"{name!r}][{part!r}": value for part, value in found.items()} or parts
+    for part, value in parts.items():
+        if isinstance(value, list | tuple | int | float | str | Mapping):
+            remedy = (
+                "pass np.asarray of it" if isinstance(value, list | int | float) else "give each array a name"
+            )
+            raise UsageError(f"{of}[{part}] is a {type(value).__name__}, expected an array: {remedy}")
+    return found
 
 
 ObjectiveFn = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[Objective, PyTree]]

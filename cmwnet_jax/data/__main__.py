@@ -14,6 +14,7 @@ from rich.table import Table
 
 from cmwnet_jax import command
 from cmwnet_jax.core.meta_classes import MetaClasses
+from cmwnet_jax.data import kinds
 from cmwnet_jax.data.load import Data, load_data
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.files import file_to_write
@@ -46,6 +47,9 @@ def describe() -> None:
         screen.print(_transitions(data))
     for line in _summary(config, data):
         screen.print(line, soft_wrap=True)
+    if data.kind != kinds.IMAGES:
+        screen.print(f"no picture of examples, which are {data.kind}")
+        return
     _draw(data, picture)
     screen.print(f"examples: {picture}", soft_wrap=True)
 
@@ -55,7 +59,7 @@ def _summary(config, data: Data) -> list[str]:
     wrong = f"{100 * biased.wrong_rate:.2f}%" if biased.truth_known else "unknown"
     lines = [
         f"data set {data.source.name}: {len(data.true_labels)} training and {len(data.test_labels)} test "
-        f"examples, {data.source.num_classes} classes, images {' x '.join(map(str, data.image_shape))}",
+        f"examples, {data.source.num_classes} classes, {data.kind} {' x '.join(map(str, data.image_shape))}",
         f"bias {data.record.name!r}, seed {data.record.seed}: {len(biased.ids)} examples are kept, {wrong} of "
         f"their labels are wrong",
         f"meta set: {config.meta_set.kind}"

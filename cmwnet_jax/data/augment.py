@@ -5,6 +5,7 @@ in the same way when it is split over devices, or read by the other input path.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -122,16 +123,48 @@ def pixel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), np.maximum(np.sqrt(np.maximum(variance, 0)), 1 / 255).astype(np.float32)
 
 
-def check_augmentation(change: Augmentation, image_shape: tuple[int, int, int]) -> None:
+def column_moments(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column of vectors, in float64, in one pass.
+
+    Args:
+        chunks: parts [n, d] float of all vectors; at least one example in all.
+
+    Returns:
+        mean [d] and std [d], float32; the std of a constant column is 1, so that it is only shifted.
+    """
+    count, total, squares, origin = 0, 0.0, 0.0, None
+    for chunk in chunks:
+        values = chunk.astype(np.float64)
+        origin = values[0].copy() if origin is None else origin  # near the data: no digits cancel
+        values -= origin
+        count += len(values)
+        total += values.sum(axis=0)
+        squares += np.square(values).sum(axis=0)
+    mean = origin + total / count
+    std = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
+    # Smaller differences than float32 resolves are none.
+    return mean.astype(np.float32), np.where(std <= 1e-7 * np.abs(mean), 1, std).astype(np.float32)
+
+
+def check_augmentation(change: Augmentation, image_shape: tuple[int, ...]) -> None:
     """Checks that the augmentation suits the images.
 
     Args:
         change: the changes to apply.
-        image_shape: (height, width, channels).
+        image_shape: (height, width, channels), or the shape of an input that is no image.
 
     Raises:
-        UsageError: the images are too small for the border, or RandAugment does not support their channels.
+        UsageError: the inputs are no images, the images are too small for the border, or RandAugment does not
+            support their channels.
     """
+    if len(image_shape) != 3:
+        for field, off in (("pad_pixels", 0), ("flip", False), ("rand_ops", 0)):
+            if getattr(change, field) != off:
+                raise UsageError(
+                    f"augment.{field} is {getattr(change, field)}, but the inputs are no images but have the "
+                    f"shape {tuple(image_shape)}: leave it {off}"
+                )
+        return
     side = min(image_shape[:2])
     if change.pad_pixels >= side:
         raise UsageError(

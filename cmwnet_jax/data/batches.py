@@ -17,10 +17,10 @@ from cmwnet_jax.data.random import Purpose, generator
 
 @struct.dataclass
 class Raw:
-    """Examples with unchanged pixels: a whole split on the device, or one batch.
+    """Examples as they are stored: a whole split on the device, or one batch.
 
     Attributes:
-        image: [n, height, width, channels] uint8.
+        image: [n, height, width, channels] uint8, or inputs of another kind (`data.kinds`).
         label: [n] int32, given labels; those of a meta set may be [n, C] float32.
         row: [n] int32, the examples' rows in their split, which determine their augmentation.
     """
@@ -34,7 +34,7 @@ class Raw:
         """Makes a whole split on the host.
 
         Args:
-            images: [N, height, width, channels] uint8.
+            images: as `image`.
             labels: [N] int.
         """
         return cls(images, labels.astype(np.int32), np.arange(len(labels), dtype=np.int32))

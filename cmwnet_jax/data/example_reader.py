@@ -18,12 +18,13 @@ class ExampleReader:
     """Random-access reader of one split, usable as Grain's `MapDataset.source`.
 
     `reader[i]` is a dictionary: `image` [height, width, channels] uint8 (encoded bytes if `decode` is
-    false), `label` int, `id` str if the set has ids, and the set's other features unchanged. The reader can be
-    pickled for worker processes.
+    false) or another kind of input (`data.kinds`), `label` int, `id` and `path` str if the set has them, and
+    the set's other features unchanged. The reader can be pickled for worker processes.
 
     Attributes:
         split: name of the split.
-        image_size: (height, width) of every image; None if they may differ.
+        image_size: (height, width) of every image, or the shape of every input of another kind; None if images
+            may differ.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, decode: bool = True):
@@ -90,6 +91,8 @@ class ExampleReader:
         example_id = next((example.pop(name) for name in _ID_FEATURES if name in example), None)
         if example_id is not None:
             example["id"] = example_id.decode()
+        if "path" in example:
+            example["path"] = example["path"].decode()
         if self._channels is not None and self._decode:
             example["image"] = images.decode(example["image"], self._channels)
         return example

@@ -10,6 +10,12 @@ from cmwnet_jax.errors import UsageError
 
 TRUE_LABEL = "clean_label"
 
+# CIFAR-N's files are pickles, which can run any code; they are never read here.
+_CONVERSIONS = {
+    ".pt": "import numpy, torch; numpy.savez('labels.npz', **torch.load('{}', weights_only=False))",
+    ".npy": "import numpy; numpy.savez('labels.npz', **numpy.load('{}', allow_pickle=True).item())",
+}
+
 
 def human_labels(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
     """Reads all sets of human labels and aligns them with the rows of `dataset.train`.
@@ -63,7 +69,9 @@ def _checked(where: str, arrays: dict[str, np.ndarray], dataset: Dataset) -> dic
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix != ".npz":
-        raise UsageError(f"{str(path)!r} is not an .npz file: name one of human labels")
+        made = _CONVERSIONS.get(path.suffix, "")
+        hint = f", which python -c {made.format(str(path))!r} makes of a published file that you trust"
+        raise UsageError(f"{str(path)!r} is not an .npz file: name one of human labels{hint if made else ''}")
     problem = f"{str(path)!r} is not a readable .npz file"
     arrays = array_files.read_npz(path, problem, "name one of human labels")
     if TRUE_LABEL not in arrays:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmwnet_jax.data import bias, meta_set, sources
+from cmwnet_jax.data import bias, kinds, meta_set, sources
 from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.data.bias_record import Record, load_record
 from cmwnet_jax.data.human_labels import human_labels
@@ -30,7 +30,8 @@ class Data:
         splits: `train` and `test`; `held_out` and `calibration`, if examples are set apart; `labelled`, the
             examples of `train` that have a label, if others have none. In memory (`Raw`) or streamed.
         test_labels: [N test] int32.
-        image_shape: (height, width, channels) of the network's input.
+        image_shape: shape of the network's input: (height, width, channels), or (d,) or (length,).
+        kind: one of `kinds.DTYPES`.
     """
 
     source: sources.Source
@@ -38,12 +39,17 @@ class Data:
     true_labels: np.ndarray
     splits: dict[str, Raw] | dict[str, StreamedSplit]
     test_labels: np.ndarray
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
+    kind: str = kinds.IMAGES
 
     @property
     def biased(self) -> bias.BiasedLabels:
         """The given training labels, with the true ones."""
         return self.record.labels
+
+    def blank(self) -> np.ndarray:
+        """One example of zeros as the network sees it, [1, *image_shape] float32, or int32 for tokens."""
+        return np.zeros((1, *self.image_shape), np.int32 if self.kind == kinds.TOKENS else np.float32)
 
 
 def load_data(config: ConfigDict) -> Data:
@@ -62,8 +68,11 @@ def load_data(config: ConfigDict) -> Data:
             f"least 2: there is nothing to tell apart"
         )
     check_known_as(config.data.known_as, source.num_classes)
+    first = source.train[0]["image"]
+    kind = kinds.kind_of(first.dtype)
+    _check_kind(config, kind)
     dataset = None
-    if _on_device(config, source):
+    if _on_device(config, source, first.nbytes):
         dataset = sources.load(config.data.name, config.data.dir, config.data.raw_dir)
         true_labels, test_labels = dataset.train.labels, dataset.test.labels
     else:
@@ -75,17 +84,26 @@ def load_data(config: ConfigDict) -> Data:
     else:
         splits = _raws(config, dataset, record)
         shape = splits["train"].image.shape[1:]
-    return Data(source, record, true_labels, splits, test_labels, shape)
+    return Data(source, record, true_labels, splits, test_labels, shape, kind)
 
 
-def _on_device(config: ConfigDict, source: sources.Source) -> bool:
+def _check_kind(config: ConfigDict, kind: str) -> None:
+    """Raises a UsageError for fields that are for images only."""
+    for field in ("resize_pixels", "crop_pixels"):
+        if config.data[field] and kind != kinds.IMAGES:
+            raise UsageError(
+                f"data.{field} is {config.data[field]}, but {config.data.name} holds {kind}, expected images: "
+                f"leave it 0"
+            )
+
+
+def _on_device(config: ConfigDict, source: sources.Source, example_bytes: int) -> bool:
     """Whether the set is kept on the devices: as the config says, or by its size."""
     if config.data.path != "auto":
         return config.data.path == "device"
     if config.data.resize_pixels or config.data.crop_pixels:
         return False
-    pixels = source.train[0]["image"].size
-    return pixels * (len(source.train) + len(source.test)) <= _DEVICE_LIMIT
+    return example_bytes * (len(source.train) + len(source.test)) <= _DEVICE_LIMIT
 
 
 def _record(
@@ -122,6 +140,8 @@ def _record(
     if config.data.calibration_per_class:
         field, rng = "data.calibration_per_class", generator(config.seed, Purpose.CALIBRATION)
         calibration, labels = meta_set.hold_out(labels, config.data.calibration_per_class, rng, field)
+    if source.has_given_labels:
+        labels = labels.relabel(sources.read_labels(source, "train", "given_label")[labels.ids])
     needed = _needed(config, source, dataset, true_labels)
     known_as = config.data.known_as or source.name
     with naming_field("data.bias"):
@@ -132,6 +152,8 @@ def _record(
 
 
 def _truth_known(config: ConfigDict, source: sources.Source) -> bool:
+    if source.has_given_labels and config.data.truth == "auto":
+        return True
     return is_truth_known(source.name, config.data.truth, config.data.known_as)
 
 

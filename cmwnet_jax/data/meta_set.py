@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cmwnet_jax.core.meta_examples import lowest_loss as lowest_loss
 from cmwnet_jax.data.batches import Selection
 from cmwnet_jax.data.bias import BiasedLabels, Seed
 from cmwnet_jax.errors import UsageError
@@ -25,30 +26,6 @@ class Rightness(NamedTuple):
     def percent(self) -> float:
         """100 * right / known; NaN if `known` is 0."""
         return 100 * self.right / self.known if self.known else float("nan")
-
-
-def lowest_loss(losses: np.ndarray, labels: np.ndarray, num_classes: int, per_class: int) -> np.ndarray:
-    """Selects the examples of lowest loss per given class: a meta set without clean data (Sec. 4.2).
-
-    Args:
-        losses: [N] float, under the current classifier; NaN counts as the highest.
-        labels: [N] int, given labels.
-        num_classes: C.
-        per_class: examples per class, at least 1; of a smaller class, all are taken.
-
-    Returns:
-        Ascending rows, at most C * per_class.
-
-    Raises:
-        UsageError: losses and labels differ in length, or `per_class` is below 1.
-    """
-    _check_per_class(per_class)
-    losses, labels = np.asarray(losses), np.asarray(labels)
-    if losses.shape != labels.shape or losses.ndim != 1:
-        raise UsageError(f"lowest_loss: losses of shape {losses.shape}, expected one a label, {labels.shape}")
-    order = np.argsort(losses, kind="stable")
-    rows = [order[labels[order] == c][:per_class] for c in range(num_classes)]
-    return np.sort(np.concatenate(rows))
 
 
 def with_labels(rows: np.ndarray, labels: ArrayLike) -> Selection:

@@ -35,6 +35,9 @@ class Source:
             original order.
         test_split: name of the split to test on.
         folder: the folder of the prepared set.
+        has_given_labels: whether the training labels come with true ones: `label` is then the true label, and
+            `given_label` the one that training sees.
+        vocabulary: number of tokens, all splits' largest plus 1; 0 for inputs of another kind.
     """
 
     name: str
@@ -42,6 +45,8 @@ class Source:
     splits: Mapping[str, ExampleReader]
     test_split: str
     folder: str
+    has_given_labels: bool = False
+    vocabulary: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -64,7 +69,7 @@ class Split:
     """Examples in memory, in their original order; without `ids`, in the order of the prepared files.
 
     Attributes:
-        images: [N, height, width, channels] uint8.
+        images: [N, height, width, channels] uint8, or inputs of another kind (`data.kinds`).
         labels: [N] int32, in [0, C).
         ids: [N] str, the source's names of the examples, e.g. `train_00017` or `train/cat/0003.jpg`; None
             if it has none.
@@ -126,6 +131,8 @@ def open(name: str, data_dir: str = "", raw_dir: str = "", *, decode: bool = Tru
         splits={split: ExampleReader(builder, split, decode) for split in split_names},
         test_split=test_split,
         folder=str(builder.data_dir),
+        has_given_labels="given_label" in builder.info.features,
+        vocabulary=(builder.info.metadata or {}).get("vocabulary", 0),
     )
     folder = Path(source.folder)
     for split in ("train", test_split):
@@ -152,12 +159,13 @@ def load(name: str, data_dir: str = "", raw_dir: str = "") -> Dataset:
     return Dataset(name=name, class_names=source.class_names, train=train, test=test)
 
 
-def read_labels(source: Source, split: str) -> np.ndarray:
+def read_labels(source: Source, split: str, feature: str = "label") -> np.ndarray:
     """A split's true labels, read without decoding images; stored beside the prepared files for the next time.
 
     Args:
         source: an open data set.
         split: name of the split.
+        feature: name of the labels, `label` or `given_label`.
 
     Returns:
         [N] int32, in [0, C).
@@ -166,33 +174,33 @@ def read_labels(source: Source, split: str) -> np.ndarray:
         UsageError: a label is not a class, or has changed since the set was prepared.
     """
     records = source.splits[split].encoded()
-    labels = _kept_labels(source, split, len(records))
+    labels = _kept_labels(source, split, feature, len(records))
     if labels is not None:
         return labels
     labels = np.empty(len(records), np.int32)
     for rows, examples in records.read():
-        labels[rows.start : rows.stop] = [example["label"] for example in examples]
+        labels[rows.start : rows.stop] = [example[feature] for example in examples]
     check_labels(labels, source.num_classes, f"{source.name}'s {split} labels")
     with contextlib.suppress(OSError):  # a read-only folder only costs time
-        replace_file(_kept(source, split), lambda file: np.save(file, labels))
+        replace_file(_kept(source, split, feature), lambda file: np.save(file, labels))
     return labels
 
 
-def _kept(source: Source, split: str) -> Path:
-    return Path(source.folder) / f"labels-{split}.npy"
+def _kept(source: Source, split: str, feature: str) -> Path:
+    return Path(source.folder) / f"labels-{split}{'' if feature == 'label' else f'-{feature}'}.npy"
 
 
-def _kept_labels(source: Source, split: str, size: int) -> np.ndarray | None:
+def _kept_labels(source: Source, split: str, feature: str, size: int) -> np.ndarray | None:
     """The stored copy of the labels if it is valid; None to read them again."""
     expected = checksums.expected(Path(source.folder), split)
     if expected is None and os.access(source.folder, os.W_OK):
         return None  # there is no checksum yet; reading all labels adds it
     try:
-        labels = read_npy(_kept(source, split), "", "")
+        labels = read_npy(_kept(source, split, feature), "", "")
         check_labels(labels, source.num_classes)
     except UsageError:
         return None
-    vouched_for = expected is None or expected.get("label") == checksums.labels_checksum(labels)
+    vouched_for = expected is None or expected.get(feature) == checksums.labels_checksum(labels)
     return labels if len(labels) == size and vouched_for else None
 
 
@@ -200,12 +208,12 @@ def _read(source: Source, split: str) -> Split:
     records = source.splits[split]
     first = records[0]
     shape = first["image"].shape
-    if len(records) * int(np.prod(shape)) > _MEMORY_LIMIT:
+    if len(records) * first["image"].nbytes > _MEMORY_LIMIT:
         raise UsageError(
-            f"data.name is {source.name!r}, whose {split} split is {len(records)} images of {shape}, more than "
-            f"{_MEMORY_LIMIT >> 30} GiB: use the streaming path"
+            f"data.name is {source.name!r}, whose {split} split is {len(records)} examples of {shape}, more "
+            f"than {_MEMORY_LIMIT >> 30} GiB: use the streaming path"
         )
-    pixels = np.empty((len(records), *shape), np.uint8)
+    pixels = np.empty((len(records), *shape), first["image"].dtype)
     others = []
     for rows, examples in records.read():
         for row, example in zip(rows, examples, strict=True):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cmwnet_jax.data import kinds
 from cmwnet_jax.data.load import Data
 from cmwnet_jax.data.random import Purpose, generator
 from cmwnet_jax.data.streaming import Fit
@@ -23,10 +24,10 @@ def correction_arrays(data: Data, pseudo_labels: np.ndarray, seed: int) -> dict[
         seed: the run's seed.
 
     Returns:
-        For n <= 40 examples, sorted by given class: `images` [n, h, w, channels] uint8, at most 96 pixels per
-        side; `ids` [n] int64; `given`, `new` and `true` [n] int32; and `probability` [n] float32, the
-        pseudo-label's probability of the new class. `true` is -1 if `truth_known` is False or the image is of
-        no class. For the whole set: `num_labels`, `num_wrong` (given labels), `num_changed` and
+        For n <= 40 examples, sorted by given class: of image sets, `images` [n, h, w, channels] uint8, at most
+        96 pixels per side; `ids` [n] int64; `given`, `new` and `true` [n] int32; and `probability` [n] float32,
+        the pseudo-label's probability of the new class. `true` is -1 if `truth_known` is False or the image is
+        of no class. For the whole set: `num_labels`, `num_wrong` (given labels), `num_changed` and
         `num_changed_rightly`, where the two that need the truth are -1 if it is not known; `truth_known`; and
         `class_names` [C].
     """
@@ -38,7 +39,7 @@ def correction_arrays(data: Data, pseudo_labels: np.ndarray, seed: int) -> dict[
     rows = rows[np.lexsort((rows, new[rows], biased.given[rows]))]
     known = biased.truth_known
     return {
-        "images": _thumbnails(data, rows),
+        **({"images": _thumbnails(data, rows)} if data.kind == kinds.IMAGES else {}),
         "ids": biased.ids[rows],
         "given": biased.given[rows].astype(np.int32),
         "new": new[rows],

@@ -1,4 +1,4 @@
-"""Classifiers in Linen, one file per architecture: `module(images, train) -> logits [n, C]`."""
+"""Classifiers in Linen, one file per architecture: `module(inputs, train) -> logits [n, C]`."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import flax.linen as nn
 
 from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.models.bag_of_embeddings import BagOfEmbeddings
 from cmwnet_jax.models.bilinear_cnn import BilinearCNN
 from cmwnet_jax.models.inception_resnet_v2 import InceptionResNetV2
 from cmwnet_jax.models.mlp import MLP as MLP
@@ -14,6 +15,7 @@ from cmwnet_jax.models.preact_resnet import PreActResNet18
 from cmwnet_jax.models.resnet import BasicBlock, Bottleneck, ResNet, cifar_stem, imagenet_stem
 from cmwnet_jax.models.resnet_cifar import ResNetCifar, projected, zero_padded
 from cmwnet_jax.models.small_cnn import SmallCNN
+from cmwnet_jax.models.transformer import Transformer
 from cmwnet_jax.models.vgg import VGG, VGG16, VGG19, VGGCifar
 from cmwnet_jax.models.wide_resnet import WideResNet
 
@@ -25,6 +27,7 @@ _resnet34 = functools.partial(_resnet, stages=(3, 4, 6, 3), block=BasicBlock)
 _resnet50 = functools.partial(_resnet, stages=(3, 4, 6, 3), block=Bottleneck)
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "bag_of_embeddings": BagOfEmbeddings,
     "bilinear_cnn": BilinearCNN,
     "inception_resnet_v2": InceptionResNetV2,
     "mlp": MLP,
@@ -43,6 +46,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet50_cifar": functools.partial(_resnet50, stem=cifar_stem),
     "resnet56": functools.partial(_option_a, depth=56),
     "small_cnn": SmallCNN,
+    "transformer": Transformer,
     "vgg16": functools.partial(VGG, stages=VGG16, batch_norm=False),
     "vgg16_bn": functools.partial(VGG, stages=VGG16, batch_norm=True),
     "vgg16_cifar": VGGCifar,
@@ -63,6 +67,29 @@ SMALLEST_SIDES = {
     "vgg19_bn": 32,
 }
 """Smallest number of pixels per side; with fewer, a feature map would be empty. Other models take 1."""
+
+
+INPUTS = {"bag_of_embeddings": ("tokens",), "mlp": ("images", "vectors"), "transformer": ("tokens",)}
+"""Kinds of input (`data.kinds`) that a model takes; the others take images."""
+
+
+def check_kind(name: str, kind: str) -> None:
+    """Checks that a model takes a kind of input.
+
+    Args:
+        name: name of the model.
+        kind: `images`, `vectors` or `tokens`.
+
+    Raises:
+        UsageError: it does not.
+    """
+    taken = {model: INPUTS.get(model, ("images",)) for model in MODELS}
+    if kind not in taken[name]:
+        fitting = ", ".join(model for model in MODELS if kind in taken[model])
+        raise UsageError(
+            f"model.name is {name!r}, which takes {' or '.join(taken[name])}, but the data set holds {kind}: "
+            f"take one of {fitting}"
+        )
 
 
 def check_image(name: str, shape: tuple[int, int, int]) -> None:

@@ -1,4 +1,4 @@
-"""Multilayer perceptron on flattened images."""
+"""Multilayer perceptron on vectors or flattened images."""
 
 from collections.abc import Sequence
 
@@ -22,9 +22,9 @@ class MLP(Classifier, kw_only=True):
     batch_norm: bool = True
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = True) -> jax.Array:
-        """Logits [n, C] of images [n, ...]."""
-        x = images.reshape(len(images), -1)
+    def __call__(self, inputs: jax.Array, train: bool = True) -> jax.Array:
+        """Logits [n, C] of inputs [n, ...] float."""
+        x = inputs.reshape(len(inputs), -1)
         for width in self.hidden:
             x = nn.Dense(width, use_bias=not self.batch_norm, dtype=self.dtype)(x)
             if self.batch_norm:

@@ -92,7 +92,7 @@ def save_column_figures(runs: ByRow, folder: Path) -> list[Path]:
 
 
 def corrected_sheets(runs: ByRow, folder: Path) -> list[Path]:
-    """One sheet of corrected labels for each row whose first seed's run has changed any label.
+    """One sheet of corrected labels for each row whose first seed's run has changed any image's label.
 
     Args:
         runs: finished runs.
@@ -104,7 +104,7 @@ def corrected_sheets(runs: ByRow, folder: Path) -> list[Path]:
     written = []
     for row, found in runs.items():
         first = min(found, key=lambda run: run.seed)
-        if first.has("corrected") and len((arrays := first.arrays("corrected"))["images"]):
+        if first.has("corrected") and len((arrays := first.arrays("corrected")).get("images", ())):
             written.append(folder / f"corrected_{row}.png")
             save_corrected_sheet(arrays, f"{row}, seed {first.seed}", written[-1])
     return written

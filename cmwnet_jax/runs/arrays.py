@@ -35,7 +35,7 @@ _LAYOUTS = {
         "curve_percent": ("f", "n"),
     },
     "corrected": {
-        "images": ("u", "mhwd"),
+        "images?": ("u", "mhwd"),
         "given": ("iu", "m"),
         "new": ("iu", "m"),
         "true": ("iu", "m"),

@@ -7,20 +7,23 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.core.types import MetaState
+from cmwnet_jax.data import kinds
 from cmwnet_jax.data.augment import check_augmentation
 from cmwnet_jax.data.batches import BatchOrder
 from cmwnet_jax.data.load import Data
 from cmwnet_jax.errors import UsageError, naming_field
 from cmwnet_jax.methods import METHODS
 from cmwnet_jax.methods.base import Method, Parts, Stream
+from cmwnet_jax.methods.fields import value_of
 from cmwnet_jax.methods.steps import InPasses, Step, Switched
-from cmwnet_jax.models import MODELS, check_image, model_fields
+from cmwnet_jax.models import MODELS, check_image, check_kind, model_fields
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.optimizers import (
     learning_rate_schedule,
@@ -71,9 +74,12 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
     _check_batch_size(config, data)
     epoch_steps = config.epoch_steps or len(data.biased.ids) // config.batch_size
     _check_length(config, epoch_steps)
-    check_image(config.model.name, data.image_shape)
-    model = build_model(config, data.source.num_classes)
-    _check_size(config, model, data.image_shape)
+    check_kind(config.model.name, data.kind)
+    if data.kind == kinds.IMAGES:
+        check_image(config.model.name, data.image_shape)
+    _check_mixing(config, data)
+    model = build_model(config, data.source.num_classes, data.source.vocabulary)
+    _check_size(config, model, data.blank())
     learning_rate = learning_rate_schedule(config, epoch_steps)
     optimizer = make_optimizer(config, learning_rate)
     method = spec.build(
@@ -91,10 +97,10 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
         )
     )
     _check_streams(config, method, data)
-    images = jnp.zeros((1, *data.image_shape))
-    state = _initial_state(config, model, images, method, optimizer)
+    inputs = jnp.asarray(data.blank())
+    state = _initial_state(config, model, inputs, method, optimizer)
     variables = {"params": state.params, **state.model_state}
-    slow = parallel.loops_are_slow(lambda v, x: model.apply(v, x, train=False), variables, images)
+    slow = parallel.loops_are_slow(lambda v, x: model.apply(v, x, train=False), variables, inputs)
     return Recipe(
         model=model,
         method=method,
@@ -118,6 +124,17 @@ def fit_meta_classes(config: ConfigDict, data: Data) -> MetaClasses:
     """
     with naming_field("weight_net"):
         return MetaClasses.of_counts(data.biased.class_counts, METHODS[config.method].num_meta_classes(config))
+
+
+def _check_mixing(config: ConfigDict, data: Data) -> None:
+    """Raises a UsageError if tokens would be mixed up, which are no quantities."""
+    for field in ("mixup_alpha", "meta_set.mixup"):
+        value = value_of(config, field)
+        if data.kind == kinds.TOKENS and field in METHODS[config.method].fields and value:
+            raise UsageError(
+                f"{field} is {value}, but {config.data.name} holds tokens, which cannot be mixed: set it to "
+                f"{type(value)(0)}"
+            )
 
 
 def _check_batch_size(config: ConfigDict, data: Data) -> None:
@@ -179,15 +196,17 @@ def _is_in_passes(step: Step) -> bool:
     return isinstance(step, InPasses) or (isinstance(step, Switched) and isinstance(step.if_true, InPasses))
 
 
-def build_model(config: ConfigDict, num_classes: int) -> nn.Module:
+def build_model(config: ConfigDict, num_classes: int, vocabulary: int = 0) -> nn.Module:
     """Builds the classifier, with the head that its method requires.
 
     Args:
         config: the run's config.
         num_classes: C.
+        vocabulary: number of tokens, for models that take tokens.
     """
-    name = config.model.name
-    own = {"hidden": tuple(config.model.hidden), "batch_norm": config.model.batch_norm}
+    name, fields = config.model.name, ("hidden", "batch_norm", "width", "layers", "heads")
+    own = {field: config.model[field] for field in fields} | {"vocabulary": vocabulary}
+    own["hidden"] = tuple(own["hidden"])
     return MODELS[name](
         num_classes=num_classes,
         axis_name=parallel.axis_name() if config.model.batch_norm_over == "all" else None,
@@ -197,30 +216,31 @@ def build_model(config: ConfigDict, num_classes: int) -> nn.Module:
     )
 
 
-def _check_size(config: ConfigDict, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+def _check_size(config: ConfigDict, model: nn.Module, inputs: np.ndarray) -> None:
     """Checks that memory could hold a classifier whose layer sizes come from the config."""
-    if "hidden" not in model_fields(config.model.name):
+    own = [field for field in ("hidden", "width") if field in model_fields(config.model.name)]
+    if not own:
         return
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
     if count > _MOST_PARAMETERS:
+        shape = " x ".join(map(str, inputs.shape[1:]))
         raise UsageError(
-            f"model.hidden is {config.model.hidden}, which on images of {' x '.join(map(str, image_shape))} "
+            f"model.{own[0]} is {config.model[own[0]]}, which on inputs of {shape} "
             f"comes to {count} parameters, expected at most {_MOST_PARAMETERS}: choose fewer units"
         )
 
 
 def _initial_state(
-    config: ConfigDict, model: nn.Module, images: jax.Array, method: Method, optimizer
+    config: ConfigDict, model: nn.Module, inputs: jax.Array, method: Method, optimizer
 ) -> MetaState:
-    given = start_variables(config, model, images)
+    given = start_variables(config, model, inputs)
 
     def create(rng, given):
         model_rng, weight_rng, step_rng = jax.random.split(rng, 3)
 
         def make_variables(key):
-            return model.init(key, images, train=False) if given is None else given
+            return model.init(key, inputs, train=False) if given is None else given
 
         return MetaState.create(
             **method.initial(make_variables, model_rng, weight_rng),

@@ -84,7 +84,7 @@ FIELDS = {
     ),
     "data.raw_dir": Field(
         "",
-        "Folder or archive of manually downloaded files, for the data sets that need them.",
+        "Folder, archive or file of the user, for the data sets that need one.",
         local_file,
     ),
     "data.known_as": Field(
@@ -200,12 +200,27 @@ FIELDS = {
     ),
     "model.hidden": Field(
         (256, 256),
-        "mlp only: units of each hidden layer.",
+        "mlp and bag_of_embeddings only: units of each hidden layer.",
         _widths,
     ),
     "model.batch_norm": Field(
         True,
-        "mlp only: whether it uses BatchNorm.",
+        "mlp and bag_of_embeddings only: whether it uses BatchNorm.",
+    ),
+    "model.width": Field(
+        128,
+        "bag_of_embeddings and transformer only: size of a token's embedding.",
+        between(1, 2**16),
+    ),
+    "model.layers": Field(
+        2,
+        "transformer only: number of encoder layers.",
+        between(1, 100),
+    ),
+    "model.heads": Field(
+        4,
+        "transformer only: attention heads per layer; model.width must be an even multiple.",
+        between(1, 2**10),
     ),
     "model.batch_norm_over": Field(
         "all",

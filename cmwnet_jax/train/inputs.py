@@ -19,7 +19,7 @@ from cmwnet_jax.data.streaming import StreamedSplit
 from cmwnet_jax.methods.base import Phase, Stream
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.compiling import Prepare, Program, by_number, with_input
-from cmwnet_jax.train.views import channel_moments, evaluation_view, prepare_streams
+from cmwnet_jax.train.views import evaluation_view, normalizer, prepare_streams
 
 _STEPS_AHEAD = 4
 _CHUNK = 1000  # examples per device and call in evaluation, at most
@@ -68,11 +68,11 @@ def open_input(
         one_step_a_call: whether the device path calls each step from Python; otherwise consecutive steps are
             one program.
     """
-    mean, std = channel_moments(data.splits["train"])
+    normalize = normalizer(data.splits["train"])
     paths = {
         "streams": streams,
-        "prepare": prepare_streams(streams, mean, std),
-        "for_evaluation": evaluation_view(mean, std),
+        "prepare": prepare_streams(streams, normalize),
+        "for_evaluation": evaluation_view(normalize),
     }
     if isinstance(data.splits["train"], Raw):
         return DeviceInput(data.splits, **paths, one_step_a_call=one_step_a_call)
@@ -80,7 +80,7 @@ def open_input(
 
 
 class DeviceInput:
-    """Keeps whole splits on every device as uint8; the compiled program gathers the batches."""
+    """Keeps whole splits on every device as they are stored; the compiled program gathers the batches."""
 
     def __init__(
         self,

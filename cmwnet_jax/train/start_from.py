@@ -19,7 +19,7 @@ from cmwnet_jax.train import parallel
 from cmwnet_jax.transfer import array_facts, orbax_folder
 
 
-def start_variables(config: ConfigDict, model: nn.Module, images: jax.Array) -> PyTree | None:
+def start_variables(config: ConfigDict, model: nn.Module, inputs: jax.Array) -> PyTree | None:
     """Reads the variables that the config names as a start; None for random ones.
 
     With pretrained weights, lists on stderr the arrays that stay random.
@@ -27,17 +27,17 @@ def start_variables(config: ConfigDict, model: nn.Module, images: jax.Array) -> 
     Args:
         config: the run's config.
         model: the classifier.
-        images: [1, height, width, channels] float32.
+        inputs: one example as the network sees it, [1, ...].
 
     Raises:
         UsageError: the variables cannot be read, or do not fit the model.
     """
     init = partial(model.init, train=False)
     if config.model.init:
-        return read_classifier(config.model.init, jax.eval_shape(init, jax.random.key(0), images))
+        return read_classifier(config.model.init, jax.eval_shape(init, jax.random.key(0), inputs))
     if not config.model.pretrained:
         return None
-    blank = jax.jit(lambda key: init(key, images))(jax.random.key(config.seed))
+    blank = jax.jit(lambda key: init(key, inputs))(jax.random.key(config.seed))
     with naming_field("model.pretrained"):
         variables, report = load_pretrained(config.model.pretrained, config.model.name, blank)
     if parallel.is_first():

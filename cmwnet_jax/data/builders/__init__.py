@@ -1,7 +1,9 @@
 """tfds builders for data sets that tfds lacks, by `data.name`."""
 
 from cmwnet_jax.data.builders.animal10n import Animal10n
+from cmwnet_jax.data.builders.arrays import Arrays
 from cmwnet_jax.data.builders.base import LocalBuilder as LocalBuilder
+from cmwnet_jax.data.builders.csv_table import Csv
 from cmwnet_jax.data.builders.digits import Digits
 from cmwnet_jax.data.builders.image_folder import ImageFolder
 from cmwnet_jax.data.builders.mnist_format import MnistFormat
@@ -14,6 +16,8 @@ BUILDERS: dict[str, type[LocalBuilder]] = {
         Digits,
         MnistFormat,
         ImageFolder,
+        Arrays,
+        Csv,
         Animal10n,
         WebvisionMini,
         Webvision,

@@ -56,8 +56,7 @@ def check_classes(labels: Mapping[str, np.ndarray], class_names: Sequence[str], 
             raise raw_error(
                 root,
                 f"where {len(empty)} of {len(class_names)} classes have no "
-                f"image in the split {split}, the first {class_names[empty[0]]!r}: add images of it or take "
-                "the class out",
+                f"example in {split}, the first {class_names[empty[0]]!r}: add some or take the class out",
             )
 
 
@@ -151,8 +150,10 @@ class LocalBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     "id": tfds.features.Text(),
                     "image": self.contents.image_feature,
                     "label": tfds.features.ClassLabel(names=list(self.contents.class_names)),
+                    **self.contents.more_features,
                 }
             ),
+            metadata=tfds.core.MetadataDict(self.contents.facts) if self.contents.facts else None,
         )
 
     def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable]]:

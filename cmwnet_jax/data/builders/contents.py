@@ -23,24 +23,28 @@ class Contents(abc.ABC):
         sizes: number of examples per split.
         key: hash of the examples, 16 hexadecimal digits, so that other files get another folder; empty for a
             set without raw files.
-        image_feature: the tfds feature that stores an image.
+        image_feature: the tfds feature that stores an image, or another kind of input (`data.kinds`).
+        more_features: name -> tfds feature of what an example has beyond `id`, `image` and `label`.
+        facts: numbers about the whole set by name, stored with it.
     """
 
     class_names: Sequence[str]
     sizes: Mapping[str, int]
     key: str
     image_feature: tfds.features.FeatureConnector
+    more_features: Mapping[str, tfds.features.FeatureConnector] = {}
+    facts: Mapping[str, int] = {}
 
     @abc.abstractmethod
     def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
-        """Yields `id`, `image` and `label` of the rows [start, stop) of a split."""
+        """Yields `id`, `image`, `label` and the further features of the rows [start, stop) of a split."""
 
     def close(self) -> None:  # noqa: B027 (most subclasses hold nothing open)
         """Closes open files."""
 
 
-class ImageArrays(Contents):
-    """Images as pixels in memory, written unchanged."""
+class InMemory(Contents):
+    """Images, vectors or tokens in memory, written unchanged."""
 
     def __init__(
         self,
@@ -52,24 +56,30 @@ class ImageArrays(Contents):
         """Takes the arrays.
 
         Args:
-            splits: per split, images [N, height, width, channels] uint8 and labels [N] int in [0, C).
+            splits: per split, inputs [N, ...] of one of `kinds.DTYPES`, and labels [N] int in [0, C).
             class_names: C names.
             key: see `Contents`.
-            ids: per split, N numbers of the examples in their source; None uses the row numbers.
+            ids: per split, the examples' N names or numbers in their source; of a missing split, row numbers.
         """
         self._splits, self.class_names, self.key = splits, class_names, key
-        self._ids = ids or {split: range(len(labels)) for split, (_, labels) in splits.items()}
+        rows = {split: range(len(labels)) for split, (_, labels) in splits.items()}
+        self._ids = {**rows, **(ids or {})}
         self.sizes = {split: len(labels) for split, (_, labels) in splits.items()}
-        shape = next(iter(splits.values()))[0].shape[1:]
+        first = next(iter(splits.values()))[0]
         self.image_feature = tfds.features.Tensor(
-            shape=shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+            shape=first.shape[1:], dtype=first.dtype.type, encoding=tfds.features.Encoding.BYTES
         )
 
     def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """Yields the rows [start, stop) of a split."""
-        pixels, labels = self._splits[split]
+        inputs, labels = self._splits[split]
         for row in range(start, stop):
-            yield {"id": f"{self._ids[split][row]:05d}", "image": pixels[row], "label": int(labels[row])}
+            name = self._ids[split][row]
+            yield {
+                "id": name if isinstance(name, str) else f"{name:05d}",
+                "image": inputs[row],
+                "label": int(labels[row]),
+            }
 
 
 class ImageFile(NamedTuple):

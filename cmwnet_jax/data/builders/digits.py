@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from cmwnet_jax.data.builders.base import LocalBuilder
-from cmwnet_jax.data.builders.contents import ImageArrays
+from cmwnet_jax.data.builders.contents import InMemory
 
 _TEST_SIZE = 540  # 30%: 54 examples per class, a standard error near 1% for the demo's accuracies
 
@@ -23,7 +23,7 @@ class Digits(LocalBuilder):
     URL = "https://archive.ics.uci.edu/dataset/80"
 
     @classmethod
-    def scan(cls, root: Path) -> ImageArrays:
+    def scan(cls, root: Path) -> InMemory:
         """The arrays that scikit-learn includes.
 
         Args:
@@ -37,7 +37,7 @@ class Digits(LocalBuilder):
         # Scale grey levels 0 to 16 to the range of uint8, which the input path expects.
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
         rows = {"train": np.sort(train), "test": np.sort(test)}
-        return ImageArrays(
+        return InMemory(
             {split: (images[ids], digits.target[ids]) for split, ids in rows.items()},
             class_names=[str(digit) for digit in range(10)],
             ids=rows,

@@ -10,7 +10,7 @@ import numpy as np
 
 from cmwnet_jax.array_files import check_unpacked, reading
 from cmwnet_jax.data.builders.base import LocalBuilder, check_classes
-from cmwnet_jax.data.builders.contents import ImageArrays, digest
+from cmwnet_jax.data.builders.contents import InMemory, digest
 from cmwnet_jax.data.builders.raw_files import raw_error
 from cmwnet_jax.errors import UsageError
 
@@ -76,7 +76,7 @@ class MnistFormat(LocalBuilder):
     URL = "https://ossci-datasets.s3.amazonaws.com/mnist (MNIST) or https://github.com/zalandoresearch/fashion-mnist"
 
     @classmethod
-    def scan(cls, root: Path) -> ImageArrays:
+    def scan(cls, root: Path) -> InMemory:
         """Reads the four files.
 
         Args:
@@ -106,7 +106,7 @@ class MnistFormat(LocalBuilder):
             )
         check_classes({"train": train_labels}, class_names, root)
         content = ((root / name).read_bytes() for names in _FILES.values() for name in names)
-        return ImageArrays(splits, class_names, key=digest(content))
+        return InMemory(splits, class_names, key=digest(content))
 
     @staticmethod
     def _split(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:
