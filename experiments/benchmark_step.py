@@ -1,12 +1,13 @@
 """Benchmarks the meta step against PyTorch: time, floating-point operations and memory.
 
-    python -m experiments.benchmark_step [--models=mlp,small_cnn,resnet32] [--rounds=20] [--dtype=float32] \
+    python -m experiments.benchmark_step [--models=mlp,mlp_1024,transformer] [--rounds=20] [--dtype=float32] \
         [--output=FILE.json] [--profile=FOLDER]
 
 All variants alternate in one run, on the same fixed batches. Times are medians over the rounds, of steps that
 are already compiled; compile time is reported separately. Operations and peak temporary memory are the
 compiler's own counts. The cosine compares a variant's meta-gradient with the exact one in float32, after ten
-steps of plain training. If PyTorch is installed (`requirements-bench.txt`), its equivalents are measured too
+steps of plain training. Variants that need independent examples are left out for networks with BatchNorm.
+If PyTorch is installed (`requirements-bench.txt`), its equivalents are measured too
 (`experiments.torch_peers`). Without an accelerator, the two large models are left out, and several steps in one
 program are measured only for models without convolutions (`parallel.loops_are_slow`).
 

@@ -118,6 +118,16 @@ def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
         "meta step, quarter meta batch": [Step.of(meta_step, batch, quarter)],
         "meta step, low memory": [Step(in_passes, (batch, meta_batch), passes)],
     }
+    delayed = cmw.make_meta_step(**arguments, delayed_weights=True)
+    ways[f"{META}, delayed weights"] = [Step.of(delayed, batch, meta_batch)]
+    if task.independent:
+        exact, both = (
+            cmw.make_meta_step(**arguments, independent_examples=True, delayed_weights=late)
+            for late in (False, True)
+        )
+        ways[f"{META}, independent examples"] = [Step.of(exact, batch, meta_batch)]
+        ways[f"{META}, independent, delayed"] = [Step.of(both, batch, meta_batch)]
+        ways[f"{META}, independent, delayed, quarter meta batch"] = [Step.of(both, batch, quarter)]
     if not parallel.loops_are_slow(erm_step, state, batch):
         ways[SCANNED_ERM] = [Step.scanned(erm_step, batch)]
         ways[SCANNED_META] = [Step.scanned(meta_step, batch, meta_batch)]
@@ -170,14 +180,14 @@ def _variant(steps: list[Step], state: cmw.MetaState, baseline: str = ERM) -> Va
 
 
 def torch_variants(task: Task, state: cmw.MetaState, dtype: str) -> dict[str, Variant]:
-    """Makes PyTorch's variants with the same parameters and device; empty if PyTorch is not installed.
+    """Makes PyTorch's variants with the same parameters and device; empty without PyTorch or a peer.
 
     Args:
         task: the network and its batches.
         state: the initial state of the JAX variants.
         dtype: dtype of the computation, a key of DTYPES.
     """
-    if importlib.util.find_spec("torch") is None:
+    if not task.peer or importlib.util.find_spec("torch") is None:
         return {}
     import torch
 

@@ -98,12 +98,13 @@ def _stages(block: type[nn.Module], channels_in: int, widths: tuple[int, ...], b
     return layers
 
 
-def mlp(num_classes: int, features: int, hidden: tuple[int, ...]) -> nn.Module:
-    """`models.MLP` with BatchNorm."""
+def mlp(num_classes: int, features: int, hidden: tuple[int, ...], batch_norm: bool = True) -> nn.Module:
+    """`models.MLP`."""
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     for number, (before, width) in enumerate(zip((features, *hidden), hidden, strict=False)):
-        layers[f"Dense_{number}"] = nn.Linear(before, width, bias=False)
-        layers[f"BatchNorm_{number}"] = nn.BatchNorm1d(width)
+        layers[f"Dense_{number}"] = nn.Linear(before, width, bias=not batch_norm)
+        if batch_norm:
+            layers[f"BatchNorm_{number}"] = nn.BatchNorm1d(width)
         layers[f"relu_{number}"] = nn.ReLU()
     return Layers(**layers, **{f"Dense_{len(hidden)}": nn.Linear(hidden[-1], num_classes)})
 

@@ -28,9 +28,20 @@ from cmwnet_jax.train.trainer import Trainer
 # Each device mixes the examples that it has: of what mixes, four devices are only one where they do not.
 ALONE = {"cmwnet_sl": {"mixup_alpha": 0.0}, "m_correction": {"m_correction__mixup_alpha": 0.0}}
 VARIANTS = {name: {"method": name, **ALONE.get(name, {})} for name in METHODS} | {
-    "every third": {"method": "cmwnet", "meta_every_steps": 3},
+    "every third": {
+        "method": "cmwnet",
+        "meta_every_steps": 3,
+        "delayed_weights": True,
+        "independent_examples": True,
+        "model__batch_norm": False,
+    },
     "low memory": {"method": "cmwnet", "low_memory": True, "micro_batches": 2, "model__batch_norm": False},
-    "low memory, every third": {"method": "mwnet", "low_memory": True, "meta_every_steps": 3},
+    "low memory, every third": {
+        "method": "mwnet",
+        "low_memory": True,
+        "meta_every_steps": 3,
+        "delayed_weights": True,
+    },
     "frozen": {"method": "cmwnet", "weight_net__frozen": True, "weight_net__learning_rate": 0.0},
     "held out": {"method": "cmwnet", "meta_set__kind": "held_out"},
     "balanced, from the start": {"method": "mcw", "meta_set__kind": "balanced", "warmup_epochs": 0},

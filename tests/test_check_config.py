@@ -111,6 +111,16 @@ def _get(config, field):
         ({"method": "erm", "loss__reweight_at_percent": 80.0}, "which erm does not read"),
         ({"method": "erm", "loss__name": "focal", "warmup_epochs": 6}, "erm would be plain training"),
         ({"low_memory": True, "micro_batches": 96}, "micro_batches is 96, expected at most batch_size, 48"),
+        ({"method": "l2rw", "delayed_weights": True}, "delayed_weights is True, which l2rw does not read"),
+        (
+            {"weight_net__frozen": True, "weight_net__learning_rate": 0.0, "delayed_weights": True},
+            "delayed_weights is True, but with weight_net.frozen there is no meta step",
+        ),
+        ({"independent_examples": True, "low_memory": True}, "independent_examples is True, but low_memory"),
+        (
+            {"method": "cmwnet_sl", "independent_examples": True, "mixup_alpha": 1.0},
+            "independent_examples is True, but with mixup_alpha = 1.0",
+        ),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(changes, message):

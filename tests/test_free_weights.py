@@ -152,3 +152,18 @@ def test_refuses_another_number_of_weights(method):
     states = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
     with pytest.raises(cmw.UsageError, match=r"\(16,\) for 4 device\(s\) with 4 each"):
         jax.pmap(step, axis_name="devices")(states, *parts)
+
+
+@pytest.mark.parametrize("changes", [{"delayed_weights": True}, {"meta_every": 2}])
+def test_weights_that_start_anew_are_learned_before_they_are_applied(changes):
+    step = cmw.make_meta_step(
+        objective=cmw.classification_objective(apply, EVERY_CLASS),
+        meta_loss=cmw.classification_meta_loss(apply),
+        weight_fn=free_weight_fn(),
+        optimizer=optax.sgd(0.1),
+        weight_optimizer=reweighting_optimizer(),
+        virtual_lr=ALPHA,
+        **changes,
+    )
+    with pytest.raises(cmw.UsageError, match="meta_every above 1 or delayed_weights=True, expected"):
+        afresh(step)

@@ -11,7 +11,7 @@ from problems import ALPHA, M, N, apply, batch, flat, meta_classes, weight_net
 from test_meta_step import NORMALIZATIONS, make
 
 import cmwnet_jax as cmw
-from cmwnet_jax.core.low_memory import objective_in_micro_batches
+from cmwnet_jax.core.micro_batches import objective_in_micro_batches
 
 FIELDS = ("step", "params", "model_state", "opt_state", "weight_params", "weight_opt_state")
 OPTIMIZERS = {"optimizer": optax.sgd(0.1, momentum=0.9), "weight_optimizer": optax.sgd(1.0, momentum=0.9)}

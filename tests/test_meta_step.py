@@ -416,3 +416,66 @@ def test_float32_stays_float32():
     new, _ = jax.jit(step)(state, *examples)
     assert {leaf.dtype for leaf in jax.tree.leaves((new.params, new.weight_params))} == {jnp.dtype("float32")}
     assert new.params["w1"].shape == (FEATURES, HIDDEN)
+
+
+@pytest.mark.parametrize("in_passes", [False, True])
+def test_delayed_weights_move_the_classifier_by_the_old_ones(in_passes):
+    """The meta-gradient is that of Eq. 10, as ever; the classifier's gradient has the weights from before."""
+    net, _ = weight_net()
+    if in_passes:
+        _, state = make()
+        step = cmw.make_low_memory_step(
+            objective=cmw.classification_objective(apply, meta_classes()),
+            meta_loss=cmw.classification_meta_loss(apply),
+            weight_fn=net.apply,
+            optimizer=optax.sgd(0.1),
+            weight_optimizer=optax.sgd(1.0),
+            virtual_lr=ALPHA,
+            delayed_weights=True,
+        )
+    else:
+        step, state = make(delayed_weights=True)
+        step = jax.jit(step)
+    examples, meta_examples = batch(0, N), batch(1, M)
+    new, metrics = step(state, examples, meta_examples)
+    expected, classifier_gradient = closed_form(
+        state.params, state.weight_params, examples, meta_examples, "sum"
+    )
+    np.testing.assert_allclose(
+        flat(state.weight_params) - flat(new.weight_params), expected, rtol=0, atol=1e-12
+    )
+    losses = per_example_losses(state.params, examples)
+    weights = net.apply(state.weight_params, losses, meta_classes().of_class[np.asarray(examples["label"])])
+    np.testing.assert_allclose(metrics["weights"], weights, rtol=1e-12)
+    moved = (flat(state.params) - flat(new.params)) / 0.1
+    np.testing.assert_allclose(moved, classifier_gradient(np.asarray(weights)), rtol=0, atol=1e-12)
+    assert int(new.step) == 1
+
+
+def test_a_meta_step_every_third_time_is_one_program():
+    """In a scan, it takes the steps of a loop that takes meta steps and weighted ones."""
+    step, state = make(meta_every=3)
+    meta_step, _ = make()
+    weighted_step = cmw.make_weighted_step(
+        objective=cmw.classification_objective(apply, meta_classes()),
+        optimizer=optax.sgd(0.1),
+        weight_fn=weight_net()[0].apply,
+    )
+    pairs = [(batch(seed, N), batch(seed + 10, M)) for seed in range(5)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
+    scanned, metrics = jax.jit(lambda state: jax.lax.scan(lambda s, pair: step(s, *pair), state, stacked))(
+        state
+    )
+    np.testing.assert_array_equal(np.isnan(metrics["meta_loss"]), [False, True, True, False, True])
+    np.testing.assert_array_equal(np.isnan(metrics["meta_grad_norm"]), [False, True, True, False, True])
+    meta_step, weighted_step = jax.jit(meta_step), jax.jit(weighted_step)
+    for number, pair in enumerate(pairs):
+        state, expected = meta_step(state, *pair) if number % 3 == 0 else weighted_step(state, pair[0])
+        np.testing.assert_allclose(metrics["weights"][number], expected["weights"], rtol=1e-12)
+    for field in ("params", "weight_params", "model_state"):
+        np.testing.assert_allclose(flat(getattr(scanned, field)), flat(getattr(state, field)), atol=1e-12)
+
+
+def test_a_meta_step_every_no_time_is_refused():
+    with pytest.raises(cmw.UsageError, match="meta_every is 0, expected at least 1"):
+        make(meta_every=0)

@@ -35,6 +35,7 @@ def test_each_variant_costs_what_it_should():
         "meta step, last layers": (2.0, 2.0, 0.8),
         "meta step, quarter meta batch": (2.8, 2.5, 0.8),
         "meta step, low memory": (4.05, 1.35, 0.9999),
+        "meta step, delayed weights": (2.75, 3.5, 0.9999),
         SCANNED_ERM: (1.01, 1.2, None),
         SCANNED_META: (3.5, 2.6, None),
     }
@@ -50,6 +51,25 @@ def test_each_variant_costs_what_it_should():
     assert variants["meta step, quarter meta batch"].temporary_bytes < variants[META].temporary_bytes
     assert variants[META].flops > 3 * variants[ERM].flops
     assert cosine(variants["meta step, last layers"].meta_gradient, exact) < 0.99999
+
+
+@pytest.mark.parametrize("name", ["mlp_1024", "transformer"])
+def test_independent_examples_cost_less(name):
+    """Operations of small networks of the tasks' kinds, in units of plain training's."""
+    fields = {"mlp_1024": {"hidden": (128,) * 3}, "transformer": {"width": 32, "depth": 2, "heads": 2}}[name]
+    shape = (98,) if name == "mlp_1024" else (16,)
+    task = dataclasses.replace(step_tasks.TASKS[name], image_shape=shape, batch_size=32)
+    task = dataclasses.replace(task, fields={**task.fields, **fields})
+    arguments, state = step_tasks.parts(task, jnp.float32)
+    batch, meta_batch = step_tasks.examples(task)
+    weighted = {name: arguments[name] for name in ("objective", "optimizer")}
+    erm = Program(cmw.make_weighted_step(**weighted))
+    erm(state, batch)
+    for delayed, size, most in ((False, 32, 2.75), (True, 32, 2.4), (True, 8, 1.75)):
+        program = Program(cmw.make_meta_step(**arguments, independent_examples=True, delayed_weights=delayed))
+        program(state, batch, jax.tree.map(lambda x, size=size: x[:size], meta_batch))
+        print(name, delayed, size, program.flops / erm.flops)
+        assert program.flops <= most * erm.flops, (delayed, size)
 
 
 def test_the_low_memory_step_of_a_residual_network():
@@ -286,4 +306,11 @@ def test_an_unknown_model_is_named():
         cmw.UsageError, match="--models is 'resnet23', expected one of .*did you mean 'resnet32'"
     ):
         benchmark_step.chosen_models(["resnet23"])
-    assert benchmark_step.chosen_models([]) == ["mlp", "small_cnn", "resnet32"]
+    assert benchmark_step.chosen_models([]) == [
+        "mlp",
+        "mlp_1024",
+        "transformer",
+        "vit",
+        "small_cnn",
+        "resnet32",
+    ]

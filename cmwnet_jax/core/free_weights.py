@@ -20,6 +20,7 @@ import optax
 from numpy.typing import ArrayLike
 
 from cmwnet_jax.core.class_balance import for_labels
+from cmwnet_jax.core.switched import Switched
 from cmwnet_jax.core.types import PyTree, StepFn, WeightFn
 from cmwnet_jax.errors import UsageError
 
@@ -104,7 +105,15 @@ def afresh(step: StepFn) -> StepFn:
 
     Returns:
         A step of the same signature; its new state holds the weight parameters used for this batch.
+
+    Raises:
+        UsageError: the step applies weights that it has not learned from the batch itself.
     """
+    if isinstance(step, Switched) or getattr(step, "delayed_weights", False):
+        raise UsageError(
+            "afresh got a step with meta_every above 1 or delayed_weights=True, expected meta_every=1 and "
+            "delayed_weights=False: weights that start at 0 would be applied before they are learned"
+        )
 
     def from_zero(state, *batches):
         return step(state.replace(weight_params=jax.tree.map(jnp.zeros_like, state.weight_params)), *batches)

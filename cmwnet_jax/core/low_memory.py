@@ -5,19 +5,22 @@ no two passes hold activations at the same time. The meta-gradient is computed i
 derivative of the meta loss by the normalised weight of example i is `-alpha * <gradient of terms_i, v>`, where
 v is the gradient of the meta loss at the virtual parameters. One `jax.jvp` of the terms along v gives all
 these products and stores no activations. In units of one forward pass, the costs are: virtual gradient 3, v 3,
-products 3, real gradient 3. The total is 12, against 10 for `make_meta_step` and 3 for plain training.
+products 3, real gradient 3. The total is 12, against 10 for `make_meta_step` and 3 for plain training. With
+`delayed_weights`, the virtual gradient is also the real one, and the total is 9.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from cmwnet_jax.core.meta_step import make_weighted_step
+from cmwnet_jax.core.linear import Linear, Weighted, linearize, update_classifier, weigh
+from cmwnet_jax.core.micro_batches import meta_loss_in_micro_batches, objective_in_micro_batches
 from cmwnet_jax.core.step_parts import (
     apply_optimizer,
+    check_meta_classes,
     check_not_empty,
     check_objective,
     checked_meta_loss,
@@ -26,6 +29,7 @@ from cmwnet_jax.core.step_parts import (
     pmean,
     psum,
     schedule_of,
+    sgd,
     step_rngs,
     varying,
     virtual_part,
@@ -41,7 +45,6 @@ from cmwnet_jax.core.types import (
     VirtualFilter,
     WeightFn,
 )
-from cmwnet_jax.errors import UsageError
 
 
 def make_low_memory_step(
@@ -55,6 +58,7 @@ def make_low_memory_step(
     normalize: str = "sum",
     axis_name: str | None = None,
     virtual_filter: VirtualFilter | None = None,
+    delayed_weights: bool = False,
     micro_batches: int = 1,
     compile: Callable[..., Callable] = jax.jit,
     donate: bool = False,
@@ -64,12 +68,14 @@ def make_low_memory_step(
     Args:
         objective, meta_loss, weight_fn, optimizer, weight_optimizer, virtual_lr, normalize, axis_name,
             virtual_filter: as in `make_meta_step`.
+        delayed_weights: as in `make_meta_step`. It saves the last of the four programs; in return, the new
+            parameters and optimiser state are kept beside the old ones until the end of the step.
         micro_batches: number of parts into which both batches are cut, processed in sequence; see
             `objective_in_micro_batches`.
         compile: applied to each of the four functions; with `axis_name`, use
             `functools.partial(jax.pmap, axis_name=axis_name)`.
         donate: whether the last program may overwrite the old state, which cannot be used afterwards; that
-            program is compiled with `donate_argnums=(0,)`.
+            program is compiled with `donate_argnums=(0,)`. With `delayed_weights`, nothing is overwritten.
 
     Returns:
         (state, batch, meta_batch) -> (new state, metrics), with the results of `make_meta_step`. Do not jit
@@ -99,38 +105,81 @@ def make_low_memory_step(
     if micro_batches != 1:
         objective = objective_in_micro_batches(objective, micro_batches)
         meta_loss = meta_loss_in_micro_batches(meta_loss, micro_batches)
-    learning_rate = schedule_of(virtual_lr)
-    shared = {"objective": objective, "weight_fn": weight_fn, "normalize": normalize, "axis_name": axis_name}
-    virtual_step = compile(_virtual_pass(shared, learning_rate, virtual_filter))
+    parts = _Parts(
+        objective,
+        weight_fn,
+        normalization(normalize, axis_name),
+        schedule_of(virtual_lr),
+        virtual_filter,
+        axis_name,
+    )
+    virtual_step = compile(_first_pass(parts, optimizer if delayed_weights else None))
     meta_gradient = compile(_meta_pass(meta_loss, axis_name))
-    update_weight_net = compile(_weight_pass(shared, weight_optimizer, learning_rate, virtual_filter))
+    update_weight_net = compile(_weight_pass(parts, weight_optimizer))
     over_the_old = {"donate_argnums": (0,)} if donate else {}
-    update_classifier = compile(make_weighted_step(optimizer=optimizer, **shared), **over_the_old)
+    update = None if delayed_weights else compile(_last_pass(parts, optimizer), **over_the_old)
 
     def step(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
         check_not_empty(batch=batch, meta_batch=meta_batch)
-        meta_loss_value, direction = meta_gradient(state, virtual_step(state, batch), meta_batch)
+        check_meta_classes(objective, weight_fn)
+        virtual, *updated = virtual_step(state, batch)
+        meta_loss_value, direction = meta_gradient(state, virtual, meta_batch)
+        del virtual  # these are as large as the parameters, and not needed any more
         changes, meta_grad_norm = update_weight_net(state, batch, direction, meta_loss_value)
-        del direction  # as large as the parameters, and not needed any more
-        new_state, metrics = update_classifier(state.replace(**changes), batch)
+        del direction
+        if delayed_weights:
+            new_state, metrics = updated
+            new_state = new_state.replace(**changes)
+        else:
+            new_state, metrics = update(state.replace(**changes), batch)
         return new_state, {**metrics, "meta_loss": meta_loss_value, "meta_grad_norm": meta_grad_norm}
 
+    step.delayed_weights = delayed_weights
     return step
 
 
-def _virtual_pass(shared: dict[str, Any], learning_rate: optax.Schedule, virtual_filter: VirtualFilter | None):
-    """(state, batch) -> the selected parameters after the virtual step of weighted SGD (Eq. 7)."""
-    plain_sgd = optax.GradientTransformation(
-        init=lambda params: jnp.zeros((), jnp.int32),
-        update=lambda grads, step, params: (optax.tree.scale(-learning_rate(step), grads), step),
+class _Parts(NamedTuple):
+    """What the passes share."""
+
+    objective: ObjectiveFn
+    weight_fn: WeightFn
+    normalized: Callable[[jax.Array], jax.Array]
+    learning_rate: optax.Schedule
+    virtual_filter: VirtualFilter | None
+    axis_name: str | None
+
+    def weighted(self, state: MetaState, batch: PyTree) -> tuple[Linear, Weighted]:
+        """A forward and a backward pass with the state's weight net."""
+        rng, _ = step_rngs(state, self.axis_name)
+        linear = linearize(self.objective, state, batch, rng, self.axis_name)
+        weights = self.weight_fn(state.weight_params, linear.losses, linear.meta_class)
+        return linear, weigh(linear, weights, self.normalized, self.axis_name)
+
+
+def _first_pass(parts: _Parts, optimizer: optax.GradientTransformation | None):
+    """(state, batch) -> (the selected parameters after the virtual step of weighted SGD (Eq. 7), ...).
+
+    With an optimiser, which makes the real update from the same gradient, the new state and metrics follow.
+    """
+
+    def first_pass(state, batch):
+        linear, weighted = parts.weighted(state, batch)
+        params, grads = (
+            virtual_part(tree, state.params, parts.virtual_filter) for tree in (state.params, weighted.grads)
+        )
+        virtual = sgd(params, grads, parts.learning_rate(state.step))
+        if optimizer is None:
+            return (virtual,)
+        return virtual, *update_classifier(state, linear, weighted, optimizer, parts.axis_name)
+
+    return first_pass
+
+
+def _last_pass(parts: _Parts, optimizer: optax.GradientTransformation):
+    """(state, batch) -> the new state and metrics (Eq. 9)."""
+    return lambda state, batch: update_classifier(
+        state, *parts.weighted(state, batch), optimizer, parts.axis_name
     )
-    weighted_step = make_weighted_step(optimizer=plain_sgd, **shared)
-
-    def virtual_pass(state, batch):
-        virtual, _ = weighted_step(state.replace(opt_state=state.step), batch)
-        return virtual_part(virtual.params, state.params, virtual_filter)
-
-    return virtual_pass
 
 
 def _meta_pass(meta_loss: MetaLossFn, axis_name: str | None):
@@ -149,17 +198,16 @@ def _meta_pass(meta_loss: MetaLossFn, axis_name: str | None):
     return meta_pass
 
 
-def _weight_pass(shared, weight_optimizer, learning_rate: optax.Schedule, virtual_filter: VirtualFilter | None):
+def _weight_pass(parts: _Parts, weight_optimizer: optax.GradientTransformation):
     """(state, batch, v, meta loss) -> weight-net fields after Eq. 8, and the meta-gradient's norm."""
-    axis_name, weight_fn = shared["axis_name"], shared["weight_fn"]
-    normalized = normalization(shared["normalize"], axis_name)
+    axis_name, virtual_filter = parts.axis_name, parts.virtual_filter
 
     def weight_pass(state, batch, direction, meta_loss_value):
         batch_rng, _ = step_rngs(state, axis_name)
 
         def terms_at(part):
             params = with_virtual_part(state.params, part)
-            out, _ = shared["objective"](params, state.model_state, batch, batch_rng)
+            out, _ = parts.objective(params, state.model_state, batch, batch_rng)
             check_objective(out)
             return out.terms, (out.losses, out.meta_class)
 
@@ -167,8 +215,8 @@ def _weight_pass(shared, weight_optimizer, learning_rate: optax.Schedule, virtua
         _, slopes, (losses, meta_class) = jax.jvp(terms_at, (part,), (direction,), has_aux=True)
 
         def meta_loss_to_first_order(weight_params):
-            weights = checked_weights(weight_fn(weight_params, losses, meta_class), losses)
-            return -learning_rate(state.step) * jnp.sum(normalized(weights) * slopes)
+            weights = checked_weights(parts.weight_fn(weight_params, losses, meta_class), losses)
+            return -parts.learning_rate(state.step) * jnp.sum(parts.normalized(weights) * slopes)
 
         # Sum over all devices, because examples are summed; v is already the mean over devices.
         own_weight_params = varying(state.weight_params, axis_name)
@@ -185,78 +233,3 @@ def _weight_pass(shared, weight_optimizer, learning_rate: optax.Schedule, virtua
         return changes, optax.tree.norm(meta_grads)
 
     return weight_pass
-
-
-def objective_in_micro_batches(objective: ObjectiveFn, micro_batches: int) -> ObjectiveFn:
-    """Wraps an objective: computes it on one part of the batch after the other, in a loop.
-
-    Gradients are accumulated. Each part's activations are recomputed instead of stored (`jax.checkpoint`), so
-    the peak memory is that of one part; in return, each gradient needs one more forward pass. The result is
-    exact if examples are independent. BatchNorm uses the statistics of each part, and its running statistics
-    are updated once, to the mean of the parts' updates. On a CPU, convolutions in loops are slow.
-
-    Args:
-        objective: as in `make_meta_step`; its `base` must be a mean over the batch.
-        micro_batches: number of parts of equal size.
-
-    Returns:
-        An objective for any step; the first axis of all leaves of a batch must be the examples.
-
-    Raises:
-        UsageError: `micro_batches` is below 1; on the first call, if it does not divide the batch.
-    """
-
-    def checked(*arguments):
-        out, model_state = objective(*arguments)
-        check_objective(out)  # here, because a stacked scalar would look like an example's term
-        return out, model_state
-
-    in_parts = _in_parts(checked, micro_batches)
-
-    def whole(params, model_state, batch, rng):
-        out, model_states = in_parts(params, model_state, batch, rng)
-        joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out._replace(base=()))
-        return joined._replace(base=jnp.mean(out.base)), jax.tree.map(_mean_over_parts, model_states)
-
-    whole.num_meta_classes = getattr(objective, "num_meta_classes", None)
-    return whole
-
-
-def meta_loss_in_micro_batches(meta_loss: MetaLossFn, micro_batches: int) -> MetaLossFn:
-    """Wraps a meta loss, a mean over examples, in the way of `objective_in_micro_batches`.
-
-    Args:
-        meta_loss: as in `make_meta_step`, a mean over the meta batch.
-        micro_batches: number of parts of equal size.
-    """
-    in_parts = _in_parts(meta_loss, micro_batches)
-    return lambda *arguments: jnp.mean(in_parts(*arguments), axis=0)
-
-
-def _in_parts(function: Callable, micro_batches: int) -> Callable:
-    """The function's outputs on all parts, leaves [...] stacked to [micro_batches, ...]."""
-    if micro_batches < 1:
-        raise UsageError(f"micro_batches is {micro_batches}, expected at least 1: 1 does not cut the batch")
-
-    def split(leaf):
-        if not jnp.ndim(leaf) or len(leaf) % micro_batches:
-            raise UsageError(
-                f"micro_batches is {micro_batches} and a batch has an array of shape {jnp.shape(leaf)}, "
-                f"expected the examples on its first axis, as many as micro_batches divides: change either"
-            )
-        return leaf.reshape(micro_batches, -1, *leaf.shape[1:])
-
-    def in_parts(params, model_state, batch, rng):
-        @jax.checkpoint
-        def on_part(params, model_state, part, rng):
-            return function(params, model_state, part, rng)
-
-        parts = jax.tree.map(split, batch), jax.random.split(rng, micro_batches)
-        return jax.lax.scan(lambda _, x: ((), on_part(params, model_state, *x)), (), parts)[1]
-
-    return in_parts
-
-
-def _mean_over_parts(stacked: jax.Array) -> jax.Array:
-    """Averages running statistics; counters and random keys are equal in all parts."""
-    return jnp.mean(stacked, axis=0) if jnp.issubdtype(stacked.dtype, jnp.floating) else stacked[0]

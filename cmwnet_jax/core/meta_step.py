@@ -9,25 +9,18 @@ backward 2, meta forward and backward 3, transposed product 2, real backward 2. 
 plain training.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
+from cmwnet_jax.core.linear import linearize, update_classifier, weigh
 from cmwnet_jax.core.step_parts import (
     apply_optimizer,
-    axis_size,
-    check_axes,
     check_meta_classes,
     check_not_empty,
-    check_objective,
     checked_meta_loss,
-    checked_weights,
     normalization,
     pmean,
-    psum,
     schedule_of,
     sgd,
     step_rngs,
@@ -35,6 +28,7 @@ from cmwnet_jax.core.step_parts import (
     virtual_part,
     with_virtual_part,
 )
+from cmwnet_jax.core.switched import every
 from cmwnet_jax.core.types import (
     MetaLossFn,
     MetaState,
@@ -58,6 +52,9 @@ def make_meta_step(
     normalize: str = "sum",
     axis_name: str | None = None,
     virtual_filter: VirtualFilter | None = None,
+    meta_every: int = 1,
+    delayed_weights: bool = False,
+    independent_examples: bool = False,
 ) -> StepFn:
     """Makes one iteration of Algorithm 1: virtual step, weight-net update, classifier update.
 
@@ -78,15 +75,26 @@ def make_meta_step(
             parameters that the virtual step changes. None changes all, as in the paper. With the last layers
             only, e.g. `lambda params: {name: name == "Dense_2" for name in params}`, the meta-gradient is
             cheaper but approximate.
+        meta_every: k; the weight net learns at steps 0, k, 2k, ... and is applied at all (Algorithm 1: 1). In
+            between, `meta_loss` and `meta_grad_norm` are NaN. In a compiled program, this is a branch.
+        delayed_weights: whether the classifier is updated with the weights from before the weight net's
+            update. The virtual gradient is then also the real one, and the step costs 8 forward passes. The
+            meta-gradient is the same. Not for weights that start anew with each batch (`free_weights`).
+        independent_examples: a promise that each term depends on its own example alone, as without BatchNorm.
+            With it, the step costs 8 forward passes, or 7 with `delayed_weights`, and one more with a `base`.
+            The gradients are the same. The promise is checked on the traced objective (`core.independent`),
+            in which `jax.checkpoint` then has no effect.
 
     Returns:
-        A pure function, not jitted: (state, batch, meta_batch) -> (new state, metrics).
+        A pure function, not jitted: (state, batch, meta_batch) -> (new state, metrics). With `meta_every` above
+        1 it is a `switched.Switched`.
 
     Raises:
-        UsageError: `normalize` is unknown, or virtual_lr is not positive; on the first call, if the filter
-            selects nothing, an objective, weight or meta loss has the wrong shape, weight net and objective
-            differ in the number of meta-classes, an optimiser needs a line search, or `shard_map` splits
-            examples over an axis other than `axis_name`.
+        UsageError: `normalize` is unknown, virtual_lr is not positive, or meta_every is below 1; on the first
+            call, if the filter selects nothing, an objective, weight or meta loss has the wrong shape, weight
+            net and objective differ in the number of meta-classes, an optimiser needs a line search,
+            `shard_map` splits examples over an axis other than `axis_name`, or an operation breaks the promise
+            of `independent_examples`.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -113,22 +121,24 @@ def make_meta_step(
         check_not_empty(batch=batch, meta_batch=meta_batch)
         check_meta_classes(objective, weight_fn)
         batch_rng, meta_rng = step_rngs(state, axis_name)
-        linear = _linearize(objective, state, batch, batch_rng, axis_name)
+        linear = linearize(objective, state, batch, batch_rng, axis_name, independent_examples)
 
-        def weights_of(weight_params):
-            return checked_weights(weight_fn(weight_params, linear.losses, linear.meta_class), linear.losses)
+        def weighted(weight_params):
+            weights = weight_fn(weight_params, linear.losses, linear.meta_class)
+            return weigh(linear, weights, normalized, axis_name)
 
         def virtual_meta_loss(weight_params):
-            virtual_grads = _gradient(linear, normalized(weights_of(weight_params)), axis_name)
+            before = weighted(weight_params)
             params, grads = (
-                virtual_part(tree, state.params, virtual_filter) for tree in (state.params, virtual_grads)
+                virtual_part(tree, state.params, virtual_filter) for tree in (state.params, before.grads)
             )
             virtual_params = with_virtual_part(state.params, sgd(params, grads, learning_rate(state.step)))
             value = meta_loss(virtual_params, state.model_state, meta_batch, meta_rng)
-            return checked_meta_loss(value, axis_name)
+            return checked_meta_loss(value, axis_name), before
 
         own_weight_params = varying(state.weight_params, axis_name)
-        meta_loss_value, meta_grads = jax.value_and_grad(virtual_meta_loss)(own_weight_params)
+        differentiated = jax.value_and_grad(virtual_meta_loss, has_aux=True)
+        (meta_loss_value, before), meta_grads = differentiated(own_weight_params)
         # Average the *gradient*: the virtual gradient is already summed over devices, so averaging
         # the meta loss before `jax.grad` would count the devices twice.
         meta_loss_value, meta_grads = pmean((meta_loss_value, meta_grads), axis_name)
@@ -141,14 +151,31 @@ def make_meta_step(
             meta_loss_value,
         )
 
-        new_state, metrics = _update_classifier(
-            state, linear, weights_of(weight_params), normalized, optimizer, axis_name
-        )
+        after = before if delayed_weights else weighted(weight_params)
+        new_state, metrics = update_classifier(state, linear, after, optimizer, axis_name)
         metrics["meta_loss"] = meta_loss_value
         metrics["meta_grad_norm"] = optax.tree.norm(meta_grads)
         return new_state.replace(weight_params=weight_params, weight_opt_state=weight_opt_state), metrics
 
-    return step
+    step.delayed_weights = delayed_weights
+    between = make_weighted_step(
+        objective=objective, optimizer=optimizer, weight_fn=weight_fn, normalize=normalize, axis_name=axis_name
+    )
+    return every(meta_every, step, _without_meta(between, meta_loss))
+
+
+def _without_meta(step: StepFn, meta_loss: MetaLossFn) -> StepFn:
+    """The step with the signature and the metrics of a meta step; those of the meta half are NaN."""
+
+    def run(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
+        check_not_empty(meta_batch=meta_batch)
+        value = jax.eval_shape(meta_loss, state.params, state.model_state, meta_batch, state.rng)
+        norm = jax.eval_shape(optax.tree.norm, state.weight_params)
+        state, metrics = step(state, batch)
+        missing = {"meta_loss": value, "meta_grad_norm": norm}
+        return state, {**metrics, **{name: jnp.full((), jnp.nan, x.dtype) for name, x in missing.items()}}
+
+    return run
 
 
 def make_weighted_step(
@@ -172,81 +199,13 @@ def make_weighted_step(
 
     def step(state: MetaState, batch: PyTree) -> tuple[MetaState, Metrics]:
         check_not_empty(batch=batch)
-        linear = _linearize(objective, state, batch, step_rngs(state, axis_name)[0], axis_name)
+        linear = linearize(objective, state, batch, step_rngs(state, axis_name)[0], axis_name)
         if weight_fn is None:
             weights = jnp.ones_like(linear.losses)
         else:
             check_meta_classes(objective, weight_fn)
             weights = weight_fn(state.weight_params, linear.losses, linear.meta_class)
-        weights = checked_weights(weights, linear.losses)
-        return _update_classifier(state, linear, weights, normalized, optimizer, axis_name)
+        weighted = weigh(linear, weights, normalized, axis_name)
+        return update_classifier(state, linear, weighted, optimizer, axis_name)
 
     return step
-
-
-class _Linear(NamedTuple):
-    """One forward pass of the objective, with its pullback to the parameters."""
-
-    base: jax.Array
-    terms: jax.Array
-    pullback: Callable[[tuple[jax.Array, jax.Array]], tuple[PyTree]]
-    losses: jax.Array
-    meta_class: jax.Array
-    model_state: PyTree
-    aux: PyTree
-
-
-def _linearize(
-    objective: ObjectiveFn, state: MetaState, batch: PyTree, rng: jax.Array, axis_name: str | None
-) -> _Linear:
-    """`jax.vjp` of (base, terms) at the current parameters; all other outputs are auxiliary."""
-
-    def affine(params):
-        out, model_state = objective(params, state.model_state, batch, rng)
-        check_objective(out)
-        beside = (jax.lax.stop_gradient(out.losses), out.meta_class, model_state, out.aux)
-        return varying((jnp.asarray(out.base, out.terms.dtype), out.terms), axis_name), beside
-
-    params = varying(state.params, axis_name)
-    (base, terms), pullback, beside = jax.vjp(affine, params, has_aux=True)
-    check_axes(params, terms)
-    return _Linear(base, terms, pullback, *beside)
-
-
-def _gradient(linear: _Linear, normalized_weights: jax.Array, axis_name: str | None) -> PyTree:
-    """Gradient of `base + sum_i weights_i * terms_i` over all devices' examples."""
-    base_weight = jnp.full_like(linear.base, 1 / axis_size(axis_name))
-    cotangents = varying((base_weight, normalized_weights.astype(linear.terms.dtype)), axis_name)
-    (grads,) = linear.pullback(cotangents)
-    return psum(grads, axis_name)
-
-
-def _update_classifier(
-    state: MetaState,
-    linear: _Linear,
-    weights: jax.Array,
-    normalized: Callable[[jax.Array], jax.Array],
-    optimizer: optax.GradientTransformation,
-    axis_name: str | None,
-) -> tuple[MetaState, Metrics]:
-    """Eq. 9, with the caller's optimiser; running statistics are averaged over the devices."""
-    normalized_weights = normalized(weights)
-    grads = _gradient(linear, normalized_weights, axis_name)
-    weighted = psum(jnp.sum(normalized_weights * linear.terms), axis_name)
-    total = pmean(linear.base, axis_name) + weighted
-    params, opt_state = apply_optimizer("optimizer", optimizer, grads, state.opt_state, state.params, total)
-    metrics = Metrics(
-        loss=pmean(jnp.mean(linear.losses), axis_name),
-        objective=total,
-        grad_norm=optax.tree.norm(grads),
-        losses=linear.losses,
-        weights=weights,
-        **({"aux": linear.aux} if jax.tree.leaves(linear.aux) else {}),
-    )
-    new_state = state.replace(
-        step=state.step + 1,
-        params=params,
-        opt_state=opt_state,
-        model_state=pmean(linear.model_state, axis_name),
-    )
-    return new_state, metrics

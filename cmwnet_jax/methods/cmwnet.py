@@ -51,5 +51,5 @@ SPEC = Spec(
     head=head,
     num_meta_classes=lambda config: config.weight_net.num_meta_classes,
     fields={**weight_nets.FIELDS, **loss_names.FIELDS, **_OWN_FIELDS},
-    options=("loss.name", "low_memory", "weight_net.class_feature", "weight_net.init", "weight_net.frozen"),
+    options=(*weight_nets.OPTIONS, "loss.name", "low_memory", "weight_net.class_feature"),
 )

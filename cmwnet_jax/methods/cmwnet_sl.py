@@ -149,6 +149,11 @@ def check(config: ConfigDict) -> None:
             f"soft_labels.teacher_momentum is {config.soft_labels.teacher_momentum}, with which the teacher "
             f"would never learn: set it to less than 1"
         )
+    if config.independent_examples and config.mixup_alpha:
+        raise UsageError(
+            f"independent_examples is True, but with mixup_alpha = {config.mixup_alpha} a mixed image has two "
+            f"labels, so that two terms depend on it: set independent_examples to False, or mixup_alpha to 0"
+        )
 
 
 SPEC = Spec(
@@ -157,5 +162,5 @@ SPEC = Spec(
     check,
     num_meta_classes=lambda config: config.weight_net.num_meta_classes,
     fields={**weight_nets.FIELDS, **mixup.FIELDS, **_OWN_FIELDS},
-    options=("weight_net.init", "weight_net.frozen"),
+    options=weight_nets.OPTIONS,
 )

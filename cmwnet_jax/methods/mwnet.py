@@ -1,6 +1,6 @@
 """MW-Net: one weighting function for all classes (Shu et al. 2019); CMW-Net with K = 1."""
 
-from cmwnet_jax.methods import loss_names
+from cmwnet_jax.methods import loss_names, weight_nets
 from cmwnet_jax.methods.base import Method, Parts, Spec
 from cmwnet_jax.methods.loss_names import chosen_loss, head
 from cmwnet_jax.methods.plain import warmup
@@ -19,5 +19,5 @@ SPEC = Spec(
     check,
     head=head,
     fields={**FIELDS, **loss_names.FIELDS},
-    options=("loss.name", "low_memory", "weight_net.init", "weight_net.frozen"),
+    options=(*weight_nets.OPTIONS, "loss.name", "low_memory"),
 )

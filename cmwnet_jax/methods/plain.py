@@ -1,8 +1,8 @@
 """Plain training: the warm-up of most methods, and the base of some."""
 
 from cmwnet_jax.core import losses
-from cmwnet_jax.core.low_memory import objective_in_micro_batches
 from cmwnet_jax.core.meta_step import make_weighted_step
+from cmwnet_jax.core.micro_batches import objective_in_micro_batches
 from cmwnet_jax.core.types import ObjectiveFn, StepFn
 from cmwnet_jax.methods import steps
 from cmwnet_jax.methods.base import Method, Parts, Phase

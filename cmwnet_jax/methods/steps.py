@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
-import jax
 import jax.numpy as jnp
 
+from cmwnet_jax.core.switched import Switched
 from cmwnet_jax.core.types import MetaState, Metrics, PyTree, StepFn
 
 BatchStep = Callable[[MetaState, Mapping[str, PyTree]], tuple[MetaState, Metrics]]
@@ -13,27 +13,10 @@ BatchStep = Callable[[MetaState, Mapping[str, PyTree]], tuple[MetaState, Metrics
 
 
 @dataclasses.dataclass(frozen=True)
-class Switched:
-    """A step that selects one of two steps by the step number.
-
-    Attributes:
-        chosen: step number, on the host or traced -> whether to take `if_true`.
-        if_true: the first step. If it is `InPasses`, the choice cannot be compiled either.
-        if_false: the second step.
-    """
-
-    chosen: Callable[[int | jax.Array], bool | jax.Array]
-    if_true: "BatchStep | InPasses"
-    if_false: BatchStep
-
-    def __call__(self, state: MetaState, batch: PyTree) -> tuple[MetaState, Metrics]:
-        """Compiles both steps into one program, with `jax.lax.cond`."""
-        return jax.lax.cond(self.chosen(state.step), self.if_true, self.if_false, state, batch)
-
-
-@dataclasses.dataclass(frozen=True)
 class InPasses:
     """A step that calls several compiled programs itself, like that of `make_low_memory_step`.
+
+    A `Switched` step may have one as `if_true`; its choice then cannot be compiled either.
 
     Attributes:
         step: (state, batch) -> (state, metrics), all with a leading device axis.
@@ -74,14 +57,3 @@ def meta(step: StepFn, stream: str | None = "train", meta_stream: str = "meta") 
         meta_stream: the stream of the meta batch.
     """
     return lambda state, batch: step(state, batch if stream is None else batch[stream], batch[meta_stream])
-
-
-def every(steps: int, if_true: Step, if_false: BatchStep) -> Step:
-    """Takes one step at every k-th step of the run, and another step in between.
-
-    Args:
-        steps: k.
-        if_true: the step taken at steps 0, k, 2k, ...
-        if_false: the step taken at all others.
-    """
-    return if_true if steps == 1 else Switched(lambda number: number % steps == 0, if_true, if_false)
