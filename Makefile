@@ -9,11 +9,11 @@ demo: $(INSTALLED)
 	$(VENV)/bin/python -m experiments.demo --workdir=runs/demo
 
 test: lint
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal
 
 # Runs that are killed, stopped and continued, and runs of several processes.
 test-runs: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -n 2 -m whole_runs
+	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal -m whole_runs
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

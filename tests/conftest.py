@@ -25,9 +25,14 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def x64():
-    """Float64 throughout, and no silent rank promotion: for tests of the mathematics."""
+    """Float64 throughout, and no silent rank promotion: for tests of the mathematics.
+
+    Programs are compiled without most optimizations, which takes half the time: they are run once or twice.
+    """
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_enable_x64", False)
     jax.config.update("jax_numpy_rank_promotion", "allow")
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -143,9 +143,8 @@ def phases_of(recipe):
     return list({phase.first_epoch: phase for phase in recipe.method.phases}.values())
 
 
-def planned_epochs(name, monkeypatch):
-    """The first epoch of each phase as the launcher starts it, on four devices."""
-    config, data, recipe = built(name, monkeypatch)
+def planned_epochs(config, data, recipe):
+    """The first epoch of each phase as the launcher starts it."""
     trainer, state, epochs = Trainer(config, data, recipe), parallel.replicate(recipe.state), []
     for phase in phases_of(recipe):
         state, epoch = trainer.start_epoch(phase.first_epoch, state, {})
@@ -175,9 +174,8 @@ def described(tree):
     return jax.tree.map(lambda x: (np.shape(x), x.dtype), tree)
 
 
-def trained(name, epochs, monkeypatch, devices):
+def trained(data, recipe, epochs, devices):
     """[(state, metrics)] after one step of each phase but the last, and two of that."""
-    _, data, recipe = built(name, monkeypatch, devices)
     phases, state, ends = phases_of(recipe), parallel.replicate(recipe.state), []
     taken = [(phase, epoch, 0, 0) for phase, epoch in zip(phases[:-1], epochs, strict=False)]
     taken += [(phases[-1], epochs[-1], number, i) for i, number in enumerate(MAIN_STEPS)]
@@ -195,7 +193,7 @@ def trained(name, epochs, monkeypatch, devices):
         learns = phase.learns(np.array([number]))[0]
         assert all(np.isfinite(value).all() for key, value in ends[-1][1].items() if "meta" not in key)
         assert all(np.isfinite(ends[-1][1][key]) == learns for key in ("meta_loss", "meta_grad_norm"))
-    return recipe, ends
+    return ends
 
 
 def moved(before, after):
@@ -205,8 +203,9 @@ def moved(before, after):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_battery(name, monkeypatch):
-    epochs = planned_epochs(name, monkeypatch)
-    recipe, many = trained(name, epochs, monkeypatch, 4)
+    config, data, recipe = built(name, monkeypatch)
+    epochs = planned_epochs(config, data, recipe)
+    many = trained(data, recipe, epochs, 4)
     start, end = recipe.state, many[-1][0]
     assert np.isfinite(flat(end.replace(memory=()))).all()
     assert all(moved(start.params, end.params))
@@ -220,7 +219,7 @@ def test_battery(name, monkeypatch):
 
     if name in MIXED:
         return
-    _, one = trained(name, epochs, monkeypatch, 1)
+    one = trained(*built(name, monkeypatch, 1)[1:], epochs, 1)
     for (state, metrics), (expected, expected_metrics) in zip(many, one, strict=True):
         np.testing.assert_allclose(flat(state), flat(expected), rtol=0, atol=1e-12)
         assert metrics.keys() == expected_metrics.keys()

@@ -111,7 +111,7 @@ def test_a_run_that_is_stopped_inside_epochs_ends_as_one_in_peace(in_peace, tmp_
 
 def test_soft_labels_go_on_from_inside_an_epoch(tmp_path, monkeypatch):
     """Teacher and pseudo-labels are in the checkpoint, the latter shared out over four devices."""
-    config = config_of(method="cmwnet_sl", soft_labels__dtype="bfloat16")
+    config = config_of(method="cmwnet_sl", soft_labels__dtype="bfloat16", warmup_epochs=0)
     train(config, tmp_path / "whole")
     assert stopped(config, tmp_path / "run", 3, monkeypatch) == (1, 13)
     train(config, tmp_path / "run")
@@ -124,7 +124,7 @@ def test_a_streaming_run_that_is_stopped_inside_epochs_ends_as_one_whose_epochs_
     tmp_path, monkeypatch
 ):
     """There a step is a program of its own: chunks change no bit."""
-    whole, config = (config_of(data__path="stream", chunk_steps=steps) for steps in (26, 10))
+    whole, config = (config_of(data__path="stream", chunk_steps=steps, warmup_epochs=0) for steps in (26, 10))
     train(whole, tmp_path / "whole")
     assert stopped(config, tmp_path / "run", 5, monkeypatch) == (1, 20)
     train(config, tmp_path / "run")

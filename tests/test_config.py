@@ -145,6 +145,9 @@ def test_overrides_take_their_fields_type():
         ([DIGITS, "--config.num_epochs=2.5"], "config.num_epochs"),
         ([DIGITS, "--config.augment.flip=perhaps"], "config.augment.flip"),
         ([DIGITS, "--config.model.depth=2"], "no field 'model.depth'"),
+        ([DIGITS, "--config.optimizer.learning_rat=3"], "did you mean 'optimizer.learning_rate'"),
+        ([DIGITS, "--config.optimiser.momentum=0"], "no field 'optimiser'; did you mean 'optimizer'"),
+        ([f"{DIGITS}:a,b,c"], "has 'c' at place 3"),
         ([f"{DIGITS}:none,erm,sed=4"], "'sed', expected one of .*did you mean 'seed'"),
         (["--config=experiments/digit.py"], "--config=experiments/digit.py cannot be used, .*No such file"),
         (

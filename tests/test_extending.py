@@ -11,6 +11,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_train import small_config
 
 import cmwnet_jax as cmw
 from cmwnet_jax import command, methods
@@ -20,6 +21,8 @@ from cmwnet_jax.methods.base import Phase, Plan, Spec, Stream, the_classifier
 from cmwnet_jax.methods.fields import Field, between
 from cmwnet_jax.methods.plain import weighted_step
 from cmwnet_jax.train.epoch import check_selections
+from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.trainer import Trainer
 
 
 # --- the method: from here ...
@@ -59,15 +62,15 @@ SPEC = Spec("toy", build, fields={"toy.strength": STRENGTH})
 # --- ... to here
 
 
-def launch(workdir, killed_in_epoch=-1):
-    """Trains it, in a process of its own; kills itself in the middle of an epoch."""
-    from test_train import small_config
-
-    from cmwnet_jax.train.loop import train
-    from cmwnet_jax.train.trainer import Trainer
-
+@pytest.fixture
+def registered():
     methods.register(SPEC)
-    config = small_config(
+    yield
+    methods.METHODS.pop("toy", None)
+
+
+def toy_config():
+    return small_config(
         method="toy",
         toy__strength=0.25,
         num_epochs=3,
@@ -75,32 +78,37 @@ def launch(workdir, killed_in_epoch=-1):
         data__bias="symmetric_40",
         checkpoint__every_minutes=1e-9,
     )
+
+
+def killed(workdir):
+    """Trains it, in a process of its own, and kills that in the middle of epoch 1."""
     run_chunk = Trainer.run_chunk
 
     def until_killed(trainer, state, epoch):
-        if epoch.number == killed_in_epoch and epoch.steps_done == 20:
+        if epoch.number == 1 and epoch.steps_done == 20:
             os.kill(os.getpid(), signal.SIGKILL)
         return run_chunk(trainer, state, epoch)
 
+    methods.register(SPEC)
     Trainer.run_chunk = until_killed
-    train(config, workdir)
+    train(toy_config(), workdir)
 
 
-def started(*arguments):
-    code = f"import test_extending; test_extending.launch{arguments!r}"
+def started(workdir):
+    code = f"import test_extending; test_extending.killed({str(workdir)!r})"
     root = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": f"{root}:{root.parent}"}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.usefixtures("registered")
 def test_a_method_outside_of_the_package_trains_and_survives_a_kill(tmp_path):
     whole, run = tmp_path / "whole", tmp_path / "run"
-    done = started(str(whole))
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert started(str(run), 1).returncode == -signal.SIGKILL
+    train(toy_config(), whole)
+    done = started(run)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert not (run / "toy.npy").exists()
-    done = started(str(run))
-    assert done.returncode == 0, done.stderr[-2000:]
+    train(toy_config(), run)
     np.testing.assert_array_equal(np.load(run / "toy.npy"), np.load(whole / "toy.npy"))
     lines = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

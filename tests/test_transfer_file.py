@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import traverse_util
-from test_train import launch
+from test_train import launch_each
 from test_transfer import save, weight_params
 
 import cmwnet_jax as cmw
@@ -164,15 +164,16 @@ def test_files_of_earlier_versions_load_where_their_parts_fit(changes, message, 
 @pytest.mark.whole_runs
 def test_the_command_shows_exports_and_imports(tmp_path):
     published_layout(tmp_path / "published.npz")
-    for arguments, said in (
-        (("import", tmp_path / "published.npz", f"--output={tmp_path / 'net'}"), "written to"),
-        (("export", tmp_path / "net", f"--output={tmp_path / 'net.safetensors'}"), "written to"),
-        (("show", tmp_path / "net.safetensors", f"--picture={tmp_path / 'net.png'}"), "losses learned from"),
-    ):
-        done = launch(*map(str, arguments), module="cmwnet_jax.transfer")
+    commands = [
+        ["import", f"{tmp_path / 'published.npz'}", f"--output={tmp_path / 'net'}"],
+        ["export", f"{tmp_path / 'net'}", f"--output={tmp_path / 'net.safetensors'}"],
+        ["show", f"{tmp_path / 'net.safetensors'}", f"--picture={tmp_path / 'net.png'}"],
+        ["shoe", f"{tmp_path / 'net'}"],
+    ]
+    *good, wrong = launch_each(commands, tmp_path, module="cmwnet_jax.transfer")
+    for done, said in zip(good, ("written to", "written to", "losses learned from"), strict=True):
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
     assert (tmp_path / "net.png").read_bytes().startswith(b"\x89PNG")
-    wrong = launch("shoe", str(tmp_path / "net"), module="cmwnet_jax.transfer")
     assert wrong.returncode == 2
     assert "did you mean 'show'" in wrong.stderr
