@@ -12,7 +12,9 @@ Options by name: K=2 (number of meta-classes), meta=held_out (clean meta data, w
 training set, instead of generated ones), meta_mixup=on or off (default: on for generated meta data, as in the
 paper), rank=now or history (meta_set.rank_by), per_class=10 (meta examples per class), epochs=30,
 human_labels=PATH (an .npz file, for human biases), posterior=PATH (an .npy of the
-probabilities of a run on clean labels, for pmd biases; see the README).
+probabilities of a run on clean labels, for pmd biases; see the README), crops=N (images are shifted by up to N
+pixels, and flipped; by default 4 for cifar10 and 0, neither, for the others, but 2 for dividemix, which needs
+views that differ).
 Paper: no such cell; Tables 1 and 2 and Fig. 15 study the same questions with larger networks.
 Ours: the table in the README.
 """
@@ -29,15 +31,17 @@ _VARIANTS = {
 }
 _OWN_FILES = {"fashion_mnist": "mnist_format", "mnist": "mnist_format", "cifar10": "image_folder"}
 _BIASES = ("long_tail_100", "symmetric_60", "asymmetric_60")
-_METHODS = ("erm", "m_correction", "lrt", "plc", "mwnet", "cmwnet", "cmwnet_sl", "gce", "cmwnet_shuffled")
+_OTHERS = ("gce", "elr", "m_correction", "dividemix", "lrt", "plc")
+_METHODS = ("erm", *_OTHERS, "mwnet", "cmwnet", "cmwnet_sl", "cmwnet_shuffled")
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The config of one run."""
     defaults = {"dataset": "fashion_mnist", "bias": "asymmetric_60", "method": "cmwnet", "seed": 0}
     meta = {"K": 3, "meta": "lowest_loss", "meta_mixup": "", "rank": "", "per_class": 10}
-    more = {"epochs": 30, "raw_dir": "", "human_labels": "", "posterior": ""}
-    args = parse_arg(arg, ("dataset", "bias", "method"), **defaults, **meta, **more)
+    files = dict.fromkeys(("raw_dir", "human_labels", "posterior"), "")
+    more = {"epochs": 30, "crops": -1, **meta, **files}
+    args = parse_arg(arg, ("dataset", "bias", "method"), **defaults, **more)
     if args.dataset not in _OWN_FILES:
         raise unknown_name("DATASET", args.dataset, _OWN_FILES)
     config = default_config()
@@ -57,8 +61,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.watch.pictures_every_epochs = 0
     if args.dataset == "cifar10":
         config.model.name = "small_cnn"
-        config.augment.pad_pixels = 4
-        config.augment.flip = True
+    crops = {"cifar10": 4}.get(args.dataset, 2 if config.method == "dividemix" else 0)
+    config.augment.pad_pixels = crops if args.crops < 0 else args.crops
+    config.augment.flip = config.augment.pad_pixels > 0
+    # Published for asymmetric noise alone.
+    config.dividemix.confidence_penalty = config.method == "dividemix" and "asymmetric" in args.bias
     return config
 
 

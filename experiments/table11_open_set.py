@@ -5,8 +5,8 @@
     python -m cmwnet_jax.report DIR
 
 DATASET,BIAS,METHOD: cifar10; open_set_R; a method. There is no published code for this experiment. The settings
-are those of the text; other settings of cmwnet_sl are the defaults. The paper's Forward (84.63) has no cell
-here, because images of no class have no transition matrix.
+are those of the text; other settings of cmwnet_sl and dividemix (lambda_u 25) are the defaults. The paper's
+Forward (84.63) has no cell here, because images of no class have no transition matrix.
 Paper: paper_numbers.json, "table 11", 3 trials. Ours: not measured.
 """
 
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from cmwnet_jax.train.config import parse_arg
 from experiments.common import cifar_config, step_epochs
 
-_METHODS = ("erm", "gce", "m_correction", "l2rw", "mwnet", "cmwnet", "cmwnet_sl")
+_METHODS = ("erm", "gce", "m_correction", "dividemix", "l2rw", "mwnet", "cmwnet", "cmwnet_sl")
 
 
 def get_config(arg: str = "") -> ConfigDict:

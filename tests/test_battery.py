@@ -26,7 +26,9 @@ from cmwnet_jax.train.compiling import by_number
 from cmwnet_jax.train.trainer import Trainer
 
 # Each device mixes the examples that it has: of what mixes, four devices are only one where they do not.
-ALONE = {"cmwnet_sl": {"mixup_alpha": 0.0}, "m_correction": {"m_correction__mixup_alpha": 0.0}}
+ALONE = {"cmwnet_sl": {"mixup_alpha": 0.0}} | {
+    name: {f"{name}__mixup_alpha": 0.0} for name in ("m_correction", "dividemix")
+}
 VARIANTS = {name: {"method": name, **ALONE.get(name, {})} for name in METHODS} | {
     "every third": {
         "method": "cmwnet",

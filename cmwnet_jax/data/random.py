@@ -20,6 +20,7 @@ class Purpose(enum.IntEnum):
     STREAM_ORDER = 10  # (checksum of the stream's name, epoch)
     STREAM_CROP = 11  # (checksum of the stream's name, step or epoch, row)
     CALIBRATION = 12
+    DIVISION = 13  # (epoch)
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

@@ -60,6 +60,7 @@ def build(parts: Parts) -> Method:
     return parts.method(
         (warmup(parts), main),
         initial=lambda *args: {**one_classifier(*args), "weight_params": jax.tree.map(jnp.asarray, first)},
+        may_weigh_nothing=True,
         plan_epoch=lambda start: _plan(parts, start),
     )
 

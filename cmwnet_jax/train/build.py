@@ -99,7 +99,7 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
     _check_streams(config, method, data)
     inputs = jnp.asarray(data.blank())
     state = _initial_state(config, model, inputs, method, optimizer)
-    variables = {"params": state.params, **state.model_state}
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
     slow = parallel.loops_are_slow(lambda v, x: model.apply(v, x, train=False), variables, inputs)
     return Recipe(
         model=model,

@@ -1,18 +1,20 @@
 """Class probabilities of a trained classifier, from which feature-dependent noise is generated (Sec. 4.3)."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cmwnet_jax.data.batches import Raw
-from cmwnet_jax.data.load import load_data
+from cmwnet_jax.data.load import Data, load_data
 from cmwnet_jax.data.probabilities import save_probabilities
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import file_to_write
 from cmwnet_jax.train import parallel
-from cmwnet_jax.train.build import build_recipe
+from cmwnet_jax.train.build import Recipe, build_recipe
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.config import run_folder
 from cmwnet_jax.train.inputs import open_input
@@ -72,9 +74,21 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
         recipe.one_step_a_call,
     )
     (classifier, *_) = recipe.method.classifiers(parallel.replicate(state)).values()
+    if [x.shape[1:] for x in jax.tree.leaves(classifier)] != _shapes(recipe, data):
+        raise UsageError(
+            f"workdir is {workdir!r}, a run of {config.method}, which trains several classifiers, expected "
+            f"a run of a method with a single one: take one of erm"
+        )
     (posterior,) = inputs.map_split("test", probabilities)(classifier)
     save_probabilities(path, posterior, data.true_labels, data.source.class_names)
     return path
+
+
+def _shapes(recipe: Recipe, data: Data) -> list[tuple[int, ...]]:
+    """The shapes of a single classifier's arrays."""
+    images = jnp.zeros((1, *data.image_shape))
+    init = functools.partial(recipe.model.init, train=False)
+    return [x.shape for x in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0), images))]
 
 
 def _whole_training_split(config: ConfigDict) -> Raw:
