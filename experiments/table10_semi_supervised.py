@@ -101,6 +101,7 @@ def _cifar(config: ConfigDict, dataset: str, steps: int) -> None:
     config.augment.pad_pixels, config.augment.flip = 4, True
     config.batch_size, config.fixmatch.labelled_batch_size = 448, 64
     config.optimizer.weight_decay = 5e-4 if dataset == "cifar10" else 1e-3
+    config.chunk_steps = 512  # half an epoch, so that all chunks are one program
     _lasting(config, steps, epoch_steps=1024)
 
 

@@ -69,7 +69,9 @@ def test_every_field_is_read_by_something(tmp_path, monkeypatch):
     ):
         load_data(Recorded(config, read))
     for method in METHODS:
-        name = "partial_20" if method == "proden" else "symmetric_20"
+        name = {"proden": "partial_20", "fixmatch": "labels_80", "fixmatch_cmwnet": "labels_80"}.get(
+            method, "symmetric_20"
+        )
         config = small_config(method=method, data__bias=name, loss__forward_posterior=posterior)
         config.optimizer.schedule = "steps" if method == "erm" else "warm_restarts"
         build_recipe(Recorded(config, read), load_data(config))

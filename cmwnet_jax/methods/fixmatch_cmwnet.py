@@ -13,6 +13,7 @@ from cmwnet_jax.core import semi_supervised
 from cmwnet_jax.core.semi_supervised import ClassSizes
 from cmwnet_jax.core.types import StepFn
 from cmwnet_jax.data.augment import Augmentation
+from cmwnet_jax.data.load import Data
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import fixmatch, meta_data, weight_nets
 from cmwnet_jax.methods.base import EpochStart, Method, Parts, Plan, Spec, Stream
@@ -100,11 +101,22 @@ def check(config: ConfigDict) -> None:
         )
 
 
+def check_data(config: ConfigDict, data: Data) -> None:
+    """Raises a UsageError for data without unlabelled examples, or with fewer classes than meta-classes."""
+    fixmatch.check_data(config, data)
+    count, most = config.weight_net.num_meta_classes, data.source.num_classes
+    if count > most:
+        raise UsageError(
+            f"weight_net.num_meta_classes is {count}, expected a whole number from 1 to the number of classes, "
+            f"{most}: set it in that range (the paper uses 3)"
+        )
+
+
 SPEC = Spec(
     "fixmatch_cmwnet",
     build,
     check,
-    check_data=fixmatch.check_data,
+    check_data=check_data,
     follows_warmup=lambda config: False,
     fields={**weight_nets.FIELDS, **fixmatch.FIELDS, **_OWN_FIELDS},
     options=(*fixmatch.FIELDS, *_OWN_FIELDS, "weight_net.init", "weight_net.frozen"),

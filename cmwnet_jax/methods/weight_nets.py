@@ -137,10 +137,8 @@ def with_weight_net(
             weight_params = jax.tree.map(jnp.asarray, learned.weight_params)
         return {**initial(make_variables, model_rng, weight_rng), "weight_params": weight_params}
 
-    stream, first_epoch = (
-        None if "streams" in fields else "train",
-        0 if warmup is None else config.warmup_epochs,
-    )
+    stream = None if "streams" in fields else "train"
+    first_epoch = 0 if warmup is None else config.warmup_epochs
     if stream is not None and learns:
         fields |= meta_data.meta_fields(parts) if judge is None else meta_data.meta_fields(parts, judge)
     main = Phase(

@@ -25,7 +25,8 @@ class Arrays(LocalBuilder):
     `x` holds float vectors [N, d], which are standardised when they are used; int tokens [N, length], where 0
     is padding; or images [N, height, width, 1 or 3] uint8. `y` holds labels [N], whole numbers or text.
     Optional: `class_names` [C] text; for the training examples, `train_true` [N], the true labels if some of
-    `train_y` are wrong, `ids` [N] (otherwise row numbers) and `paths` [N] text.
+    `train_y` are wrong, `ids` [N] (otherwise row numbers) and `paths` [N], which show the examples: paths of
+    files, or the texts themselves.
     """
 
     WANTS = f"an .npz file of {', '.join(_NEEDED)}, and optionally {', '.join(_OPTIONAL)}"

@@ -1,0 +1,47 @@
+"""The tool that makes vectors or tokens of texts."""
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from cmwnet_jax.errors import UsageError
+from experiments import text_vectors as tool
+
+TRAIN = ["Where is my card?", "where is my money", "Card, lost card", "money is lost"] * 2
+TEST = ["my new card is lost", "where?"]
+
+
+def test_vectors_keep_most_of_the_angles_between_texts():
+    terms = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True).fit(TRAIN)
+    train, test = tool.vectors(TRAIN, TEST, 4)  # there are four different texts
+    whole = terms.transform(TRAIN).toarray()
+    assert train.dtype == np.float32 and test.shape == (2, 4)
+    np.testing.assert_allclose(train @ train.T, whole @ whole.T, atol=1e-5)
+    np.testing.assert_allclose(test @ train.T, terms.transform(TEST).toarray() @ whole.T, atol=1e-5)
+
+
+def test_tokens_are_numbered_by_frequency_in_the_training_texts():
+    """Every text is there twice, so that all words are shared; 'is' is in six, the signs in two."""
+    train, test = tool.tokens(TRAIN, TEST, 5)
+    number = {"is": 2, "card": 3, "lost": 4, "money": 5, "my": 6, "where": 7, ",": 8, "?": 9}
+    assert train[0].tolist() == [number[word] for word in ("where", "is", "my", "card", "?")]
+    assert test.tolist() == [[6, 1, 3, 2, 4], [7, 9, 0, 0, 0]]
+    assert tool.tokens(TRAIN, TEST, 2)[1].tolist() == [[6, 1], [7, 9]]
+
+
+def test_columns_are_read_as_text_on_one_line(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"two\nlines",1\nNA,02\n')
+    assert tool.read_column("--train", str(path), ("text", "label")) == (["two lines", "NA"], ["1", "02"])
+    for names, message in ((("text", "kind"), "no column 'kind' among text, label"),):
+        with pytest.raises(UsageError, match=message):
+            tool.read_column("--train", str(path), names)
+    with pytest.raises(UsageError, match="--test is .*cannot be read as CSV .No such file"):
+        tool.read_column("--test", str(tmp_path / "b.csv"), ("text", "label"))
+
+
+def test_too_few_words_are_one_sentence():
+    with pytest.raises(UsageError, match="--components is 300, expected fewer than the"):
+        tool.vectors(TRAIN, TEST, 300)
+    with pytest.raises(UsageError, match="without words that two texts share"):
+        tool.vectors(["one", "two"], TEST, 1)
