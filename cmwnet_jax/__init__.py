@@ -18,6 +18,7 @@ _MODULE_OF = {
     "classification_meta_loss": "core.objectives",
     "classification_objective": "core.objectives",
     "cross_entropy": "core.losses",
+    "find_suspects": "audit.suspects",
     "load_weight_net": "transfer",
     "lowest_loss": "core.meta_examples",
     "make_low_memory_step": "core.low_memory",

@@ -15,7 +15,7 @@ from cmwnet_jax.methods import meta_data
 from cmwnet_jax.methods.base import EpochStart
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.config import with_defaults
-from cmwnet_jax.train.epoch import saved_history
+from cmwnet_jax.train.epoch import margins, saved_history
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.trainer import Trainer
 
@@ -199,6 +199,8 @@ def test_a_run_keeps_the_losses_of_its_steps_and_ranks_by_them(tmp_path, monkeyp
     with np.load(tmp_path / "weights.npz") as arrays:
         np.testing.assert_array_equal(arrays["visits"], [len(own) for own in seen])
         np.testing.assert_allclose(arrays["mean_losses"], [np.mean(own) for own in seen], rtol=1e-6)
+        odds = [np.mean(margins(np.array(own))) for own in seen]
+        np.testing.assert_allclose(arrays["mean_margins"], odds, rtol=1e-5, atol=1e-6)
     assert {2, 3} <= {len(own) for own in seen}
 
 

@@ -39,7 +39,9 @@ def test_requirements_txt_has_all_that_the_package_asks_for():
     assert asked <= {line for line in lines if line}
 
 
-@pytest.mark.parametrize("package", ["cmwnet_jax.report.__main__", "cmwnet_jax.report.runs"])
+@pytest.mark.parametrize(
+    "package", ["cmwnet_jax.report.__main__", "cmwnet_jax.report.runs", "cmwnet_jax.audit.write"]
+)
 def test_reports_do_not_need_jax(package):
     code = f"import sys; sys.modules['jax'] = None; import {package}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -54,6 +56,7 @@ _ROOMS = {
     "methods": {"core", "data", "models", "transfer", "runs"},
     "train": {"core", "data", "models", "transfer", "runs", "methods"},
     "report": {"runs"},
+    "audit": {"runs", "data", "report"},
 }
 """What each room may import, besides the modules at the top and itself."""
 
@@ -80,7 +83,7 @@ def test_imports_point_one_way(room):
         assert used <= {room, *allowed}, f"{path.relative_to(ROOT)} imports {used - allowed - {room}}"
 
 
-@pytest.mark.parametrize("room", ["report", "runs"])
+@pytest.mark.parametrize("room", ["audit", "report", "runs"])
 def test_reports_and_run_folders_import_no_jax(room):
     for path in modules_of(room):
         assert not any(name.split(".")[0] in ("jax", "flax", "optax") for name in imported_by(path)), path

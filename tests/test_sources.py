@@ -88,7 +88,7 @@ class TestOpen:
 
     def test_what_memory_cannot_hold_does_not_load(self, tmp_path, monkeypatch):
         monkeypatch.setattr(sources, "_MEMORY_LIMIT", 1000)
-        with pytest.raises(UsageError, match=r"1257 images of \(8, 8, 1\).*use the streaming path"):
+        with pytest.raises(UsageError, match=r"1257 examples of \(8, 8, 1\).*use the streaming path"):
             sources.load("digits", str(tmp_path))
 
 

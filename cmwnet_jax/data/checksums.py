@@ -20,7 +20,7 @@ from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import check_regular, remove_partial_files, replace_file
 
 _NAME = "checksums.json"
-_KEPT = ("labels-*.npy", "sizes-*.npy")  # copies, which are made again if they cannot be used
+_KEPT = ("labels-*.npy", "names-*.json", "sizes-*.npy")  # copies, which are made again if they cannot be used
 # Files up to this size are read when a set is opened; of larger ones only the size is checked.
 _READ_BYTES = 1 << 20
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cmwnet_jax.array_files import read_npy
-from cmwnet_jax.data import checksums, prepare
+from cmwnet_jax.data import checksums, example_names, prepare
 from cmwnet_jax.data.builders import images as images
 from cmwnet_jax.data.builders.base import TEST_SPLITS
 from cmwnet_jax.data.example_reader import ExampleReader as ExampleReader
@@ -222,6 +222,7 @@ def _read(source: Source, split: str) -> Split:
                 raise UsageError(_uneven(source.name, shape, image.shape))
             pixels[row] = image
             others.append(example)
+    example_names.keep_names(source, split, others)
     labels = np.array([example["label"] for example in others], np.int32)
     check_labels(labels, source.num_classes, f"{source.name}'s {split} labels")
     ids = np.array([example["id"] for example in others]) if "id" in first else None

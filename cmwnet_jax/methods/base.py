@@ -26,15 +26,15 @@ from cmwnet_jax.data.batches import Selection
 from cmwnet_jax.data.load import Data
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods.fields import Fields
-from cmwnet_jax.methods.measure import Measure, measure_classifier
+from cmwnet_jax.methods.measure import Measure, Predict, measure_classifier, predict_classes
 from cmwnet_jax.methods.steps import Step
 from cmwnet_jax.models.heads import Head, linear_head
 
 Variables = Mapping[str, PyTree]
 """The first argument of Linen's `apply`: `params` and the collections of `model_state`."""
 
-FileContents = np.ndarray | Mapping[str, np.ndarray]
-"""The array of an `.npy` file, or the arrays of an `.npz` file by name."""
+FileContents = np.ndarray | Mapping[str, Any]
+"""The array of an `.npy` file, the arrays of an `.npz` file by name, or the fields of a `.json` file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +185,8 @@ class Method:
         measure: (variables, batch) -> a NamedTuple of arrays [n]; see `Measure`.
         coverages_percent: coverages at which the selective error is reported, where the run's data have a
             calibration split; by default those of Table 15.
+        predict: (variables, batch) -> class probabilities [n, C], which a run leaves of its training examples
+            for the audit; None for none. A method with its own `measure` has none unless it says so.
         test_numbers: `measure`'s result on the test split -> more numbers for the epoch's metrics.
         leave: final state, unreplicated and on the host -> contents of output files by name, `.npy` or `.npz`.
         summarize: the run's folder -> numbers for result.json, read from the files of `leave`.
@@ -206,6 +208,7 @@ class Method:
     describe_plan: Callable[[Mapping[str, Selection]], dict[str, float]] = lambda selections: {}
     classifiers: Callable[[MetaState], Mapping[str, Variables]] = the_classifier
     coverages_percent: tuple[float, ...] = (100.0, 95.0, 90.0, 85.0, 80.0, 75.0, 70.0)
+    predict: Predict | None = None
     test_numbers: Callable[[NamedTuple], Mapping[str, float]] = lambda measured: {}
     leave: Callable[[MetaState], Mapping[str, FileContents]] = lambda state: {}
     summarize: Callable[[Path], Mapping[str, Any]] = lambda folder: {}
@@ -274,6 +277,7 @@ class Parts:
             "streams": {"train": self.train_stream},
             "meta_classes": self.meta_classes,
             "measure": measure_classifier(self.model),
+            "predict": None if "measure" in fields else predict_classes(self.model),
             "warmup_epochs": phases[-1].first_epoch,
         }
         return Method(phases=phases, **(usual | fields))

@@ -13,7 +13,7 @@ from cmwnet_jax.core.types import MetaState, StepFn
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import mixup, steps, weight_nets
 from cmwnet_jax.methods.base import Method, Parts, Spec, Variables, one_classifier, the_classifier
-from cmwnet_jax.methods.corrections import correction_arrays
+from cmwnet_jax.methods.corrections import correction_arrays, pseudo_label_arrays
 from cmwnet_jax.methods.elr import empty_table
 from cmwnet_jax.methods.fields import Field, one_of, percent_of_steps, within
 from cmwnet_jax.methods.plain import warmup, weighted_step
@@ -98,7 +98,8 @@ def build(parts: Parts) -> Method:
         memory=_table(parts),
         classifiers=lambda state: {**the_classifier(state), "teacher": the_teacher(state)},
         leave=lambda state: {
-            "corrected.npz": correction_arrays(parts.data, state.memory.values, parts.config.seed)
+            "corrected.npz": correction_arrays(parts.data, state.memory.values, parts.config.seed),
+            "pseudo_labels.npz": pseudo_label_arrays(parts.data, state.memory.values),
         },
     )
 

@@ -6,8 +6,10 @@ from cmwnet_jax.data import kinds
 from cmwnet_jax.data.load import Data
 from cmwnet_jax.data.random import Purpose, generator
 from cmwnet_jax.data.streaming import Fit
+from cmwnet_jax.methods.measure import BesideGiven, beside_given
 
 _SHOWN = 40
+_PART = 1 << 16  # rows compared at a time
 _THUMBNAIL_PIXELS = 96  # the longer side, at most
 
 
@@ -52,6 +54,24 @@ def correction_arrays(data: Data, pseudo_labels: np.ndarray, seed: int) -> dict[
         "truth_known": np.array(known),
         "class_names": np.array(data.source.class_names),
     }
+
+
+def pseudo_label_arrays(data: Data, pseudo_labels: np.ndarray) -> dict[str, np.ndarray]:
+    """What the pseudo-labels say of the given labels: the arrays of pseudo_labels.npz, for the audit.
+
+    Args:
+        data: the run's data.
+        pseudo_labels: [N, C] float; a row of zeros means that the example has no pseudo-label yet.
+
+    Returns:
+        The fields of `BesideGiven`, [N] each in the order of weights.npz.
+    """
+    parts = [
+        beside_given(pseudo_labels[first : first + _PART], data.biased.given[first : first + _PART])
+        for first in range(0, len(pseudo_labels), _PART)
+    ]
+    fields = BesideGiven(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+    return fields._asdict()
 
 
 def spread_over_classes(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -53,6 +53,53 @@ def measure_classifier(model: nn.Module) -> Measure:
     return measure
 
 
+Predict = Callable[[Mapping[str, PyTree], dict[str, jax.Array]], jax.Array]
+"""(variables, batch as for `Measure`) -> class probabilities [n, C] float32; pure."""
+
+
+def predict_classes(model: nn.Module) -> Predict:
+    """Makes the function that computes class probabilities: the softmax of the logits.
+
+    Args:
+        model: (images, train) -> logits [n, C].
+    """
+
+    def predict(variables: Mapping[str, PyTree], batch: dict[str, jax.Array]) -> jax.Array:
+        return jax.nn.softmax(model.apply(variables, batch["image"], train=False).astype(jnp.float32))
+
+    return predict
+
+
+class BesideGiven(NamedTuple):
+    """What class probabilities say of the given labels of n examples; 0 where a row of them is zero.
+
+    Attributes:
+        given_probability: [n] float32, the probability of the given class.
+        other: [n] int32, the most likely class other than the given one; the first one in case of a tie.
+        other_probability: [n] float32, its probability.
+    """
+
+    given_probability: jax.Array | np.ndarray
+    other: jax.Array | np.ndarray
+    other_probability: jax.Array | np.ndarray
+
+
+def beside_given(probabilities: jax.Array, labels: jax.Array) -> BesideGiven:
+    """Compares class probabilities with the given labels.
+
+    Args:
+        probabilities: [n, C] float, C at least 2.
+        labels: [n] int32, the given classes.
+    """
+    is_given = jnp.arange(probabilities.shape[-1])[None] == labels[:, None]
+    others = jnp.where(is_given, -1, probabilities)
+    return BesideGiven(
+        jnp.sum(jnp.where(is_given, probabilities, 0), axis=-1).astype(jnp.float32),
+        jnp.argmax(others, axis=-1).astype(jnp.int32),
+        jnp.max(others, axis=-1).astype(jnp.float32),
+    )
+
+
 def measured(logits: jax.Array, labels: jax.Array) -> Measured:
     """Computes `Measured` from a classifier's logits.
 

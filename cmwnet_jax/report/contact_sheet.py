@@ -60,17 +60,36 @@ def save_corrected_sheet(arrays: Mapping[str, np.ndarray], title: str, path: Pat
         path: a PNG file, written with 150 dots per inch; its folder is created if it is missing.
     """
     names = arrays["class_names"]
+    labels = [(names[given], names[new]) for given, new in zip(arrays["given"], arrays["new"], strict=True)]
+    notes = [""] * len(labels)
+    if arrays["truth_known"]:
+        notes = [_verdict(new, true, names) for new, true in zip(arrays["new"], arrays["true"], strict=True)]
+    save_two_label_sheet(list(arrays["images"]), labels, notes, _heading(arrays, title), path)
+
+
+def save_two_label_sheet(
+    images: Sequence[np.ndarray],
+    labels: Sequence[tuple[str, str]],
+    notes: Sequence[str],
+    heading: str,
+    path: Path,
+) -> None:
+    """Shows examples with a label in red and another in blue below it.
+
+    Args:
+        images: [height, width, channels] uint8 each, one or more; the first decides on the shape of the grid.
+        labels: the two labels of each.
+        notes: a third line for each; nothing is written for an empty one.
+        heading: the sheet's heading, one or more lines.
+        path: a PNG file, written with 150 dots per inch; its folder is created if it is missing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"font.size": _POINTS, **_LITERAL}):
-        figure, axes = _grid(*arrays["images"].shape[:3])
-        figure.suptitle(_heading(arrays, title), fontsize=8.5, y=1 - 0.06 / figure.get_figheight(), va="top")
-        fields = (arrays[name] for name in ("images", "given", "new", "true"))
-        for axis, image, given, new, true in zip(axes, *fields, strict=False):
+        figure, axes = _grid(len(images), *images[0].shape[:2])
+        figure.suptitle(heading, fontsize=8.5, y=1 - 0.06 / figure.get_figheight(), va="top")
+        for axis, image, (red, blue), note in zip(axes, images, labels, notes, strict=False):
             _show(axis, image)
-            lines = [(names[given], _GIVEN), (f"→ {names[new]}", _NEW)]
-            if arrays["truth_known"]:
-                lines.append((_verdict(new, true, names), _NOTE))
-            _write_above(axis, lines)
+            _write_above(axis, [(red, _GIVEN), (f"→ {blue}", _NEW), *([(note, _NOTE)] if note else [])])
         figure.savefig(path, dpi=150)
 
 

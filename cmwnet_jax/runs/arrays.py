@@ -8,7 +8,7 @@ import numpy as np
 
 from cmwnet_jax import array_files
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.runs.stored import CONFIDENCES
+from cmwnet_jax.runs.stored import CONFIDENCES, PROBABILITIES
 
 # By file and array: numpy kinds and axes of the array. Axes of the same name have the same length in a file.
 # Arrays with a question mark are optional.
@@ -21,12 +21,24 @@ _LAYOUTS = {
         "weights": ("f", "n"),
         "seen?": ("b", "n"),
         "mean_losses?": ("f", "n"),
+        "mean_margins?": ("f", "n"),
         "visits?": ("iu", "n"),
         "centers": ("f", "K"),
         "grid?": ("f", "g"),
         "functions?": ("f", "Kg"),
     },
     "evaluation": {"confusion": ("iu", "CC")},
+    "predictions": {
+        "given_probability": ("f", "n"),
+        "other": ("iu", "n"),
+        "other_probability": ("f", "n"),
+        "class_names": ("U", "C"),
+    },
+    "pseudo_labels": {
+        "given_probability": ("f", "n"),
+        "other": ("iu", "n"),
+        "other_probability": ("f", "n"),
+    },
     "bias": {"transition_matrix?": ("f", "CC")},
     "selective": {
         "coverages_percent": ("f", "k"),
@@ -52,6 +64,7 @@ _MAY_BE_EMPTY = "m"
 # Arrays that hold indices into an axis.
 _PLACES = {
     "weights": {"meta_class": "K"},
+    "predictions": {"other": "C"},
     "corrected": {"given": "C", "new": "C", "true": "C"},
 }
 
@@ -71,8 +84,8 @@ def read_arrays(run: Path, name: str) -> dict[str, np.ndarray]:
 
     Args:
         run: the folder.
-        name: `weights`, `evaluation`, `bias`; for methods that change labels, `corrected`; for data with a
-            calibration split, `selective`.
+        name: `weights`, `evaluation`, `predictions`, `bias`; for methods that change labels, `corrected` and
+            `pseudo_labels`; for data with a calibration split, `selective`.
 
     Raises:
         UsageError: it is missing or damaged, or its arrays are not those of a run; the message says which.
@@ -102,6 +115,26 @@ def read_confidences(run: Path) -> np.ndarray:
     return confidences
 
 
+def map_probabilities(run: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """Opens probabilities.npy, [N, C] float16, without reading it; None if the run left none.
+
+    Args:
+        run: the folder.
+        shape: [N, C], as the run's other arrays have it.
+
+    Raises:
+        UsageError: it is damaged, or of another shape.
+    """
+    path = run / PROBABILITIES
+    if not os.path.lexists(path):
+        return None
+    with array_files.reading(path, f"{path} cannot be used", _REMEDY):
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if found.shape != shape or found.dtype.kind != "f":
+            raise ValueError(f"it is {found.dtype} {list(found.shape)}, expected floats {list(shape)}")
+    return found
+
+
 def _check(arrays: Mapping[str, np.ndarray], name: str) -> None:
     """Raises a ValueError if an array is missing or has the wrong dtype, shape or range."""
     sizes: dict[str, int] = {}
@@ -124,7 +157,8 @@ def _of_seen(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Replaces NaN by 0 where it is right: for examples not seen in the last epoch, or never visited."""
     visits, seen, blank = arrays.get("visits"), arrays.get("seen"), {}
     visited = visits > 0 if visits is not None and visits.dtype.kind in "iu" else None
-    for array, known in (("losses", seen), ("weights", seen), ("mean_losses", visited)):
+    checked = {"losses": seen, "weights": seen, "mean_losses": visited, "mean_margins": visited}
+    for array, known in checked.items():
         values = arrays.get(array)
         if values is None or known is None or values.shape != known.shape or known.dtype != bool:
             continue

@@ -241,9 +241,11 @@ class RunFolder:
         """Writes evaluation.npz."""
         replace_file(self.path / "evaluation.npz", lambda file: np.savez_compressed(file, **arrays))
 
-    def write_left(self, name: str, contents: np.ndarray | Mapping[str, np.ndarray]) -> None:
-        """Writes a result of the method: an array as `.npy`, arrays by name as `.npz`."""
-        if isinstance(contents, np.ndarray):
+    def write_left(self, name: str, contents: np.ndarray | Mapping) -> None:
+        """Writes a result: an array as `.npy`, arrays by name as `.npz`, or other fields as `.json`."""
+        if name.endswith(".json"):
+            replace_file(self.path / name, json.dumps(contents))
+        elif isinstance(contents, np.ndarray):
             replace_file(self.path / name, lambda file: np.save(file, contents))
         else:
             replace_file(self.path / name, lambda file: np.savez_compressed(file, **contents))

@@ -19,7 +19,9 @@ CONFIG, METRICS, RESULT, LOCK = "config.json", "metrics.jsonl", "result.json", "
 BIAS = ("bias.json", "bias.npz")
 CHECKPOINTS, DAMAGED, TENSORBOARD = "checkpoints", "damaged_checkpoints", "tensorboard"
 INITIAL_WEIGHT_NET, CONFIDENCES = "initial_weight_net.safetensors", "confidences.npy"
-ARRAYS = ("weights", "evaluation", "corrected", "selective")
+PROBABILITIES, NAMES = "probabilities.npy", "names.json"
+"""Class probabilities of the training examples, and the data set's own names for them, for the audit."""
+ARRAYS = ("weights", "evaluation", "corrected", "predictions", "pseudo_labels", "selective")
 """Results of the last epoch, each in an .npz."""
 
 CELLS = "cells.json"
@@ -44,6 +46,8 @@ _FILES = (
     *BIAS,
     INITIAL_WEIGHT_NET,
     CONFIDENCES,
+    PROBABILITIES,
+    NAMES,
     *(f"{name}.npz" for name in ARRAYS),
 )
 FOLDERS = (CHECKPOINTS, DAMAGED, TENSORBOARD)

@@ -267,6 +267,12 @@ FIELDS = {
         "also drawn at the end; 0: only at the end.",
         between(0, MANY),
     ),
+    "audit.probabilities": Field(
+        "auto",
+        "Whether the run leaves the class probabilities of all training examples (probabilities.npy, float16), "
+        "which the audit exports: auto (if they are at most 1 GiB), always or never.",
+        one_of(("auto", "always", "never")),
+    ),
     "micro_batches": Field(
         1,
         "low_memory only: parts that each batch is split into. BatchNorm uses the statistics of each part.",

@@ -11,7 +11,8 @@ from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods.steps import PER_EXAMPLE
 
 # Prefixes of names in a checkpoint; that of a selection contains the stream.
-_STEPS, _SELECTION, _HISTORY = "steps_", "{}_set_", "loss_history_"
+_STEPS, _SELECTION, _HISTORY, _MARGINS = "steps_", "{}_set_", "loss_history_", "margin_history_"
+_LEAST_LOSS = 1e-7  # float32 rounds smaller cross-entropies to 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,6 +29,7 @@ class Epoch:
         reported: metrics of the steps done so far, by name: [steps_done] float each; those of `PER_EXAMPLE`
             are [steps_done, n].
         loss_history: the losses of all steps of the run so far, on the host.
+        margin_history: the same of `margins` of these losses.
     """
 
     number: int
@@ -38,6 +40,7 @@ class Epoch:
     loaded: Mapping[str, Raw]
     reported: Mapping[str, np.ndarray]
     loss_history: LossHistory
+    margin_history: LossHistory
 
     @property
     def num_steps(self) -> int:
@@ -106,15 +109,24 @@ class Epoch:
         before = self.reported or {name: values[:0] for name, values in reported.items()}
         joined = {name: np.concatenate([before[name], values]) for name, values in reported.items()}
         losses = reported["losses"]
-        history = self.loss_history.update(self.main_rows[self.steps_done :][: len(losses)], losses)
-        return dataclasses.replace(self, reported=joined, loss_history=history)
+        rows = self.main_rows[self.steps_done :][: len(losses)]
+        return dataclasses.replace(
+            self,
+            reported=joined,
+            loss_history=self.loss_history.update(rows, losses),
+            margin_history=self.margin_history.update(rows, margins(losses)),
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays needed to resume, besides the state, the seed and the step number.
 
-        At the epoch's end, only the loss history is needed.
+        At the epoch's end, only the histories are needed.
         """
-        history = {_HISTORY + name: getattr(self.loss_history, name) for name in ("total", "count")}
+        history = {
+            prefix + name: getattr(kept, name)
+            for prefix, kept in ((_HISTORY, self.loss_history), (_MARGINS, self.margin_history))
+            for name in ("total", "count")
+        }
         if self.is_over:
             return history
         chosen = {
@@ -163,6 +175,28 @@ def check_selections(
             )
 
 
+def margins(losses: np.ndarray) -> np.ndarray:
+    """The soft margin of each loss, log(p / (1 - p)) with p = exp(-loss): at most 16.1.
+
+    For cross-entropy, p is the given class's probability, and this is its logit minus the log-sum-exp of the
+    other logits: the margin of Pleiss et al. 2020 (Identifying mislabeled data using the area under the margin
+    ranking) with a soft maximum, which is larger than theirs by at most log(C - 1). For other losses it is a
+    decreasing function of the loss.
+
+    Args:
+        losses: float of any shape.
+
+    Returns:
+        float64 of the same shape.
+
+    Example:
+        >>> margins(np.log([2.0, 4.0])).round(6).tolist()  # p = 1/2 and 1/4
+        [0.0, -1.098612]
+    """
+    losses = np.maximum(losses.astype(np.float64), _LEAST_LOSS)
+    return -losses - np.log(-np.expm1(-losses))
+
+
 def saved_selection(stream: str, arrays: Mapping[str, np.ndarray]) -> Selection | None:
     """Reads a stream's selection from `Epoch.arrays`; None if there was none.
 
@@ -193,7 +227,16 @@ def saved_history(arrays: Mapping[str, np.ndarray], num_examples: int) -> LossHi
         arrays: the saved arrays, by name.
         num_examples: N, the training examples.
     """
-    fields = _without(_HISTORY, arrays)
+    return _saved_history(_HISTORY, arrays, num_examples)
+
+
+def saved_margins(arrays: Mapping[str, np.ndarray], num_examples: int) -> LossHistory:
+    """As `saved_history`, for `Epoch.margin_history`."""
+    return _saved_history(_MARGINS, arrays, num_examples)
+
+
+def _saved_history(prefix: str, arrays: Mapping[str, np.ndarray], num_examples: int) -> LossHistory:
+    fields = _without(prefix, arrays)
     return LossHistory(**fields) if fields else LossHistory.create(num_examples, on_host=True)
 
 

@@ -12,6 +12,7 @@ from cmwnet_jax.data.bias_record import save_record
 from cmwnet_jax.data.load import Data, load_data
 from cmwnet_jax.runs.run_folder import RunFolder
 from cmwnet_jax.train import health, parallel
+from cmwnet_jax.train.audit_files import audit_files
 from cmwnet_jax.train.build import Recipe, build_recipe
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.checkpoint import Checkpoints, Restored
@@ -121,6 +122,8 @@ def _train(launch: _Launch) -> dict:
             health.check_test_losses(tested[""].losses, epoch.run_steps_done)
             _report(launch, board, bar, epoch, tested, state)
             _picture(launch, trainer, board, epoch, tested[""], state)
+            if number + 1 == config.num_epochs:
+                _leave_for_audit(launch, trainer, state)
             saver.after_epoch(epoch, state)
             saved = epoch.arrays()
     launch.checkpoints.wait()
@@ -251,6 +254,14 @@ def _picture(
             folder.write_left("selective.npz", selective_arrays(*given))
         for name, contents in method.leave(whole).items():
             folder.write_left(name, contents)
+
+
+def _leave_for_audit(launch: _Launch, trainer: Trainer, state: MetaState) -> None:
+    """Predicts the training examples and writes what the audit reads; before the last checkpoint, too."""
+    with launch.clock.compute():
+        files = audit_files(launch.config, launch.data, launch.recipe.method, trainer, state)
+    for name, contents in files.items():
+        launch.folder.write_left(name, contents)
 
 
 def _finish(launch: _Launch, classes: MetaClasses) -> dict:

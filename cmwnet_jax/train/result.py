@@ -25,9 +25,9 @@ def weight_arrays(data: Data, meta_classes: MetaClasses, epoch: Epoch) -> dict[s
 
     `losses` and `weights` are the weight net's input and output at the last visit of the last epoch. For the
     examples that it has not visited (it leaves out its last partial batch), `seen` is False, and both are NaN.
-    If the steps choose the labels, `given` holds these. `mean_losses` are over all `visits`
-    of the run, warm-up included, and NaN without a visit. Files of older versions have no `mean_losses` and
-    `visits`, or contain only the visited examples and have no `seen`.
+    If the steps choose the labels, `given` holds these. `mean_losses` are over all `visits` of the run, warm-up
+    included, and NaN without a visit; so are `mean_margins`, of `epoch.margins`. Files of older versions have
+    none of these three, or contain only the visited examples and have no `seen`.
 
     Args:
         data: the run's data, with N training examples.
@@ -50,6 +50,7 @@ def weight_arrays(data: Data, meta_classes: MetaClasses, epoch: Epoch) -> dict[s
         "centers": meta_classes.centers,
         "seen": np.zeros(len(given), bool),
         "mean_losses": epoch.loss_history.mean.astype(np.float32),
+        "mean_margins": epoch.margin_history.mean.astype(np.float32),
         "visits": epoch.loss_history.count,
     }
     arrays["seen"][rows] = True

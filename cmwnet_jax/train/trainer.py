@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -11,9 +12,17 @@ from cmwnet_jax.core.types import MetaState
 from cmwnet_jax.data.batches import BatchOrder, Selection
 from cmwnet_jax.data.load import Data
 from cmwnet_jax.methods.base import EpochStart, Variables
+from cmwnet_jax.methods.measure import BesideGiven, beside_given
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import Recipe, batch_order
-from cmwnet_jax.train.epoch import Epoch, check_selections, saved_history, saved_reports, saved_selection
+from cmwnet_jax.train.epoch import (
+    Epoch,
+    check_selections,
+    saved_history,
+    saved_margins,
+    saved_reports,
+    saved_selection,
+)
 from cmwnet_jax.train.inputs import open_input
 
 
@@ -74,6 +83,7 @@ class Trainer:
             loaded={name: self._inputs.load(name, selections[name], number) for name in planned},
             reported=reported,
             loss_history=history,
+            margin_history=saved_margins(saved, self._num_examples),
         )
 
     def run_chunk(self, state: MetaState, epoch: Epoch) -> tuple[MetaState, Epoch]:
@@ -106,6 +116,26 @@ class Trainer:
             variables: the replicated variables of a classifier.
         """
         return self._map(split)(variables)
+
+    def predict(self, state: MetaState, whole: bool) -> tuple[BesideGiven, np.ndarray | None]:
+        """Evaluates the method's own classifier on every training example; costs one pass.
+
+        Args:
+            state: the replicated state.
+            whole: whether to return the class probabilities.
+
+        Returns:
+            What the class probabilities say of the given labels, [N] each, and with `whole` the probabilities,
+            [N, C] float16.
+        """
+
+        def compared(variables, batch):
+            probabilities = self._method.predict(variables, batch)
+            found = beside_given(probabilities, batch["label"])
+            return found, probabilities.astype(jnp.float16) if whole else None
+
+        (classifier, *_) = self._method.classifiers(state).values()
+        return self._inputs.map_split("train", compared)(classifier)
 
     @functools.cache  # noqa: B019  (as long as the trainer, which holds the input)
     def _map(self, split: str) -> Callable:

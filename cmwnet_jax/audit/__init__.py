@@ -1,0 +1,5 @@
+"""Finds training labels that are probably wrong, from the folders of finished runs; needs no JAX.
+
+`examples` reads what runs leave about each training example, `scores` ranks the examples, `estimate` says how
+many labels are wrong, `suspects` makes the table; `export` and `gallery` write it.
+"""

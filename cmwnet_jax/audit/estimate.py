@@ -1,0 +1,74 @@
+"""How many labels are wrong: an estimate from the labels that the classifier contradicts in the end."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from sklearn.isotonic import IsotonicRegression
+
+
+def contradicted(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """[N] bool, whether another class is more likely than the given one.
+
+    Args:
+        table: `other_probability` and `given_probability` [N] float, as in `Examples.table`.
+    """
+    return table["other_probability"] > table["given_probability"]
+
+
+def unlikely_on_average(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """[N] bool, whether the given class had less than half of the probability on average over the epochs.
+
+    In the end, a classifier may agree with wrong labels that it has memorised; it did not from the beginning.
+    Where many more labels are unlikely on average than are contradicted in the end, the estimate of
+    `wrong_probability` is too low. Of a classifier that learns slowly, right labels are unlikely, too.
+
+    Args:
+        table: `margin` [N] float, as in `Examples.table`.
+    """
+    return table["margin"] < 0
+
+
+def wrong_probability(score: np.ndarray, is_contradicted: np.ndarray) -> np.ndarray:
+    """The probability that each label is wrong, from its score.
+
+    A classifier that has memorised some of the wrong labels contradicts only the others. These are taken for
+    a random part of all wrong labels (Elkan and Noto 2008, Learning classifiers from only positive and
+    unlabeled data): the number of contradicted labels is divided by their share among the most suspicious
+    labels, as many as are contradicted. That many wrong labels are spread over the scores in proportion to the
+    share of contradicted labels at each score, by isotonic regression, but none is more than certain. The
+    estimate is too low if hardly any wrong label is contradicted, as after long plain training; it is 0 if
+    none is.
+
+    Args:
+        score: [N] float, higher is more suspicious.
+        is_contradicted: [N] bool.
+
+    Returns:
+        [N] float64 in [0, 1], which never falls as the score rises. The sum is the estimated number of wrong
+        labels.
+
+    Example:
+        >>> score, wrong = np.array([5.0, 4, 3, 2, 1, 0]), np.array([True, False, True, False, False, False])
+        >>> wrong_probability(score, wrong).tolist()
+        [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    """
+    count = int(np.sum(is_contradicted))
+    if not count:
+        return np.zeros(len(score))
+    share = IsotonicRegression().fit_transform(score, is_contradicted.astype(np.float64))
+    most_suspicious = np.argsort(-score, kind="stable")[:count]
+    kept = np.mean(is_contradicted[most_suspicious])
+    return _scaled(share, count / kept) if kept else share
+
+
+def _scaled(share: np.ndarray, total: float) -> np.ndarray:
+    """`min(factor * share, 1)` with the factor for which it sums to `total`, or as near as that can be."""
+    values, counts = np.unique(share, return_counts=True)
+    low, high = 0.0, 1 / values[values > 0][0]  # at `high`, all that is positive has reached 1
+    for _ in range(64):
+        factor = (low + high) / 2
+        if np.sum(counts * np.minimum(factor * values, 1)) < total:
+            low = factor
+        else:
+            high = factor
+    return np.minimum(high * share, 1)

@@ -1,0 +1,108 @@
+"""The table of training examples by how suspicious their labels are."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from cmwnet_jax.audit import scores
+from cmwnet_jax.audit.estimate import contradicted, wrong_probability
+from cmwnet_jax.audit.examples import Examples, Table, read_examples
+from cmwnet_jax.errors import UsageError
+
+COLUMNS = (
+    "rank",
+    "id",
+    "path",
+    "given",
+    "suggested",
+    "score",
+    "weight",
+    "loss",
+    "margin",
+    "meta_class",
+)
+"""Columns of `find_suspects` and suspects.csv."""
+
+
+def find_suspects(
+    run: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    top: int | None = None,
+    score: str = scores.AUTO,
+) -> Table:
+    """Ranks the training examples of a finished run by how suspicious their labels are, the most first.
+
+    Args:
+        run: the run's folder, or several of runs that differ in the seed, which are averaged.
+        top: the number of examples; None for all.
+        score: one of `audit.scores.SCORES`; auto: by pseudo-labels where the run has them, else by mean loss.
+
+    Returns:
+        Columns by name, all of the same length, e.g. for `pandas.DataFrame(table)`: `rank` int, from 1; `id`,
+        the data set's own name of the example, or its row in the training split if it has none; `path` str,
+        its file, or empty; `given` str, the name of the given class; `suggested` str, the most likely other
+        class, according to the pseudo-label, or else the final classifier; `score` float, higher is more
+        suspicious; `weight` float, in the last epoch (1 where the runs learned none); `loss` (nats) and
+        `margin` float, means over all epochs: the margin is log(p / (1 - p)) with p = exp(-loss), for
+        cross-entropy the given class's logit minus the log-sum-exp of the others; `meta_class` int.
+
+    Raises:
+        UsageError: a run cannot be used, `top` is less than 1 or `score` unknown.
+
+    Example:
+        >>> import cmwnet_jax as cmw
+        >>> table = cmw.find_suspects("runs/digits", top=20)  # doctest: +SKIP
+        >>> table["id"][:3], table["suggested"][:3]  # doctest: +SKIP
+    """
+    if top is not None and (not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1):
+        raise UsageError(f"top is {top!r}, expected a whole number from 1: leave it out for all examples")
+    ranked = rank_examples(read_examples(run), score)
+    return {name: ranked[name][:top] for name in COLUMNS}
+
+
+def rank_examples(examples: Examples, score: str = scores.AUTO) -> Table:
+    """Sorts a table of examples by score; ties stay in the order of the data set.
+
+    Args:
+        examples: the examples.
+        score: as in `find_suspects`.
+
+    Returns:
+        The columns of `find_suspects`, and those of `examples.table` that are not among them;
+        `wrong_probability` [N] float; `given_class` and `suggested_class` [N] int, the indices of the classes.
+    """
+    table = examples.table
+    values = scores.score(table, scores.chosen(score, examples.from_pseudo_labels))
+    order = np.argsort(-values, kind="stable")
+    names = np.array(examples.class_names)
+    columns = {
+        **table,
+        "score": values,
+        "given": names[table["given"]],
+        "suggested": names[table["other"]],
+        "given_class": table["given"],
+        "suggested_class": table["other"],
+        "weight": filled_weights(table),
+        "wrong_probability": wrong_probability(values, contradicted(table)),
+    }
+    del columns["other"]
+    ranked = {name: column[order] for name, column in columns.items()}
+    return {"rank": np.arange(1, len(order) + 1), **ranked}
+
+
+def filled_weights(table: Table) -> np.ndarray:
+    """The weights [N] float32; the last epoch's last partial batch gets its meta-classes' median.
+
+    Args:
+        table: `weight` [N] float, if weights were learned, and `meta_class` [N] int.
+    """
+    weights = table.get("weight")
+    if weights is None:
+        return np.ones(len(table["meta_class"]), np.float32)
+    weights, unknown = weights.copy(), np.isnan(weights)
+    for meta_class in np.unique(table["meta_class"][unknown]):
+        members = table["meta_class"] == meta_class
+        known = weights[members & ~unknown]
+        weights[members & unknown] = np.median(known if len(known) else weights[~unknown])
+    return weights
