@@ -53,6 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.batch_size = 128
     config.optimizer.decay_at_percent = step_epochs(config, 80, 100)
     config.meta_set.mixup = True
+    config.meta_set.rank_by = "now"  # as the paper and its code do
     if args.method == "dividemix":
         _as_in_dividemix(config)
     if args.method == "cmwnet_sl":

@@ -44,6 +44,7 @@ def get_config(arg: str = "", default_bias: str = "pmd1_35") -> ConfigDict:
     config.mixup_alpha = 4.0
     config.meta_every_steps = 10 if published else 1
     config.meta_set.mixup = not published
+    config.meta_set.rank_by = "now"  # as the paper and its code do
     config.optimizer.schedule = "warm_restarts"
     config.optimizer.weight_decay = 1e-3 if published else 5e-4
     config.soft_labels.teacher_momentum = 0.999

@@ -178,3 +178,11 @@ def test_programs_are_kept_on_disk_but_not_those_of_several_cpu_devices(monkeypa
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def test_batch_norm_is_refused_before_the_run_where_examples_are_to_be_independent():
+    config = small_config(independent_examples=True)
+    with pytest.raises(cmw.UsageError, match="independent_examples is True, but the BatchNorm of mlp"):
+        build_recipe(config, load_data(config))
+    config.model.batch_norm = False
+    assert build_recipe(config, load_data(config)).method.weight_net.learns

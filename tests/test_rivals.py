@@ -25,6 +25,11 @@ from cmwnet_jax.train.posterior import save_posterior
 from cmwnet_jax.train.trainer import Trainer
 
 
+def started(number, state, measure):
+    """The start of an epoch, on one device."""
+    return EpochStart(number, state, measure, None, None, lambda tree: jax.tree.map(lambda x: x[None], tree))
+
+
 def linear(variables, images, train=True):
     """A classifier of three classes for vectors of two."""
     return images @ variables["params"]
@@ -93,7 +98,7 @@ def followed(name, classifiers):
                 posterior[row, (current[row] + 1) % 10] = 0.92 / (1 + ratio)
             return found_on(posterior, current)
 
-        plan = method.plan_epoch(EpochStart(number, state, measure, None, None, None))
+        plan = method.plan_epoch(started(number, state, measure))
         if ratios is None:
             assert plan == ({}, {})
             continue
@@ -335,13 +340,13 @@ def test_each_network_is_divided_for_by_the_other():
     losses = np.random.default_rng(0).uniform(0.1, 0.11, (n, 2))
     losses[:100, 0] += 2
     losses[-200:, 1] += 2
-    found = mixmatch.MeasuredPair(losses.mean(axis=1), (given + 1) % 10, np.full(n, 0.75), None, losses)
+    found = mixmatch.MeasuredPair(losses.mean(axis=1), (given + 1) % 10, np.full(n, 0.75), None, None, losses)
     first = method.initial(lambda key: {"params": jnp.zeros((2, 3))}, jax.random.key(0), None)
     assert first["params"].shape == (2, 2, 3)
     weight_params = jax.tree.map(lambda x: x[None], first["weight_params"])
     state = SimpleNamespace(params=(), model_state={}, weight_params=weight_params)
-    assert method.plan_epoch(EpochStart(1, state, None)) == ({}, {})
-    plan = method.plan_epoch(EpochStart(2, state, lambda split, variables: found))
+    assert method.plan_epoch(started(1, state, None)) == ({}, {})
+    plan = method.plan_epoch(started(2, state, lambda split, variables: found))
     for k, rows in {1: np.arange(n - 200, n), 2: np.arange(100)}.items():  # by the other's losses
         labelled, unlabelled = (plan.selections[f"{half}_{k}"] for half in ("labelled", "unlabelled"))
         np.testing.assert_array_equal(np.unique(unlabelled.rows), rows)

@@ -28,12 +28,13 @@ from cmwnet_jax.methods import steps
 from cmwnet_jax.methods.base import EpochStart, Method, Parts, Phase, Plan, Spec, Stream, the_classifier
 from cmwnet_jax.methods.corrections import correction_arrays
 from cmwnet_jax.methods.fields import LARGE, MANY, Field, between, within
-from cmwnet_jax.methods.label_plans import check_warmup, replicated_like
+from cmwnet_jax.methods.label_plans import check_warmup, new_weight_params
 from cmwnet_jax.methods.mixmatch import (
     NETWORKS,
     VIEWS,
     measure_both,
     mixmatch_objective,
+    predict_both,
     warmup_objective,
 )
 from cmwnet_jax.methods.plain import weighted_step
@@ -93,6 +94,7 @@ def build(parts: Parts) -> Method:
         streams={"train": parts.train_stream, "second": parts.train_stream, **halves},
         initial=lambda *args: {**_two_classifiers(*args), "weight_params": jax.tree.map(jnp.asarray, first)},
         measure=measure_both(parts),
+        predict=predict_both(parts),
         may_weigh_nothing=True,
         plan_epoch=lambda start: _plan(parts, start, threshold),
         describe_plan=lambda selections: _numbers(parts, selections),
@@ -210,7 +212,7 @@ def _plan(parts: Parts, start: EpochStart, threshold: float) -> Plan:
         "label": np.where(is_right, given, found.predictions),
         "confidence": np.where(is_right, 1, found.confidence),
     }
-    return Plan(selections, {"weight_params": replicated_like(start.state.weight_params, new)})
+    return Plan(selections, new_weight_params(start, new))
 
 
 def divided(right: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:

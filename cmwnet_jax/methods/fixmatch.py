@@ -131,7 +131,12 @@ def _classifiers(state: MetaState) -> dict[str, Variables]:
     return {"": average, "latest": the_classifier(state)[""]}
 
 
-AVERAGED = {"main_stream": UNLABELLED, "initial": _initial, "classifiers": _classifiers}
+AVERAGED = {
+    "main_stream": UNLABELLED,
+    "initial": _initial,
+    "classifiers": _classifiers,
+    "predict": None,  # there are no given labels to audit
+}
 """Fields of `Method` for steps of `averaged`."""
 
 

@@ -16,7 +16,7 @@ from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods.base import EpochStart, Method, Parts, Phase, Plan, one_classifier, the_classifier
 from cmwnet_jax.methods.corrections import correction_arrays
-from cmwnet_jax.methods.measure import Measure, Measured, measured
+from cmwnet_jax.methods.measure import Measure, Measured, measured, predict_classes
 from cmwnet_jax.methods.steps import BatchStep
 
 _LABELS, _RATIO = "labels", "ratio"  # entries of the state's `weight_params`
@@ -54,6 +54,7 @@ def correcting(
         (warmup, main),
         initial=lambda *args: {**one_classifier(*args), "weight_params": jax.tree.map(jnp.asarray, first)},
         measure=_measure_current(parts),
+        predict=predict_classes(parts.model),
         plan_epoch=lambda start: _plan(parts, start, next_ratio),
         leave=lambda state: {"corrected.npz": _corrected(parts, np.asarray(state.weight_params[_LABELS]))},
         **fields,
@@ -75,19 +76,15 @@ def corrected_labels(found: Measured, labels: np.ndarray, ratio: float) -> np.nd
     return np.where(log_ratio > -np.log(ratio), found.predictions, labels).astype(np.int32)
 
 
-def replicated_like(old: PyTree, new: PyTree) -> PyTree:
-    """Puts new values of a part of the state on the devices, for `Plan.state`.
+def new_weight_params(start: EpochStart, new: PyTree) -> dict[str, PyTree]:
+    """Makes `Plan.state` of new values of `weight_params`.
 
     Args:
-        old: the part in `EpochStart.state`; its leaves have a leading device axis.
-        new: the same structure on the host, without the device axis; converted to the dtypes of `old`.
+        start: the epoch's start.
+        new: the structure of `start.state.weight_params` on the host; converted to its dtypes.
     """
-
-    def put(before, value):
-        value = np.broadcast_to(np.asarray(value, before.dtype), before.shape)
-        return jax.device_put(value, before.sharding)
-
-    return jax.tree.map(put, old, new)
+    old = start.state.weight_params
+    return {"weight_params": start.replicate(jax.tree.map(lambda x, by: np.asarray(by, x.dtype), old, new))}
 
 
 def check_warmup(config: ConfigDict) -> None:
@@ -107,7 +104,7 @@ def _plan(parts: Parts, start: EpochStart, next_ratio: Callable[[float, float], 
     variables = {**the_classifier(start.state)[""], _LABELS: current[_LABELS]}
     new = corrected_labels(start.measure("train", variables), labels, ratio)
     ratio = next_ratio(ratio, float(np.mean(new != labels)))
-    return Plan(state={"weight_params": replicated_like(current, {_LABELS: new, _RATIO: ratio})})
+    return Plan(state=new_weight_params(start, {_LABELS: new, _RATIO: ratio}))
 
 
 def _measure_current(parts: Parts) -> Measure:

@@ -28,7 +28,7 @@ from cmwnet_jax.methods.base import (
     the_classifier,
 )
 from cmwnet_jax.methods.fields import LARGE, MANY, Field, between
-from cmwnet_jax.methods.label_plans import check_warmup, replicated_like
+from cmwnet_jax.methods.label_plans import check_warmup, new_weight_params
 from cmwnet_jax.methods.plain import warmup, weighted_step
 
 FIELDS = {
@@ -150,7 +150,7 @@ def _plan(parts: Parts, start: EpochStart) -> Plan:
         return Plan()
     measured = start.measure("train", the_classifier(start.state)[""])
     new = fitted(np.asarray(measured.losses, np.float64))
-    return Plan(state={"weight_params": replicated_like(start.state.weight_params, new)})
+    return Plan(state=new_weight_params(start, new))
 
 
 def check(config: ConfigDict) -> None:

@@ -57,15 +57,17 @@ Predict = Callable[[Mapping[str, PyTree], dict[str, jax.Array]], jax.Array]
 """(variables, batch as for `Measure`) -> class probabilities [n, C] float32; pure."""
 
 
-def predict_classes(model: nn.Module) -> Predict:
+def predict_classes(model: nn.Module, logits_of: Callable = lambda outputs: outputs) -> Predict:
     """Makes the function that computes class probabilities: the softmax of the logits.
 
     Args:
-        model: (images, train) -> logits [n, C].
+        model: (images, train) -> outputs.
+        logits_of: outputs -> logits [n, C]; by default, the outputs are the logits.
     """
 
     def predict(variables: Mapping[str, PyTree], batch: dict[str, jax.Array]) -> jax.Array:
-        return jax.nn.softmax(model.apply(variables, batch["image"], train=False).astype(jnp.float32))
+        outputs = model.apply(variables, batch["image"], train=False)
+        return jax.nn.softmax(logits_of(outputs).astype(jnp.float32))
 
     return predict
 

@@ -36,7 +36,7 @@ FIELDS = {
         between(1, INT32),
     ),
     "meta_set.rank_by": Field(
-        "now",
+        "history",
         "lowest_loss only: losses by which examples are ranked: now (the classifier's, from a pass over the "
         "training set at each epoch) or history (each example's mean loss in the steps so far, warm-up "
         "included; a pass only in epochs in which too few examples of a class have been visited).",

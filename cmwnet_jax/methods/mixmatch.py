@@ -15,7 +15,7 @@ from cmwnet_jax.core.mixing import draw_mixture
 from cmwnet_jax.core.types import Objective, ObjectiveFn
 from cmwnet_jax.methods.base import Parts
 from cmwnet_jax.methods.m_correction import class_balance
-from cmwnet_jax.methods.measure import Measure, measured
+from cmwnet_jax.methods.measure import Measure, Predict, measured
 
 NETWORKS = 2
 VIEWS = ("image", "other")
@@ -121,6 +121,7 @@ class MeasuredPair(NamedTuple):
     predictions: jax.Array | np.ndarray
     confidence: jax.Array | np.ndarray
     ranks: jax.Array | np.ndarray
+    certainty: jax.Array | np.ndarray
     network_losses: jax.Array | np.ndarray
 
 
@@ -128,9 +129,19 @@ def measure_both(parts: Parts) -> Measure:
     """Makes the measure of the two networks together, which is also what is tested."""
 
     def measure(variables, batch):
-        logits = jax.vmap(lambda own: parts.model.apply(own, batch["image"], train=False))(variables)
-        together = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(NETWORKS)
+        logits, together = _logits_of_both(parts, variables, batch)
         losses = jax.vmap(cross_entropy, in_axes=(0, None), out_axes=1)(logits, batch["label"])
         return MeasuredPair(*measured(together, batch["label"]), losses)
 
     return measure
+
+
+def predict_both(parts: Parts) -> Predict:
+    """Makes the function that computes the mean of both networks' class probabilities."""
+    return lambda variables, batch: jnp.exp(_logits_of_both(parts, variables, batch)[1]).astype(jnp.float32)
+
+
+def _logits_of_both(parts: Parts, variables, batch) -> tuple[jax.Array, jax.Array]:
+    """The networks' logits [2, n, C], and the logarithm of their mean probabilities [n, C]."""
+    logits = jax.vmap(lambda own: parts.model.apply(own, batch["image"], train=False))(variables)
+    return logits, jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(NETWORKS)

@@ -10,7 +10,7 @@ from cmwnet_jax.core.types import ObjectiveFn
 from cmwnet_jax.methods import steps
 from cmwnet_jax.methods.base import Method, Parts, Phase, Spec
 from cmwnet_jax.methods.fields import LARGE, Field, between, within
-from cmwnet_jax.methods.measure import Measured, measured
+from cmwnet_jax.methods.measure import Measured, measured, predict_classes
 from cmwnet_jax.methods.plain import weighted_step
 from cmwnet_jax.models.selective_heads import selective_heads
 
@@ -82,6 +82,7 @@ def evaluation(parts: Parts) -> dict[str, Any]:
 
     return {
         "measure": measure,
+        "predict": predict_classes(parts.model, lambda heads: heads.logits),
         "coverages_percent": (parts.config.selectivenet.coverage_percent,),
         "test_numbers": lambda tested: {
             "test_mean_selection": float(jnp.mean(jax.nn.sigmoid(tested.certainty)))

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,7 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
     inputs = jnp.asarray(data.blank())
     state = _initial_state(config, model, inputs, method, optimizer)
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
+    _check_independence(config, variables)
     slow = parallel.loops_are_slow(lambda v, x: model.apply(v, x, train=False), variables, inputs)
     return Recipe(
         model=model,
@@ -135,6 +137,15 @@ def _check_mixing(config: ConfigDict, data: Data) -> None:
                 f"{field} is {value}, but {config.data.name} holds tokens, which cannot be mixed: set it to "
                 f"{type(value)(0)}"
             )
+
+
+def _check_independence(config: ConfigDict, variables: Mapping[str, Any]) -> None:
+    """Raises a UsageError if BatchNorm makes examples dependent that should not be; steps check the rest."""
+    if config.independent_examples and "batch_stats" in variables:
+        raise UsageError(
+            f"independent_examples is True, but the BatchNorm of {config.model.name} makes each loss depend on "
+            f"the other examples of the batch: set it to False, or use a model without BatchNorm"
+        )
 
 
 def _check_batch_size(config: ConfigDict, data: Data) -> None:
