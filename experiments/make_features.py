@@ -27,15 +27,6 @@ PATCH = 6  # pixels per side
 _WHITENING_PATCHES = 100_000
 _CONTRAST, _SMOOTHING = 10.0, 0.1  # added to a patch's variance (of pixels in 0 to 255), and to the eigenvalues
 
-_NAME = flags.DEFINE_enum("name", "image_folder", sources.DATASETS, "the image set, as data.name")
-_RAW_DIR = flags.DEFINE_string("raw_dir", "", "as data.raw_dir")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "as data.dir")
-_OUTPUT = flags.DEFINE_string("output", None, "the .npz file to write")
-_SEED = flags.DEFINE_integer("seed", 0, "seed of the patches and filters", lower_bound=0)
-_FILTERS = flags.DEFINE_integer("filters", 512, "number of filters; each gives 8 features", lower_bound=1)
-_COMPONENTS = flags.DEFINE_integer("components", 1024, "number of principal components", lower_bound=1)
-_THRESHOLD = flags.DEFINE_float("threshold", 0.25, "t, the soft threshold", lower_bound=0)
-
 
 def normalised_patches(images: np.ndarray) -> np.ndarray:
     """All patches of images, each with mean 0 and about unit variance.
@@ -203,4 +194,12 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    _NAME = flags.DEFINE_enum("name", "image_folder", sources.DATASETS, "the image set, as data.name")
+    _RAW_DIR = flags.DEFINE_string("raw_dir", "", "as data.raw_dir")
+    _DATA_DIR = flags.DEFINE_string("data_dir", "", "as data.dir")
+    _OUTPUT = flags.DEFINE_string("output", None, "the .npz file to write")
+    _SEED = flags.DEFINE_integer("seed", 0, "seed of the patches and filters", lower_bound=0)
+    _FILTERS = flags.DEFINE_integer("filters", 512, "number of filters; each gives 8 features", lower_bound=1)
+    _COMPONENTS = flags.DEFINE_integer("components", 1024, "number of principal components", lower_bound=1)
+    _THRESHOLD = flags.DEFINE_float("threshold", 0.25, "t, the soft threshold", lower_bound=0)
     command.run(main)

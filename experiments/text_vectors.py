@@ -26,15 +26,6 @@ from cmwnet_jax.array_files import reading
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import file_to_write, replace_file
 
-_TRAIN = flags.DEFINE_string("train", None, "a CSV file of the training texts")
-_TEST = flags.DEFINE_string("test", None, "a CSV file of the test texts")
-_TEXT = flags.DEFINE_string("text", "text", "name of the column of texts")
-_LABEL = flags.DEFINE_string("label", "label", "name of the column of labels")
-_OUTPUT = flags.DEFINE_string("output", None, "the .npz file to write")
-_COMPONENTS = flags.DEFINE_integer("components", 300, "size of a vector", lower_bound=1)
-_TOKENS = flags.DEFINE_bool("tokens", False, "make tokens instead of vectors")
-_LENGTH = flags.DEFINE_integer("length", 64, "most words of a text that become tokens", lower_bound=1)
-
 _UNKNOWN, _FIRST_WORD = 1, 2  # tokens; 0 is padding
 
 
@@ -146,4 +137,12 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    _TRAIN = flags.DEFINE_string("train", None, "a CSV file of the training texts")
+    _TEST = flags.DEFINE_string("test", None, "a CSV file of the test texts")
+    _TEXT = flags.DEFINE_string("text", "text", "name of the column of texts")
+    _LABEL = flags.DEFINE_string("label", "label", "name of the column of labels")
+    _OUTPUT = flags.DEFINE_string("output", None, "the .npz file to write")
+    _COMPONENTS = flags.DEFINE_integer("components", 300, "size of a vector", lower_bound=1)
+    _TOKENS = flags.DEFINE_bool("tokens", False, "make tokens instead of vectors")
+    _LENGTH = flags.DEFINE_integer("length", 64, "most words of a text that become tokens", lower_bound=1)
     command.run(main)

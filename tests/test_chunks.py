@@ -26,7 +26,7 @@ def epoch_of(steps, reported=(), meta_set=None):
     rows = {"train": np.tile(np.array([0, 1], np.int32), (steps, 1))}
     chosen = {} if meta_set is None else {"meta": meta_set}
     history = LossHistory.create(2, on_host=True)
-    return Epoch(3, "train", rows, np.zeros(steps, bool), chosen, {}, dict(reported), history)
+    return Epoch(3, "train", rows, np.zeros(steps, bool), chosen, {}, dict(reported), history, history)
 
 
 def reported(steps):
@@ -48,7 +48,9 @@ def test_chunks_end_at_multiples_and_at_the_epochs_end():
     assert set(epoch.scalars) == {"loss"}
     assert epoch.loss_range() == {"loss_min": 0.25, "loss_max": 10.5}
     assert epoch.loss_history.mean.tolist() == [5.25, 5.5] and epoch.loss_history.count.tolist() == [11, 11]
-    assert set(epoch.arrays()) == {"loss_history_total", "loss_history_count"}
+    assert set(epoch.arrays()) == {
+        f"{kind}_history_{part}" for kind in ("loss", "margin") for part in ("total", "count")
+    }
     inside = epoch_of(11, reported(range(6)))
     assert range(11)[inside.chunk(4)] == range(6, 8)
 

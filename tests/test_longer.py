@@ -33,8 +33,8 @@ class Stopped(Exception):
 def stopped_after(epoch, config, folder, monkeypatch):
     report = loop._report
 
-    def stopping(launch, board, bar, under_way, tested):
-        report(launch, board, bar, under_way, tested)
+    def stopping(launch, board, bar, under_way, *others):
+        report(launch, board, bar, under_way, *others)
         if under_way.number == epoch:
             raise Stopped
 

@@ -114,8 +114,8 @@ def test_a_run_with_a_checkpoint_goes_on_without_the_original(original, tmp_path
     whole = train(config, tmp_path / "whole")
     report = loop._report
 
-    def stopping(launch, board, bar, epoch, tested):
-        report(launch, board, bar, epoch, tested)
+    def stopping(launch, board, bar, epoch, *others):
+        report(launch, board, bar, epoch, *others)
         if epoch.number == 1:
             raise KeyboardInterrupt
 

@@ -95,7 +95,8 @@ def test_the_command_trains_and_leaves_a_folder_that_it_will_not_overwrite(tmp_p
     assert "epoch 12/12" in done.stderr
     assert {path.name for path in workdir.iterdir()} == {
         ".lock", "bias.json", "bias.npz", "config.json", "metrics.jsonl", "weights.npz", "evaluation.npz",
-        "result.json",        "checkpoints", "tensorboard",
+        "names.json", "predictions.npz", "probabilities.npy",
+        "result.json", "checkpoints", "tensorboard",
     }  # fmt: skip
     assert json.loads((workdir / "config.json").read_text())["seed"] == 3
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -183,7 +184,9 @@ def final_arrays(config, workdir):
     with Checkpoints(workdir / "checkpoints", 1) as checkpoints:
         steps_done, state, epoch = checkpoints.restore(recipe.state)
     assert steps_done == config.num_epochs * recipe.epoch_steps == state.step
-    assert set(epoch) == {"loss_history_total", "loss_history_count"}
+    assert set(epoch) == {
+        f"{kind}_history_{part}" for kind in ("loss", "margin") for part in ("total", "count")
+    }
     state = state.replace(rng=jax.random.key_data(state.rng))
     return jax.tree_util.tree_leaves_with_path((state, epoch))
 

@@ -34,7 +34,6 @@ class Transformer(Classifier, kw_only=True):
         Raises:
             UsageError: `width` is odd or no multiple of `heads`.
         """
-        del train  # there is neither dropout nor batch normalisation
         if self.width % self.heads or self.width % 2:
             raise UsageError(
                 f"model.width is {self.width}, expected an even multiple of model.heads, which is {self.heads}"
@@ -47,7 +46,7 @@ class Transformer(Classifier, kw_only=True):
             x += nn.MultiHeadDotProductAttention(self.heads, dtype=self.dtype)(y, mask=mask)
             y = nn.Dense(4 * self.width, dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
             x += nn.Dense(self.width, dtype=self.dtype)(nn.gelu(y))
-        return self.outputs(mean_of_tokens(nn.LayerNorm(dtype=self.dtype)(x), tokens))
+        return self.outputs(mean_of_tokens(nn.LayerNorm(dtype=self.dtype)(x), tokens), train)
 
 
 def _positions(length: int, width: int) -> jax.Array:
