@@ -5,7 +5,7 @@ can be plotted like a finished one. Uses neither JAX nor the global state of pyp
 training.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -147,21 +147,28 @@ def draw_learning_curves(
         label: label of the axis, with the unit.
     """
     for place, (name, runs) in enumerate(histories.items()):
-        columns = {}
-        for line in (line for run in runs for line in run):
-            if line.get(field) is not None:
-                columns.setdefault(line["epoch"] + 1, []).append(line[field])
-        if columns:
-            epochs = sorted(columns)
+        epochs, columns = _by_epoch(runs, field)
+        if epochs:
             color, style = LINES[place % len(LINES)], ("-", "--", "-.", ":")[place // len(LINES) % 4]
-            axes.plot(
-                epochs, [np.mean(columns[e]) for e in epochs], style, color=color, linewidth=1.8, label=name
-            )
-            low, high = ([pick(columns[e]) for e in epochs] for pick in (min, max))
+            axes.plot(epochs, _each(np.mean, columns), style, color=color, linewidth=1.8, label=name)
+            low, high = (_each(pick, columns) for pick in (min, max))
             axes.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
     axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
+
+
+def _by_epoch(runs: Sequence[Sequence[Mapping]], field: str) -> tuple[list[int], list[list[float]]]:
+    """(the epochs, from 1, in which a metric is known; its values of all runs in each of them)."""
+    columns = {}
+    for line in (line for run in runs for line in run):
+        if line.get(field) is not None:
+            columns.setdefault(line["epoch"] + 1, []).append(line[field])
+    return sorted(columns), [columns[epoch] for epoch in sorted(columns)]
+
+
+def _each(reduce: Callable, columns: Sequence[Sequence[float]]) -> list[float]:
+    return [reduce(column) for column in columns]
 
 
 def draw_mean_weights(axes: Axes, histories: Mapping[str, Sequence[Sequence[Mapping]]]) -> None:
@@ -173,14 +180,9 @@ def draw_mean_weights(axes: Axes, histories: Mapping[str, Sequence[Sequence[Mapp
     """
     for place, (name, runs) in enumerate(histories.items()):
         for field, style, of in (("weight_mean_right", "-", "right"), ("weight_mean_wrong", "--", "wrong")):
-            columns = {}
-            for line in (line for run in runs for line in run):
-                if line.get(field) is not None:
-                    columns.setdefault(line["epoch"] + 1, []).append(line[field])
-            if columns:
-                epochs = sorted(columns)
-                means = [np.mean(columns[epoch]) for epoch in epochs]
-                color = LINES[place % len(LINES)]
+            epochs, columns = _by_epoch(runs, field)
+            if epochs:
+                color, means = LINES[place % len(LINES)], _each(np.mean, columns)
                 axes.plot(epochs, means, style, color=color, linewidth=1.8, label=f"{name}: {of}")
     axes.set(xlabel="epoch", ylabel="mean weight of labels")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -129,6 +129,8 @@ def refused(field: str, path: Path, problem: str = "cannot be used") -> Iterator
     """
     try:
         yield
+    except BrokenPipeError:  # stdout was closed
+        raise
     except OSError as error:
         raise UsageError(
             f"{field} is {str(path)!r}, which {problem} ({first_line(error)}): choose another"

@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import Preempted, TrainingDiverged, UsageError, first_line
-from cmwnet_jax.files import folder_to_write, local_folder, replace_file
+from cmwnet_jax.files import folder_to_write, local_folder, refused, replace_file
 from cmwnet_jax.runs import stored
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE.py with get_config and get_cells")
@@ -246,14 +246,10 @@ def _is_cell(cell: Any) -> bool:
 def _list_cells(workdir: Path, cells: list[str]) -> None:
     """Writes the list of cells for the report, which otherwise would expect every row in every column."""
     before = stored.read_cells(workdir)
-    try:
+    with refused("--workdir", workdir, "cannot be written"):
         workdir.mkdir(parents=True, exist_ok=True)
         listed = json.dumps(list(dict.fromkeys([*before, *cells])), indent=0) + "\n"
         replace_file(workdir / stored.CELLS, listed)
-    except OSError as error:
-        raise UsageError(
-            f"--workdir is {str(workdir)!r}, which cannot be written ({first_line(error)}): choose another"
-        ) from error
 
 
 def main(argv: list[str]) -> None:

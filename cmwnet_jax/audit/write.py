@@ -12,7 +12,8 @@ from cmwnet_jax.audit.examples import Examples, Table, read_examples
 from cmwnet_jax.audit.inputs import Inputs, read_inputs
 from cmwnet_jax.audit.summary import summarize
 from cmwnet_jax.audit.suspects import rank_examples
-from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.files import refused
 from cmwnet_jax.report.contact_sheet import save_two_label_sheet
 from cmwnet_jax.screen import console
 
@@ -42,15 +43,9 @@ def write_audit(
     examples = read_examples(runs)
     ranked = rank_examples(examples, score)
     folder = Path(output).expanduser()
-    try:
+    with refused("--output", folder, "cannot be written"):
         folder.mkdir(parents=True, exist_ok=True)
         return _write(folder, examples, ranked, top, scores.chosen(score, examples.from_pseudo_labels))
-    except BrokenPipeError:  # stdout was closed
-        raise
-    except OSError as error:
-        raise UsageError(
-            f"--output is {str(output)!r}, which cannot be written ({first_line(error)}): choose another folder"
-        ) from error
 
 
 def _write(folder: Path, examples: Examples, ranked: Table, top: int, score: str) -> dict:

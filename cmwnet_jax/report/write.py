@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmwnet_jax.errors import UsageError, first_line
-from cmwnet_jax.files import replace_file
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.files import refused, replace_file
 from cmwnet_jax.report.figures import save_column_figures
 from cmwnet_jax.report.find import Found, OnProblem, find_cells, find_runs
 from cmwnet_jax.report.selective import save_risk_coverage_figures, selective_runs, selective_table
@@ -51,16 +51,10 @@ def write_report(
         raise UsageError(f"no run can be read, {len(problems)} were left out, see above: nothing is written")
     absent = missing(runs, find_cells(folders, leave_out))
     drawn = _drawable(runs, leave_out) if figures else []
-    try:
+    with refused("--output", Path(output), "cannot be written"):
         own = (accuracy_table(runs, numbers), auc_table(runs))
         tables = [table for table in (*own, *_selective_tables(runs, errors, leave_out)) if table.rows]
         _write(Path(output).expanduser(), tables, drawn, absent, problems)
-    except BrokenPipeError:  # stdout was closed
-        raise
-    except OSError as error:
-        raise UsageError(
-            f"--output is {str(output)!r}, which cannot be written ({first_line(error)}): choose another folder"
-        ) from error
     if problems:
         raise UsageError(f"{len(problems)} of what there is was left out, see above: the report is of the rest")
 
