@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-runs lint clean
+.PHONY: demo test test-runs docs lint clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m experiments.demo --workdir=runs/demo
@@ -14,6 +14,12 @@ test: lint
 # Runs that are killed, stopped and continued, and runs of several processes.
 test-runs: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal -m whole_runs
+
+# The site, into site/; links that lead nowhere are errors. `mkdocs serve` shows it while you write.
+docs: $(INSTALLED)
+	$(VENV)/bin/python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+	  print(*project['optional-dependencies']['docs'], sep='\n')" | $(VENV)/bin/python -m pip install --quiet -r /dev/stdin
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
@@ -28,4 +34,4 @@ $(INSTALLED): requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache

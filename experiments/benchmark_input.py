@@ -7,7 +7,7 @@ It uses an MLP and a data set that fits into memory. All variants alternate in o
 over `--repeats` epochs. It reports the examples per second of the device path, of the streaming path and, if
 TensorFlow is installed, of tf.data doing the same work (cache, shuffle, batch, normalise, prefetch). For each
 it also reports the time of a plain training step (the cheapest one, hence the most sensitive to its input) and
-of a meta step, against the same step on one fixed batch. Results: the table in the README.
+of a meta step, against the same step on one fixed batch. Results: docs/costs.md.
 """
 
 import importlib.util

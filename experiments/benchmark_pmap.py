@@ -3,8 +3,8 @@
     python -m experiments.benchmark_pmap [--repeats=15]
 
 It compares jit with pmap over the first device on the meta step of an MLP (784-256-256-10 with BatchNorm, batch
-size 128), with 100 steps in one program. The two alternate; the results are medians. Result: the README's
-section on hardware.
+size 128), with 100 steps in one program. The two alternate; the results are medians. Result:
+docs/launching.md.
 """
 
 import statistics

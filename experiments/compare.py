@@ -11,12 +11,11 @@ METHOD: a method, or cmwnet_shuffled (random meta-classes), cmwnet_ldam, ldam_dr
 Options by name: K=2 (number of meta-classes), meta=held_out (clean meta data, which are taken out of the
 training set, instead of generated ones), meta_mixup=on or off (default: on for generated meta data, as in the
 paper), rank=now or history (meta_set.rank_by), per_class=10 (meta examples per class), epochs=30,
-human_labels=PATH (an .npz file, for human biases), posterior=PATH (an .npy of the
-probabilities of a run on clean labels, for pmd biases; see the README), crops=N (images are shifted by up to N
-pixels, and flipped; by default 4 for cifar10 and 0, neither, for the others, but 2 for dividemix, which needs
-views that differ).
+human_labels=PATH (an .npz file, for human biases), posterior=PATH (an .npy of the probabilities of a run on
+clean labels, for pmd biases; see docs/data.md), crops=N (images are shifted by up to N pixels, and flipped;
+by default 4 for cifar10 and 0, neither, for the others, but 2 for dividemix, which needs views that differ).
 Paper: no such cell; Tables 1 and 2 and Fig. 15 study the same questions with larger networks.
-Ours: the table in the README.
+Ours: docs/results.md; the table is in the README.
 """
 
 from ml_collections import ConfigDict

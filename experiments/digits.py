@@ -2,9 +2,9 @@
 
     python -m cmwnet_jax.train --config=experiments/digits.py:BIAS,METHOD,seed=N --workdir=DIR
 
-BIAS: e.g. long_tail_10+symmetric_20 (default: long_tail_5+asymmetric_60; the README explains why).
+BIAS: e.g. long_tail_10+symmetric_20 (default: long_tail_5+asymmetric_60; docs/results.md explains why).
 METHOD: erm, mwnet or cmwnet (default).
-Paper: no such cell. Ours: the table in the README.
+Paper: no such cell. Ours: docs/results.md.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # There are only some 630 training examples. The network is small and learns slowly, so that it does
     # not memorise wrong labels before the weight net has learned anything. The weight net learns faster
     # than with the paper's 1e-3, which is meant for a hundred times as many steps. Chosen on seeds 100
-    # and 101; the README's table uses seeds 0 to 4.
+    # and 101; docs/results.md has seeds 0 to 4.
     config.batch_size = 50
     config.num_epochs = 60
     config.model.hidden = (64,)

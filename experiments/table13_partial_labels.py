@@ -17,7 +17,7 @@ Options by name: epochs1=100, epochs2=120 (epochs of the two stages). For CIFAR,
 labels after 40 epochs of stage one (epochs1=40), E.1 after 100. Meta batches are mixed as in Sec. 4.2; the
 published code for this table does not mix them (--config.meta_set.mixup=False).
 Paper: Table 13, CMW-Net after PRODEN; e.g. Fashion-MNIST at q = 0.1: 89.51 with PRODEN, then 90.47.
-Ours: the README's table, for MNIST and Fashion-MNIST with epochs2=60; the other sets are not measured.
+Ours: docs/results.md, for MNIST and Fashion-MNIST with epochs2=60; the other sets are not measured.
 """
 
 from ml_collections import ConfigDict

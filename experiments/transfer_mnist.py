@@ -13,7 +13,7 @@ trains the cells that other cells need.
 All cells have the bias of Table 4: 35% feature-dependent noise and 30% flips to a similar class.
 Options by name: epochs=30, learn_epochs=60, raw_dir=PATH (Fashion-MNIST's files), mnist_raw_dir=PATH.
 Paper: no such cell; Tables 8, 9 and 12 study the same question on larger sets.
-Ours: the table in the README.
+Ours: docs/results.md.
 """
 
 from ml_collections import ConfigDict
@@ -69,7 +69,7 @@ def _weight_net(args: ConfigDict) -> str:
 
 
 def get_cells() -> list[str]:
-    """The config arguments of the cells in the README's table."""
+    """The config arguments of the cells in the table of docs/results.md."""
     return [f"{dataset},{method}" for dataset, methods in _METHODS.items() for method in methods]
 
 

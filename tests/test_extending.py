@@ -25,7 +25,7 @@ from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.trainer import Trainer
 
 
-# --- the method: from here ...
+# --8<-- [start:method]  (docs/extending.md shows what follows)
 def build(parts):
     forward = objectives.train_mode(parts.model.apply)
 
@@ -59,7 +59,7 @@ def _right(data, easy):
 
 STRENGTH = Field(0.5, "What the easy examples' mean loss is multiplied by.", between(0, 10))
 SPEC = Spec("toy", build, fields={"toy.strength": STRENGTH})
-# --- ... to here
+# --8<-- [end:method]
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_a_method_outside_of_the_package_trains_and_survives_a_kill(tmp_path):
 
 def test_the_toy_method_has_forty_lines():
     text = Path(__file__).read_text()
-    assert text.split("# --- the method: from here ...\n")[1].split("# --- ... to here")[0].count("\n") <= 40
+    assert text.split("[start:method]")[1].split("[end:method]")[0].count("\n") <= 40
 
 
 CONFIG = """

@@ -66,8 +66,8 @@ def make_low_memory_step(
     """As `make_meta_step`, in four separately compiled programs, so that none keeps another's activations.
 
     Args:
-        objective, meta_loss, weight_fn, optimizer, weight_optimizer, virtual_lr, normalize, axis_name,
-            virtual_filter: as in `make_meta_step`.
+        objective, meta_loss, weight_fn, optimizer, weight_optimizer: as in `make_meta_step`.
+        virtual_lr, normalize, axis_name, virtual_filter: as in `make_meta_step`.
         delayed_weights: as in `make_meta_step`. It saves the last of the four programs; in return, the new
             parameters and optimiser state are kept beside the old ones until the end of the step.
         micro_batches: number of parts into which both batches are cut, processed in sequence; see
