@@ -77,6 +77,7 @@ def get_config(arg: str = "") -> ConfigDict:
     else:
         _small(config, args.steps or 3000)
     config.meta_set.batch_size = config.fixmatch.labelled_batch_size
+    config.meta_set.mixup = False  # the paper mixes generated meta data alone
     config.update_from_flattened_dict(changes)
     config.data.bias = f"labels_{args.labels}"
     if config.method == "erm":

@@ -55,6 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.decay_at_percent = tuple(100 * drop / _DROPS for drop in range(1, _DROPS))
     config.optimizer.decay_factor = 0.5
     config.meta_set.kind = "balanced"
+    config.meta_set.mixup = False  # the paper mixes generated meta data alone
     config.meta_set.per_class_examples = 10
     return config
 

@@ -17,7 +17,7 @@ from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import METHODS, beta_mixture, dividemix, lrt, m_correction, mixmatch
 from cmwnet_jax.methods.base import EpochStart, Parts
-from cmwnet_jax.methods.label_plans import corrected_labels
+from cmwnet_jax.methods.label_plans import corrected_labels, corrected_objective
 from cmwnet_jax.methods.measure import Measured, measured
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
@@ -422,3 +422,22 @@ def test_a_run_that_stops_inside_an_epoch_goes_on_as_if_it_had_not(method, tmp_p
     if method == "dividemix":
         with pytest.raises(UsageError, match="a run of dividemix, which trains several classifiers"):
             save_posterior(str(whole), str(tmp_path / "p.npy"), of_given_labels=True)
+
+
+@pytest.mark.parametrize("method", ["plc", "lrt"])
+def test_the_reported_losses_are_those_of_the_given_labels(method):
+    """Else the loss history would take a corrected label for a right one."""
+    rng = np.random.default_rng(0)
+    images, weights = rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
+    given, current = np.array([0, 1, 2, 0]), np.array([1, 1, 0, 2])
+    parts = SimpleNamespace(model=SimpleNamespace(apply=linear))
+    batch = {"image": jnp.asarray(images), "label": jnp.asarray(current), "given": jnp.asarray(given)}
+    if method == "plc":
+        objective = corrected_objective(parts)
+    else:
+        objective = lrt.retroactive_objective(parts, 1.0)
+        batch["memory"] = jnp.zeros((4, 3))
+    out, _ = objective(jnp.asarray(weights), {}, batch, jax.random.key(0))
+    for found, labels in ((out.losses, given), (out.terms, current)):
+        of = [cross_entropy(softmax(x @ weights), np.eye(3)[c]) for x, c in zip(images, labels, strict=True)]
+        np.testing.assert_allclose(found, of, atol=1e-5)

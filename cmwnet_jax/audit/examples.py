@@ -114,8 +114,8 @@ def _read(path: Path) -> _Run:
     facts = _facts(path)
     if not has_arrays(path, "predictions"):
         raise UsageError(
-            f"RUN is {str(path)!r}, which left no predictions.npz, as a run of an older version or of a method "
-            f"that predicts no classes: train it again, with this version"
+            f"RUN is {str(path)!r}, which left no predictions.npz, as a run of an older version, or of a "
+            f"method without given labels: train it again with this version, or another method"
         )
     weights, predictions = read_arrays(path, "weights"), read_arrays(path, "predictions")
     pseudo = has_arrays(path, "pseudo_labels")

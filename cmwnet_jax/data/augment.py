@@ -158,7 +158,7 @@ def check_augmentation(change: Augmentation, image_shape: tuple[int, ...]) -> No
             support their channels.
     """
     if len(image_shape) != 3:
-        for field, off in (("pad_pixels", 0), ("flip", False), ("rand_ops", 0)):
+        for field, off in (("pad_pixels", 0), ("flip", False), ("rand_ops", 0), ("cutout_pixels", 0)):
             if getattr(change, field) != off:
                 raise UsageError(
                     f"augment.{field} is {getattr(change, field)}, but the inputs are no images but have the "

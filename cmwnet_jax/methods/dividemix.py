@@ -24,6 +24,7 @@ from sklearn.mixture import GaussianMixture
 from cmwnet_jax.data.augment import Augmentation
 from cmwnet_jax.data.batches import Selection
 from cmwnet_jax.data.random import Purpose, generator
+from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import steps
 from cmwnet_jax.methods.base import EpochStart, Method, Parts, Phase, Plan, Spec, Stream, the_classifier
 from cmwnet_jax.methods.corrections import correction_arrays
@@ -252,8 +253,14 @@ def _corrected(parts: Parts, plan: Mapping[str, np.ndarray]) -> dict[str, np.nda
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UsageError without a warm-up."""
+    """Raises a UsageError without a warm-up, or if both networks would start alike."""
     check_warmup(config)
+    for name in ("init", "pretrained"):
+        if config.model[name]:
+            raise UsageError(
+                f"model.{name} is {config.model[name]!r}, from which both networks of dividemix would start "
+                f"alike, and make the same mistakes: leave it empty"
+            )
 
 
 SPEC = Spec("dividemix", build, check, fields=FIELDS)

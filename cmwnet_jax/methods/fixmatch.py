@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from cmwnet_jax.core import semi_supervised
 from cmwnet_jax.core.soft_labels import Teacher, averaging
 from cmwnet_jax.core.types import MetaState, StepFn
+from cmwnet_jax.data import kinds
 from cmwnet_jax.data.augment import Augmentation
 from cmwnet_jax.data.load import Data
 from cmwnet_jax.errors import UsageError
@@ -146,7 +147,12 @@ def check(config: ConfigDict) -> None:
 
 
 def check_data(config: ConfigDict, data: Data) -> None:
-    """Raises a UsageError for data whose examples all have labels, or a set of candidates each."""
+    """Raises a UsageError for data without images, or whose examples all have labels, or sets of candidates."""
+    if data.kind != kinds.IMAGES:
+        raise UsageError(
+            f"method is {config.method!r}, which augments images, but {config.data.name} holds {data.kind}: "
+            f"take another method"
+        )
     if data.biased.candidates is not None or data.biased.is_labelled.all():
         raise UsageError(
             f"method is {config.method!r}, which learns from a few labels and many images without, but "

@@ -3,7 +3,7 @@
 The current labels are a part of the state, so they are in every checkpoint. The data keep the given ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmwnet_jax.core import objectives
-from cmwnet_jax.core.types import PyTree
+from cmwnet_jax.core.losses import cross_entropy
+from cmwnet_jax.core.types import Objective, ObjectiveFn, PyTree
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods.base import EpochStart, Method, Parts, Phase, Plan, one_classifier, the_classifier
 from cmwnet_jax.methods.corrections import correction_arrays
@@ -119,14 +120,40 @@ def _measure_current(parts: Parts) -> Measure:
     return measure
 
 
+def corrected_objective(parts: Parts) -> ObjectiveFn:
+    """Makes cross-entropy with the current labels; its `losses` are those of the given ones, `given` [n].
+
+    Args:
+        parts: the pieces of the run.
+    """
+    forward = objectives.train_mode(parts.model.apply)
+
+    def objective(params, model_state, batch, rng):
+        logits, model_state = forward(params, model_state, batch["image"], rng)
+        terms, meta_class = cross_entropy(logits, batch["label"]), jnp.zeros_like(batch["label"])
+        return Objective(terms, given_losses(logits, batch), meta_class), model_state
+
+    return objective
+
+
+def given_losses(logits: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """The losses [n] of the given labels, which the loss history averages, without gradient.
+
+    Args:
+        logits: [n, C].
+        batch: `label` [n]; with `given` [n], where labels are corrected.
+    """
+    return cross_entropy(jax.lax.stop_gradient(logits), batch.get("given", batch["label"]))
+
+
 def _with_current_labels(step: BatchStep, axis_name: str | None) -> BatchStep:
-    """Wraps a step: gives it the current labels in place of the given ones."""
+    """Wraps a step: gives it the current labels in place of the given ones, which become `given`."""
 
     def run(state, batch):
         train = batch["train"]
         label = state.weight_params[_LABELS][train["row"]]
         changed = objectives.mean_over_axis((label != train["label"]).astype(jnp.float32), axis_name)
-        state, metrics = step(state, {**batch, "train": {**train, "label": label}})
+        state, metrics = step(state, {**batch, "train": {**train, "label": label, "given": train["label"]}})
         return state, {**metrics, "labels_changed_percent": 100 * changed}
 
     return run

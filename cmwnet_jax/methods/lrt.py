@@ -86,9 +86,10 @@ def retroactive_objective(parts: Parts, strength: float) -> ObjectiveFn:
 
     def objective(params, model_state, batch, rng):
         logits, model_state = forward(params, model_state, batch["image"], rng)
-        given = losses.cross_entropy(logits, batch["label"])
-        terms = given + strength * losses.cross_entropy(logits, batch["memory"].astype(logits.dtype))
-        return Objective(terms, given, jnp.zeros_like(batch["label"]), aux=batch["memory"]), model_state
+        first = losses.cross_entropy(logits, batch["label"])
+        terms = first + strength * losses.cross_entropy(logits, batch["memory"].astype(logits.dtype))
+        own, meta_class = label_plans.given_losses(logits, batch), jnp.zeros_like(batch["label"])
+        return Objective(terms, own, meta_class, aux=batch["memory"]), model_state
 
     return objective
 

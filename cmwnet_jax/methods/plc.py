@@ -49,7 +49,7 @@ def build(parts: Parts) -> Method:
     return label_plans.correcting(
         parts,
         warmup(parts),
-        steps.weighted(weighted_step(parts, parts.objective())),
+        steps.weighted(weighted_step(parts, label_plans.corrected_objective(parts))),
         first_ratio=fields.first_ratio,
         next_ratio=next_ratio,
     )

@@ -130,9 +130,9 @@ def fit_meta_classes(config: ConfigDict, data: Data) -> MetaClasses:
 
 def _check_mixing(config: ConfigDict, data: Data) -> None:
     """Raises a UsageError if tokens would be mixed up, which are no quantities."""
-    for field in ("mixup_alpha", "meta_set.mixup"):
-        value = value_of(config, field)
-        if data.kind == kinds.TOKENS and field in METHODS[config.method].fields and value:
+    for field in METHODS[config.method].fields:
+        value = value_of(config, field) if field.endswith(("mixup_alpha", "meta_set.mixup")) else 0
+        if data.kind == kinds.TOKENS and value:
             raise UsageError(
                 f"{field} is {value}, but {config.data.name} holds tokens, which cannot be mixed: set it to "
                 f"{type(value)(0)}"
