@@ -6,6 +6,7 @@ Public names are loaded on first use, so that `cmwnet_jax.report` works without 
 import importlib
 
 _MODULE_OF = {
+    "CMWNetClassifier": "estimator",
     "LossHistory": "core.loss_history",
     "MetaClasses": "core.meta_classes",
     "MetaState": "core.types",

@@ -78,13 +78,15 @@ class Float64Classifier(Classifier, kw_only=True):
     def __call__(self, images, train=True):
         dense = functools.partial(nn.Dense, param_dtype=jnp.float64)
         x = dense(8)(images.reshape(len(images), -1))
-        running = self.variable("batch_stats", "mean", jnp.zeros, 8, jnp.float64)
-        mean = running.value
-        if train and self.batch_norm and not self.is_initializing():
-            mean = jnp.mean(x, axis=0)
-            mean = mean if self.axis_name is None else jax.lax.pmean(mean, self.axis_name)
-            running.value = 0.9 * running.value + 0.1 * mean
-        x = jnp.tanh(x - mean[None])
+        if self.batch_norm:
+            running = self.variable("batch_stats", "mean", jnp.zeros, 8, jnp.float64)
+            mean = running.value
+            if train and not self.is_initializing():
+                mean = jnp.mean(x, axis=0)
+                mean = mean if self.axis_name is None else jax.lax.pmean(mean, self.axis_name)
+                running.value = 0.9 * running.value + 0.1 * mean
+            x = x - mean[None]
+        x = jnp.tanh(x)
         if self.make_head is linear_head:
             return dense(self.num_classes)(x)
         if self.make_head is selective_heads:

@@ -46,6 +46,7 @@ _ROOMS = {
     "train": {"core", "data", "models", "transfer", "runs", "methods"},
     "report": {"runs"},
     "audit": {"runs", "data", "report"},
+    "estimator": {"core", "data", "methods", "train", "audit"},
 }
 """What each room may import, besides the modules at the top and itself."""
 

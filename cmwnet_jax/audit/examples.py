@@ -15,7 +15,8 @@ from cmwnet_jax.runs.arrays import has_arrays, read_arrays
 Table = dict[str, np.ndarray]
 """Columns by name, all of the same length."""
 
-_AVERAGED = ("loss", "last_loss", "margin", "weight")
+_AVERAGED = {"loss": "mean_losses", "last_loss": "losses", "margin": "mean_margins", "weight": "weights"}
+"""Our column -> the array of weights.npz."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,13 +65,7 @@ def read_examples(runs: str | os.PathLike | Sequence[str | os.PathLike]) -> Exam
     for path, run in zip(paths[1:], read[1:], strict=True):
         _check_alike(paths[0], read[0], path, run)
     first = read[0]
-    table = {name: first.weights[name] for name in ("given", "meta_class")}
-    table["row"] = first.weights["ids"]
-    for name in _AVERAGED:
-        table[name] = _mean([run.columns[name] for run in read])
-    table |= _vote([run.beside for run in read])
-    if _is_constant([run.columns["weight"] for run in read]):
-        del table["weight"]
+    table = _averaged([run.weights for run in read], [run.beside for run in read])
     if first.facts["truth_known"]:
         table["true"] = first.weights["true"]
     config = stored.read_config(paths[0])
@@ -81,10 +76,9 @@ def read_examples(runs: str | os.PathLike | Sequence[str | os.PathLike]) -> Exam
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Run:
-    """The arrays of one run: weights.npz, columns by our names, and `BesideGiven` by field."""
+    """The arrays of one run: weights.npz, and `BesideGiven` by field."""
 
     weights: Mapping[str, np.ndarray]
-    columns: Mapping[str, np.ndarray]
     beside: Mapping[str, np.ndarray]
     class_names: np.ndarray
     from_pseudo_labels: bool
@@ -124,14 +118,8 @@ def _read(path: Path) -> _Run:
     _check_weights(path, weights, classes)
     _check_beside(path / "predictions.npz", predictions, len(weights["given"]), classes)
     _check_beside(path / "pseudo_labels.npz", beside, len(weights["given"]), classes)
-    columns = {
-        "loss": weights["mean_losses"],
-        "last_loss": weights["losses"],
-        "margin": weights["mean_margins"],
-        "weight": weights["weights"],
-    }
     method = stored.read_config(path)["method"]
-    return _Run(weights, columns, beside, predictions["class_names"], pseudo, facts, method)
+    return _Run(weights, beside, predictions["class_names"], pseudo, facts, method)
 
 
 def _check_weights(path: Path, weights: Mapping[str, np.ndarray], classes: int) -> None:
@@ -194,6 +182,32 @@ def _check_alike(first_path: Path, first: _Run, path: Path, run: _Run) -> None:
             f"{path} is of {run.method} and {first_path} of {first.method}, expected one method with the same "
             f"meta-classes, whose losses and weights can be averaged: audit them apart"
         )
+
+
+def examples_in_memory(files: Mapping[str, Mapping[str, np.ndarray]], class_names: Sequence[str]) -> Examples:
+    """The examples of one run that has written no folder: `runs` and `config` are empty, ids are rows.
+
+    Args:
+        files: the arrays that a run leaves in weights.npz, predictions.npz and perhaps pseudo_labels.npz, by
+            these names without the suffix.
+        class_names: C names.
+    """
+    weights, pseudo = files["weights"], "pseudo_labels" in files
+    table = _averaged([weights], [files["pseudo_labels" if pseudo else "predictions"]])
+    table |= {"id": table["row"], "path": np.full(len(table["row"]), "")}
+    return Examples(table, tuple(class_names), (), pseudo, {})
+
+
+def _averaged(weights: Sequence[Mapping[str, np.ndarray]], beside: Sequence[Mapping[str, np.ndarray]]) -> Table:
+    """The columns of one or several runs, but for names and truth, from weights.npz and `BesideGiven`."""
+    table = {name: weights[0][name] for name in ("given", "meta_class")}
+    table["row"] = weights[0]["ids"]
+    for name, array in _AVERAGED.items():
+        table[name] = _mean([run[array] for run in weights])
+    table |= _vote(beside)
+    if _is_constant([run["weights"] for run in weights]):
+        del table["weight"]
+    return table
 
 
 def _mean(values: Sequence[np.ndarray]) -> np.ndarray:

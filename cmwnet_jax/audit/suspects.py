@@ -55,9 +55,23 @@ def find_suspects(
         >>> table = cmw.find_suspects("runs/digits", top=20)  # doctest: +SKIP
         >>> table["id"][:3], table["suggested"][:3]  # doctest: +SKIP
     """
+    return list_suspects(read_examples(run), top, score)
+
+
+def list_suspects(examples: Examples, top: int | None = None, score: str = scores.AUTO) -> Table:
+    """The table of `find_suspects` for examples that have been read.
+
+    Args:
+        examples: the examples.
+        top: as in `find_suspects`.
+        score: as in `find_suspects`.
+
+    Raises:
+        UsageError: `top` is less than 1 or `score` unknown.
+    """
     if top is not None and (not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1):
         raise UsageError(f"top is {top!r}, expected a whole number from 1: leave it out for all examples")
-    ranked = rank_examples(read_examples(run), score)
+    ranked = rank_examples(examples, score)
     return {name: ranked[name][:top] for name in COLUMNS}
 
 

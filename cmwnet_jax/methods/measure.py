@@ -1,5 +1,6 @@
 """Evaluates a classifier on examples, in evaluation mode: the `measure` of a method."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -57,19 +58,27 @@ Predict = Callable[[Mapping[str, PyTree], dict[str, jax.Array]], jax.Array]
 """(variables, batch as for `Measure`) -> class probabilities [n, C] float32; pure."""
 
 
-def predict_classes(model: nn.Module, logits_of: Callable = lambda outputs: outputs) -> Predict:
+def predict_classes(model: nn.Module, logits_of: Callable | None = None) -> Predict:
     """Makes the function that computes class probabilities: the softmax of the logits.
+
+    Unlike a closure, it can be pickled, and equal models have equal functions.
 
     Args:
         model: (images, train) -> outputs.
-        logits_of: outputs -> logits [n, C]; by default, the outputs are the logits.
+        logits_of: outputs -> logits [n, C]; None: the outputs are the logits.
     """
+    return _SoftmaxOf(model, logits_of)
 
-    def predict(variables: Mapping[str, PyTree], batch: dict[str, jax.Array]) -> jax.Array:
-        outputs = model.apply(variables, batch["image"], train=False)
-        return jax.nn.softmax(logits_of(outputs).astype(jnp.float32))
 
-    return predict
+@dataclasses.dataclass(frozen=True)
+class _SoftmaxOf:
+    model: nn.Module
+    logits_of: Callable | None
+
+    def __call__(self, variables: Mapping[str, PyTree], batch: dict[str, jax.Array]) -> jax.Array:
+        outputs = self.model.apply(variables, batch["image"], train=False)
+        logits = outputs if self.logits_of is None else self.logits_of(outputs)
+        return jax.nn.softmax(logits.astype(jnp.float32))
 
 
 class BesideGiven(NamedTuple):

@@ -3,11 +3,13 @@
 Params, model_state and batches have a leading axis of 2, one entry per network.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from cmwnet_jax.core import objectives
 from cmwnet_jax.core.losses import cross_entropy
@@ -129,7 +131,7 @@ def measure_both(parts: Parts) -> Measure:
     """Makes the measure of the two networks together, which is also what is tested."""
 
     def measure(variables, batch):
-        logits, together = _logits_of_both(parts, variables, batch)
+        logits, together = _logits_of_both(parts.model, variables, batch)
         losses = jax.vmap(cross_entropy, in_axes=(0, None), out_axes=1)(logits, batch["label"])
         return MeasuredPair(*measured(together, batch["label"]), losses)
 
@@ -137,11 +139,15 @@ def measure_both(parts: Parts) -> Measure:
 
 
 def predict_both(parts: Parts) -> Predict:
-    """Makes the function that computes the mean of both networks' class probabilities."""
-    return lambda variables, batch: jnp.exp(_logits_of_both(parts, variables, batch)[1]).astype(jnp.float32)
+    """Makes the function that computes the mean of both networks' class probabilities; it can be pickled."""
+    return functools.partial(_mean_probabilities, parts.model)
 
 
-def _logits_of_both(parts: Parts, variables, batch) -> tuple[jax.Array, jax.Array]:
+def _mean_probabilities(model: nn.Module, variables, batch) -> jax.Array:
+    return jnp.exp(_logits_of_both(model, variables, batch)[1]).astype(jnp.float32)
+
+
+def _logits_of_both(model: nn.Module, variables, batch) -> tuple[jax.Array, jax.Array]:
     """The networks' logits [2, n, C], and the logarithm of their mean probabilities [n, C]."""
-    logits = jax.vmap(lambda own: parts.model.apply(own, batch["image"], train=False))(variables)
+    logits = jax.vmap(lambda own: model.apply(own, batch["image"], train=False))(variables)
     return logits, jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(NETWORKS)

@@ -1,5 +1,6 @@
 """SelectiveNet: a classifier that learns when to abstain, for one coverage (Geifman, El-Yaniv 2019; E.3.1)."""
 
+import operator
 from typing import Any
 
 import jax
@@ -82,7 +83,7 @@ def evaluation(parts: Parts) -> dict[str, Any]:
 
     return {
         "measure": measure,
-        "predict": predict_classes(parts.model, lambda heads: heads.logits),
+        "predict": predict_classes(parts.model, operator.attrgetter("logits")),
         "coverages_percent": (parts.config.selectivenet.coverage_percent,),
         "test_numbers": lambda tested: {
             "test_mean_selection": float(jnp.mean(jax.nn.sigmoid(tested.certainty)))

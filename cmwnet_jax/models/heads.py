@@ -1,5 +1,6 @@
 """Last layer of a classifier: linear, or cosines between features and class vectors."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -83,11 +84,12 @@ def cosine_head(scale: float) -> Head:
     if not scale > 0:
         raise UsageError(f"cosine_head: scale is {scale!r}, expected a positive number, such as LDAM's 30")
 
-    def head(num_classes: int, *, name: str | None, **settings: Any) -> nn.Module:
-        del settings
-        return CosineHead(num_classes, scale, name=name)
+    return functools.partial(_cosines, scale=scale)  # can be pickled, unlike a closure
 
-    return head
+
+def _cosines(num_classes: int, *, scale: float, name: str | None, **settings: Any) -> nn.Module:
+    del settings
+    return CosineHead(num_classes, scale, name=name)
 
 
 def no_head(num_classes: int, **settings: Any) -> Callable[[jax.Array], jax.Array]:

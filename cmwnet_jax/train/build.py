@@ -20,11 +20,12 @@ from cmwnet_jax.data.augment import check_augmentation
 from cmwnet_jax.data.batches import BatchOrder
 from cmwnet_jax.data.load import Data
 from cmwnet_jax.errors import UsageError, naming_field
-from cmwnet_jax.methods import METHODS
+from cmwnet_jax.methods import DEFAULT, METHODS
 from cmwnet_jax.methods.base import Method, Parts, Stream
 from cmwnet_jax.methods.fields import value_of
 from cmwnet_jax.methods.steps import InPasses, Step, Switched
 from cmwnet_jax.models import MODELS, check_image, check_kind, model_fields
+from cmwnet_jax.models.heads import linear_head
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.optimizers import (
     learning_rate_schedule,
@@ -60,27 +61,30 @@ class Recipe:
     one_step_a_call: bool
 
 
-def build_recipe(config: ConfigDict, data: Data) -> Recipe:
+def build_recipe(config: ConfigDict, data: Data, model: nn.Module | None = None) -> Recipe:
     """Builds the model, the method and the initial state.
 
     Args:
         config: the run's config, already checked.
         data: the run's data.
+        model: (inputs, train) -> logits [n, C]; None for the config's.
 
     Raises:
-        UsageError: config and data do not fit together.
+        UsageError: config and data do not fit together, or the method needs another head than `model` has.
     """
     spec = METHODS[config.method]
     spec.check_data(config, data)
     _check_batch_size(config, data)
     epoch_steps = config.epoch_steps or len(data.biased.ids) // config.batch_size
     _check_length(config, epoch_steps)
-    check_kind(config.model.name, data.kind)
-    if data.kind == kinds.IMAGES:
-        check_image(config.model.name, data.image_shape)
     _check_mixing(config, data)
-    model = build_model(config, data.source.num_classes, data.source.vocabulary)
-    _check_size(config, model, data.blank())
+    if model is None:
+        model = _build_checked_model(config, data)
+    elif spec.head(config) is not linear_head:
+        raise UsageError(
+            f"method is {config.method!r}, whose classifier has a head of its own, expected one that trains "
+            f"any module, e.g. {DEFAULT!r}: take another method, or a model by name"
+        )
     learning_rate = learning_rate_schedule(config, epoch_steps)
     optimizer = make_optimizer(config, learning_rate)
     method = spec.build(
@@ -112,6 +116,16 @@ def build_recipe(config: ConfigDict, data: Data) -> Recipe:
         epoch_steps=epoch_steps,
         one_step_a_call=slow or any(_is_in_passes(phase.step) for phase in method.phases),
     )
+
+
+def _build_checked_model(config: ConfigDict, data: Data) -> nn.Module:
+    """Builds the config's classifier if it can take these inputs."""
+    check_kind(config.model.name, data.kind)
+    if data.kind == kinds.IMAGES:
+        check_image(config.model.name, data.image_shape)
+    model = build_model(config, data.source.num_classes, data.source.vocabulary)
+    _check_size(config, model, data.blank())
+    return model
 
 
 def fit_meta_classes(config: ConfigDict, data: Data) -> MetaClasses:

@@ -16,6 +16,7 @@ from cmwnet_jax.train.audit_files import audit_files
 from cmwnet_jax.train.build import Recipe, build_recipe
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.checkpoint import Checkpoints, Restored
+from cmwnet_jax.train.chunks import run_chunks
 from cmwnet_jax.train.clock import Clock
 from cmwnet_jax.train.config import run_folder
 from cmwnet_jax.train.continuing import check_longer
@@ -109,23 +110,14 @@ def _train(launch: _Launch) -> dict:
         StopRequests(bar.say) as stop,
     ):
         saver = Saver(config, launch.workdir, recipe, launch.folder, launch.checkpoints, stop)
-        for number in range(first_epoch, config.num_epochs):
-            clock.start_epoch()
-            with clock.compute():
-                state, epoch = trainer.start_epoch(number, state, saved)
-            while not epoch.is_over:
-                state, epoch = _run_chunk(launch, trainer, bar, state, epoch)
-                if not epoch.is_over:
-                    saver.after_chunk(epoch, state)
-            with clock.compute():
-                tested = trainer.test(state)
-            health.check_test_losses(tested[""].losses, epoch.run_steps_done)
-            _report(launch, board, bar, epoch, tested, state)
-            _picture(launch, trainer, board, epoch, tested[""], state)
-            if number + 1 == config.num_epochs:
-                _leave_for_audit(launch, trainer, state)
-            saver.after_epoch(epoch, state)
-            saved = epoch.arrays()
+        run = (config, launch.data, recipe.method, trainer, state)
+        chunks = run_chunks(*run, clock=clock, first_epoch=first_epoch, saved=saved)
+        for state, epoch, loss in chunks:
+            bar.advance(epoch.run_steps_done / epoch.num_steps, loss)
+            if epoch.is_over:
+                _finish_epoch(launch, trainer, board, bar, saver, state, epoch)
+            else:
+                saver.after_chunk(epoch, state)
     launch.checkpoints.wait()
     classes = _meta_classes(launch, state)
     return _finish(launch, classes) if parallel.is_first() else {}
@@ -152,26 +144,24 @@ def _progress_bar(config: ConfigDict, epochs_done: float) -> ProgressBar:
     return ProgressBar(title, config.num_epochs, epochs_done, silent=not parallel.is_first())
 
 
-def _run_chunk(
-    launch: _Launch, trainer: Trainer, bar: ProgressBar, state: MetaState, epoch: Epoch
-) -> tuple[MetaState, Epoch]:
-    """Runs the next chunk of steps and checks its metrics; returns the new (state, epoch)."""
-    first = epoch.steps_done
+def _finish_epoch(
+    launch: _Launch,
+    trainer: Trainer,
+    board: Board,
+    bar: ProgressBar,
+    saver: Saver,
+    state: MetaState,
+    epoch: Epoch,
+) -> None:
+    """Tests the classifiers after an epoch, reports, and saves when due."""
     with launch.clock.compute():
-        state, epoch = trainer.run_chunk(state, epoch)
-    chunk = slice(first, epoch.steps_done)
-    scalars = {name: values[chunk] for name, values in epoch.scalars.items()}
-    health.check_steps(
-        scalars,
-        epoch.losses[chunk],
-        epoch.weights[chunk],
-        ids=launch.data.biased.ids[epoch.main_rows[chunk]],
-        is_meta=epoch.is_meta[chunk],
-        first_step=epoch.number * epoch.num_steps + first,
-        may_weigh_nothing=launch.recipe.method.may_weigh_nothing,
-    )
-    bar.advance(epoch.run_steps_done / epoch.num_steps, float(np.mean(scalars["loss"])))
-    return state, epoch
+        tested = trainer.test(state)
+    health.check_test_losses(tested[""].losses, epoch.run_steps_done)
+    _report(launch, board, bar, epoch, tested, state)
+    _picture(launch, trainer, board, epoch, tested[""], state)
+    if epoch.number + 1 == launch.config.num_epochs:
+        _leave_for_audit(launch, trainer, state)
+    saver.after_epoch(epoch, state)
 
 
 def _meta_classes(launch: _Launch, state: MetaState) -> MetaClasses:

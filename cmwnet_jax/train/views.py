@@ -64,11 +64,20 @@ def normalizer(train: Raw | StreamedSplit) -> Normalize:
     if kind == kinds.TOKENS:
         return lambda tokens: tokens
     if kind == kinds.VECTORS:
-        mean, std = column_moments(_chunks(train))
+        mean, std = vector_moments(train)
         return lambda vectors: (vectors - mean) / std
     rows = np.unique(np.linspace(0, len(train) - 1, _SAMPLE).astype(np.int32))
     mean, std = pixel_moments(train.image if isinstance(train, Raw) else train.read(rows).image)
     return lambda images: standardize(images, mean, std)
+
+
+def vector_moments(train: Raw | StreamedSplit) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column, [d] float32 each, by which vectors are standardised.
+
+    Args:
+        train: the training split, of vectors.
+    """
+    return column_moments(_chunks(train))
 
 
 def _chunks(split: Raw | StreamedSplit) -> Iterator[np.ndarray]:

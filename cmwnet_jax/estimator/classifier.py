@@ -1,0 +1,164 @@
+"""`CMWNetClassifier`, with scikit-learn's interface."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+
+from cmwnet_jax.audit.examples import Table, examples_in_memory
+from cmwnet_jax.audit.scores import AUTO
+from cmwnet_jax.audit.suspects import filled_weights, list_suspects
+from cmwnet_jax.data.in_memory import data_in_memory
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.estimator.settings import check_module, make_config
+from cmwnet_jax.methods import DEFAULT
+from cmwnet_jax.train.in_memory import train_in_memory
+
+
+class CMWNetClassifier(ClassifierMixin, BaseEstimator):
+    """A network on vectors that learns how much each training example should count, or any other method here.
+
+    It trains as the launcher does, in memory: columns are standardised, and programs are cached on disk as
+    `python -m cmwnet_jax.train` does. Works in pipelines, searches over parameters and cross-validation, and
+    can be pickled; with a module, if the values of its fields can (not those of `nn.Dense` itself).
+
+    Args:
+        method: one of `cmwnet_jax.methods.METHODS` that takes one label per example.
+        hidden: units of each hidden layer of the MLP, from input to output.
+        epochs: number of epochs; the first tenth, at most 10, are plain training unless `config` sets
+            `warmup_epochs`.
+        batch_size: examples per step; lowered to the number of examples if they are fewer, and to a multiple
+            of the devices.
+        learning_rate: initial learning rate. The optimiser is SGD with momentum unless `config` says otherwise.
+        num_meta_classes: K, the number of meta-classes; lowered to the number of distinct class sizes, since
+            K-means could not tell more apart.
+        module: a Linen module, inputs [n, d] float32 -> logits [n, C], instead of the MLP; `hidden` is then
+            unused. It may have a switch for training, e.g. `train` or `deterministic`,
+            and may have BatchNorm and dropout.
+        config: values of further config fields by dotted name, e.g. `{"model.batch_norm": False}`; see
+            `python -m cmwnet_jax.train --explain_config`.
+        random_state: seed of the parameters and of the batches' order: a whole number, a NumPy `RandomState`,
+            or None for NumPy's global one.
+        verbose: whether to show a progress bar.
+
+    Attributes:
+        classes_: [C] the labels, sorted.
+        n_features_in_: d, the number of columns.
+        feature_names_in_: [d] names of the columns, if X had any.
+        sample_weight_: [N] float32, the learned weight of each training example, for any trainer; 1 for methods
+            that learn none.
+        loss_curve_: [epochs] float64, the mean training loss of each epoch (nats).
+
+    Example:
+        >>> import cmwnet_jax as cmw
+        >>> from sklearn.datasets import load_breast_cancer
+        >>> X, y = load_breast_cancer(return_X_y=True)
+        >>> given = y.copy()
+        >>> given[:40] = 1 - y[:40]  # labels to be found
+        >>> classifier = cmw.CMWNetClassifier(hidden=(32,), epochs=20, random_state=0).fit(X, given)
+        >>> bool(classifier.score(X, y) > 0.9)
+        True
+        >>> suspects = classifier.find_suspects(top=40)
+        >>> bool((suspects["id"] < 40).mean() > 0.7)
+        True
+    """
+
+    def __init__(
+        self,
+        method: str = DEFAULT,
+        *,
+        hidden: tuple[int, ...] = (256, 256),
+        epochs: int = 100,
+        batch_size: int = 100,
+        learning_rate: float = 0.1,
+        num_meta_classes: int = 3,
+        module: nn.Module | None = None,
+        config: Mapping[str, Any] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+    ):
+        self.method = method
+        self.hidden = hidden
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.num_meta_classes = num_meta_classes
+        self.module = module
+        self.config = config
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any) -> "CMWNetClassifier":
+        """Trains from new parameters.
+
+        Args:
+            X: [N, d] finite numbers, computed with in float32.
+            y: [N] labels of any kind that can be sorted.
+
+        Raises:
+            ValueError: X or y cannot be used.
+            UsageError: there is one class only, or an argument of the constructor is wrong; a ValueError.
+            TrainingDiverged: the losses became NaN or infinite.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float32)
+        check_classification_targets(y)
+        encoder = LabelEncoder()
+        labels = encoder.fit_transform(column_or_1d(y, warn=True))
+        if len(encoder.classes_) < 2:
+            raise UsageError(
+                f"y has 1 class, {encoder.classes_[0]!r}, expected at least 2: there is nothing to tell apart"
+            )
+        names = ("method", "hidden", "epochs", "batch_size", "learning_rate", "num_meta_classes")
+        arguments = {name: getattr(self, name) for name in names}
+        config = make_config(arguments, self.config, self.random_state, np.bincount(labels))
+        data = data_in_memory(X, labels, [str(label) for label in encoder.classes_])
+        model = None if self.module is None else check_module(self.module)
+        run = train_in_memory(config, data, model, silent=not self.verbose)
+        self.classes_, self._run = encoder.classes_, run
+        self.loss_curve_ = run.losses
+        self.sample_weight_ = filled_weights(self._examples().table)
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities, [n, C] float64, columns in the order of `classes_`.
+
+        Args:
+            X: [n, d] finite numbers.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        return self._run.probabilities(X)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most likely class of each example, [n] of the labels' dtype.
+
+        Args:
+            X: [n, d] finite numbers.
+        """
+        probabilities = self.predict_proba(X)  # before classes_, which there are none of before `fit`
+        return self.classes_[np.argmax(probabilities, axis=1)]
+
+    def find_suspects(self, *, top: int | None = None, score: str = AUTO) -> Table:
+        """Ranks the training examples by how suspicious their labels are, the most first.
+
+        Args:
+            top: the number of examples; None for all.
+            score: how labels are ranked, as in `cmwnet_jax.find_suspects`.
+
+        Returns:
+            The columns of `cmwnet_jax.find_suspects`; `id` is the row of X, and `given` and `suggested` are the
+            labels as text.
+
+        Raises:
+            UsageError: `top` is less than 1 or `score` unknown.
+        """
+        check_is_fitted(self)
+        return list_suspects(self._examples(), top, score)
+
+    def _examples(self):
+        return examples_in_memory(self._run.files, [str(label) for label in self.classes_])

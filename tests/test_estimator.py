@@ -1,0 +1,196 @@
+"""The scikit-learn classifier: scikit-learn's own checks, the audit of a run as oracle, and bad input."""
+
+import pickle
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks
+
+import cmwnet_jax as cmw
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.estimator.settings import check_module, make_config
+from cmwnet_jax.train.loop import train
+
+TINY = {"hidden": (8,), "batch_size": 8, "epochs": 2, "random_state": 0}
+ARGUMENTS = {**TINY, "method": "cmwnet", "learning_rate": 0.1, "num_meta_classes": 3}
+RNG = np.random.default_rng(0)
+Y = np.array([*"a" * 6, *"b" * 8, *"c" * 10])
+X = RNG.normal(size=(24, 3)) + 3 * (Y[:, None] == [*"abc"])
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return cmw.CMWNetClassifier(**TINY).fit(X, Y)
+
+
+@pytest.mark.whole_runs
+@estimator_checks.parametrize_with_checks([cmw.CMWNetClassifier(**TINY)])
+def test_all_of_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_classifiers_one_label,
+        estimator_checks.check_classifiers_regression_target,
+        estimator_checks.check_do_not_raise_errors_in_init_or_set_params,
+        estimator_checks.check_estimator_cloneable,
+        estimator_checks.check_estimators_unfitted,
+        estimator_checks.check_fit1d,
+        estimator_checks.check_fit2d_1sample,
+        estimator_checks.check_mixin_order,
+        estimator_checks.check_no_attributes_set_in_init,
+        estimator_checks.check_parameters_default_constructible,
+        estimator_checks.check_requires_y_none,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_scikit_learns_checks_that_train_nothing(check):
+    check("CMWNetClassifier", cmw.CMWNetClassifier(**TINY))
+
+
+def test_suspects_and_predictions_are_those_of_a_run_on_the_same_arrays(fitted, tmp_path):
+    arrays = {"train_x": X.astype(np.float32), "train_y": Y, "test_x": X.astype(np.float32), "test_y": Y}
+    np.savez(tmp_path / "own.npz", **arrays)
+    arguments = {name: value for name, value in ARGUMENTS.items() if name != "random_state"}
+    config = make_config(arguments, None, 0, np.array([6, 8, 10]))
+    config.data.raw_dir = str(tmp_path / "own.npz")
+    train(config, tmp_path / "run")
+
+    expected, table = cmw.find_suspects(tmp_path / "run"), fitted.find_suspects()
+    assert list(table) == list(expected)
+    expected["id"] = expected["id"].astype(int)  # there, rows are named by digits
+    for name in table:
+        np.testing.assert_array_equal(table[name], expected[name], err_msg=name)
+    assert len(fitted.find_suspects(top=2)["rank"]) == 2
+    by_row = table["weight"][np.argsort(table["id"])]
+    np.testing.assert_array_equal(fitted.sample_weight_, by_row)
+
+    with np.load(tmp_path / "run" / "evaluation.npz") as tested:
+        assert fitted.predict(X).tolist() == fitted.classes_[tested["predictions"]].tolist()
+        assert fitted.score(X, Y) == np.mean(tested["predictions"] == tested["labels"])
+        np.testing.assert_allclose(fitted.predict_proba(X).max(axis=1), tested["confidence"], rtol=1e-6)
+
+
+def test_a_fitted_classifier_is_pickled_and_fitted_again_alike(fitted):
+    before = fitted.predict_proba(X)
+    copy = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(copy.predict_proba(X), before)
+    np.testing.assert_array_equal(copy.find_suspects()["score"], fitted.find_suspects()["score"])
+    np.testing.assert_array_equal(clone(fitted).fit(X, Y).predict_proba(X), before)
+    other = clone(fitted).set_params(random_state=1).fit(X, Y)
+    assert not np.array_equal(other.predict_proba(X), before)
+    assert fitted.loss_curve_.shape == (2,)
+    np.testing.assert_allclose(before.sum(axis=1), 1, rtol=1e-12)
+
+
+def test_an_examples_prediction_does_not_depend_on_the_others(fitted):
+    many = np.tile(X, (30, 1))  # more than one call of the network
+    np.testing.assert_array_equal(fitted.predict_proba(many)[-24:], fitted.predict_proba(X))
+    np.testing.assert_array_equal(fitted.predict_proba(X[3:4])[0], fitted.predict_proba(X)[3])
+
+
+def test_it_works_in_pipelines_searches_and_cross_validation():
+    pipeline = make_pipeline(StandardScaler(), cmw.CMWNetClassifier(**TINY, method="erm"))
+    half = [(np.arange(0, 24, 2), np.arange(1, 24, 2))]
+    sizes = {"cmwnetclassifier__batch_size": [np.int64(4), 8]}
+    search = GridSearchCV(pipeline, sizes, cv=half).fit(X, Y)
+    assert search.cv_results_["mean_test_score"].max() > 0.5
+    assert set(search.predict(X)) <= {*"abc"}
+    out_of_fold = cross_val_predict(search.best_estimator_, X, Y, cv=2, method="predict_proba")
+    assert out_of_fold.shape == (24, 3)
+
+
+class Dropping(nn.Module):
+    """A user's own network, with another switch than `train`."""
+
+    outputs: int = 3
+    widths: tuple[int, ...] | list[int] = (6,)
+
+    @nn.compact
+    def __call__(self, x, deterministic):
+        for width in self.widths:
+            x = nn.Dropout(0.5, deterministic=deterministic)(nn.relu(nn.Dense(width)(x)))
+        return nn.Dense(self.outputs)(x)
+
+
+def test_any_linen_module_is_trained():
+    own = cmw.CMWNetClassifier(**TINY, method="erm", module=Dropping()).fit(X, Y)
+    np.testing.assert_array_equal(own.predict_proba(X), own.predict_proba(X))
+    params = own._run.variables["params"]["module"]
+    assert params["Dense_0"]["kernel"].shape == (3, 6)
+    assert isinstance(params["Dense_0"]["kernel"], np.ndarray)
+    assert own.sample_weight_.tolist() == [1] * 24
+    assert pickle.loads(pickle.dumps(own)).predict(X).tolist() == own.predict(X).tolist()
+
+
+def test_a_module_without_a_switch_needs_none():
+    wrapped = check_module(nn.Dense(3))
+    assert wrapped.init_with_output(jax.random.key(0), X, train=True)[0].shape == (24, 3)
+    assert check_module(wrapped) is wrapped
+
+
+def test_what_does_not_fit_small_data_is_lowered():
+    arguments = {**ARGUMENTS, "batch_size": 100, "epochs": 35}
+    del arguments["random_state"]
+    config = make_config(arguments, {"optimizer.momentum": 0.5}, np.random.RandomState(0), np.array([3, 4, 4]))
+    assert (config.batch_size, config.weight_net.num_meta_classes, config.warmup_epochs) == (8, 2, 3)
+    assert config.optimizer.momentum == 0.5
+    assert make_config(arguments, {"warmup_epochs": 9}, 5, np.array([3, 4, 4])).warmup_epochs == 9
+    two = cmw.CMWNetClassifier(**TINY).fit(X[[0, 1, 2, 6, 7]], Y[[0, 1, 2, 6, 7]])
+    assert two.predict(X[:1]).tolist() in (["a"], ["b"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epochs": "3"}, "epochs is '3', expected a whole number"),
+        ({"epochs": 0}, "epochs is 0, expected a number"),
+        ({"hidden": (8, 0)}, r"hidden is \(8, 0\), expected whole numbers of units"),
+        ({"learning_rate": np.nan}, "learning_rate is nan"),
+        ({"method": "cmw"}, "method is 'cmw', expected one of"),
+        ({"method": "proden"}, "proden"),
+        ({"method": "fixmatch"}, "fixmatch"),
+        ({"config": {"optimizer.momentun": 1.0}}, "did you mean 'optimizer.momentum'"),
+        ({"config": {"num_epochs": 3}}, "config has 'num_epochs', which the argument epochs sets"),
+        ({"config": {"data.name": "digits"}}, "config has 'data.name', which is for runs that read"),
+        ({"config": {"model.batch_norm": 1}}, "model.batch_norm is 1, expected True or False"),
+        ({"config": {"meta_set.kind": "held_out"}}, "meta_set.kind is 'held_out', but no labels"),
+        ({"config": ["epochs"]}, r"config is \['epochs'\], expected a mapping"),
+        ({"module": "mlp"}, "module is 'mlp', expected an instance"),
+        ({"module": Dropping(outputs=2)}, r"outputs of shape \(1, 2\), expected logits of shape \(1, 3\)"),
+        ({"module": Dropping(widths=[6])}, "fields cannot be hashed"),
+        ({"module": Dropping(), "method": "selectivenet"}, "head of its own"),
+        ({"module": nn.Conv(3, (3, 3, 3))}, "cannot be applied"),
+    ],
+)
+def test_a_wrong_argument_is_named(fields, message):
+    with pytest.raises(UsageError, match=message) as error:
+        cmw.CMWNetClassifier(**{**TINY, **fields}).fit(X, Y)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "message"),
+    [
+        (X, ["a"] * 24, "y has 1 class"),
+        (
+            X[[0, 1, 6]],
+            Y[[0, 1, 6]],
+            "a batch comes to 3 examples, expected at least one for each of 4 devices",
+        ),
+        (X[:5], Y[:4], "inconsistent numbers of samples"),
+        (np.where(X > 2, np.nan, X), Y, "NaN"),
+        (X * 1e300, Y, "infinity or a value too large"),
+    ],
+)
+def test_bad_data_are_named(inputs, labels, message):
+    with pytest.raises(ValueError, match=message):
+        cmw.CMWNetClassifier(**TINY).fit(inputs, labels)
