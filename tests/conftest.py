@@ -23,6 +23,17 @@ def data_dir(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_old_programs():
+    """Frees a module's compiled programs after it, those on disk excepted.
+
+    Each takes several of the memory maps that Linux allows a process (65,530), and XLA ends the process with a
+    segmentation fault when there are no more.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Float64 throughout, and no silent rank promotion: for tests of the mathematics.
