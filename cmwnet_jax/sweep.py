@@ -183,6 +183,8 @@ def _what_came(error: BaseException) -> str:
 def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
     """Trains a run and returns the seconds; 0 if it was already finished."""
     # JAX and the launcher take seconds to import; --help, --list and wrong flags need neither.
+    import jax
+
     from cmwnet_jax.train.config import run_folder
     from cmwnet_jax.train.loop import train
     from cmwnet_jax.train.preemption import stop_if_asked
@@ -198,6 +200,7 @@ def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
         return 0.0
     started = time.perf_counter()
     train(config, run.folder)
+    jax.clear_caches()  # a process may hold only so many programs: each takes memory maps
     stop_if_asked()
     return time.perf_counter() - started
 
