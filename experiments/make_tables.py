@@ -35,7 +35,7 @@ def breast_cancer() -> dict[str, np.ndarray]:
 def blobs() -> dict[str, np.ndarray]:
     """The arrays of blobs.npz by name; 3,200 examples are for training."""
     informative = {"n_features": 20, "n_informative": 10, "n_redundant": 4, "n_clusters_per_class": 2}
-    classes = {"n_classes": len(_SHARES), "weights": _SHARES, "class_sep": 1.5, "flip_y": 0}
+    classes = {"n_classes": len(_SHARES), "weights": list(_SHARES), "class_sep": 1.5, "flip_y": 0}
     x, y = make_classification(4000, **informative, **classes, random_state=0)
     arrays = _split(x, y)
     true = arrays["train_y"]
