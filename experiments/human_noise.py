@@ -7,7 +7,8 @@ human_labels=CIFAR10N.npz --workdir=DIR
         --args=features=FEATURES.npz,human_labels=CIFAR10N.npz
 
 LABELS: worse (40.2% wrong), random1 (17.2%) or aggre (9.0%); truth is CIFAR-10's own labels.
-METHOD: erm, gce, elr, mwnet, cmwnet, cmwnet_sl, or cmwnet_shuffled (random meta-classes, a control).
+METHOD: erm, gce, elr, mwnet, cmwnet, cmwnet_sl, or cmwnet_shuffled (random meta-classes, a control). Also
+transferred,init=NET: a weight net that was learned elsewhere, frozen (Algorithm 2).
 Options by name: epochs=60. Without features, the prepared set is used. The classifier is an MLP 512-512 with
 BatchNorm, learning rate 0.05 cut at 60% and 85%; the rest as in compare.py.
 Paper: no such cell.
@@ -26,13 +27,15 @@ _METHODS = ("erm", "gce", "elr", "mwnet", "cmwnet", "cmwnet_sl", "cmwnet_shuffle
 def get_config(arg: str = "") -> ConfigDict:
     """The config of one run."""
     defaults = {"labels": "worse", "method": "cmwnet", "seed": 0, "epochs": 60}
-    args = parse_arg(arg, ("labels", "method"), **defaults, features="", human_labels="")
+    args = parse_arg(arg, ("labels", "method"), **defaults, features="", human_labels="", init="")
     if args.labels not in _LABELS:
         raise unknown_name("LABELS", args.labels, _LABELS)
     config = default_config()
     config.method = args.method
     if args.method == "cmwnet_shuffled":
         config.method, config.weight_net.class_feature = "cmwnet", "shuffled"
+    if args.method == "transferred":
+        config.method, config.weight_net.init, config.weight_net.frozen = "cmwnet", args.init, True
     config.seed = args.seed
     config.data.name = "arrays"
     config.data.known_as = "cifar10"
