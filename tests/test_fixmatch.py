@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from problems import CLASSES, FEATURES, K, apply, flat, init_model_state, init_params, weight_net
+from test_start_from import state_of
 from test_train import Interrupted, final_arrays, small_config
 
 import cmwnet_jax as cmw
@@ -31,6 +32,7 @@ from cmwnet_jax.methods import fixmatch
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.start_from import read_classifier
 from cmwnet_jax.train.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -245,6 +247,9 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
         of_class = np.array(result["meta_class_of_class"])
         assert set(of_class) == {0, 1, 2}
         np.testing.assert_array_equal(arrays["meta_class"][seen], of_class[arrays["given"][seen]])
+    (average, *_) = fixmatch.AVERAGED["classifiers"](state_of(config, tmp_path / "whole")).values()
+    started = read_classifier(str(tmp_path / "whole"), average)  # the classifier that was tested
+    jax.tree.map(np.testing.assert_array_equal, started, jax.device_get(average))
     net = cmw.load_weight_net(tmp_path / "whole")
     np.testing.assert_allclose(net.centers, result["meta_class_centers"])
     assert net.provenance["meta_class_of_class"] == of_class.tolist()
@@ -303,6 +308,8 @@ def test_the_average_that_is_tested_soon_follows_the_classifier():
         ({"fixmatch__threshold": 0.5}, "fixmatch.threshold is 0.5, which fixmatch_cmwnet does not read"),
         ({"fixmatch__threshold": 1.0}, r"fixmatch.threshold is 1.0, expected a number in \[0, 1\)"),
         ({"meta_set__kind": "balanced"}, "its meta data are the labelled examples"),
+        ({"meta_set__rank_by": "now"}, "rank_by is 'now', .* labelled examples: leave it 'history'"),
+        ({"weight_net__normalize": "none"}, "normalize is 'none', which fixmatch_cmwnet does not read"),
         ({"fixmatch__labelled_batch_size": 6}, "labelled_batch_size is 6, expected a multiple"),
         ({"weight_net__num_meta_classes": 11}, "num_meta_classes is 11, expected .* the number of classes, 10"),
         ({"epoch_steps": -1}, "epoch_steps is -1, expected a number"),

@@ -319,6 +319,8 @@ class Spec:
         fields: the config fields that it reads, by name; methods may share fields.
         options: those of its fields that not all methods read. Setting one is an error with a method that does
             not read it.
+        classifier_field: the field of the state whose `params` and `model_state` are the classifier that is
+            tested, e.g. `teacher`; empty for the state itself. Runs with `model.init` start from it.
     """
 
     name: str
@@ -330,3 +332,4 @@ class Spec:
     follows_warmup: Callable[[ConfigDict], bool] = lambda config: True
     fields: Fields = dataclasses.field(default_factory=dict)
     options: tuple[str, ...] = ()
+    classifier_field: str = ""

@@ -233,15 +233,15 @@ def divided(right: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray
 
 
 def _numbers(parts: Parts, selections: Mapping[str, Selection]) -> dict[str, float]:
-    """The share of labels that network 1 takes as right, and of these the share that are."""
+    """The share of labels that network 1 takes as right, and of these the share that are; NaN if not known."""
     if "labelled_1" not in selections:
         return {}
-    rows = np.unique(selections["labelled_1"].rows)
-    biased = parts.data.biased
-    known = biased.truth_known
+    rows, biased = np.unique(selections["labelled_1"].rows), parts.data.biased
+    all_visited = len(rows) < _epoch_examples(parts)  # of the rows that it takes as right
+    right = np.mean(~biased.is_wrong[rows]) if biased.truth_known else np.nan
     return {
-        "labelled_percent": float(100 * len(rows) / parts.num_examples),
-        "labelled_right_percent": float(100 * np.mean(~biased.is_wrong[rows])) if known else float("nan"),
+        "labelled_percent": float(100 * len(rows) / parts.num_examples) if all_visited else float("nan"),
+        "labelled_right_percent": float(100 * right),
     }
 
 

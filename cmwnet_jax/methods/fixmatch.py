@@ -140,6 +140,9 @@ AVERAGED = {
 }
 """Fields of `Method` for steps of `averaged`."""
 
+CLASSIFIER_FIELD = "teacher"
+"""The averaged classifier, for `Spec`."""
+
 
 def check(config: ConfigDict) -> None:
     """Raises a UsageError if the unlabelled loss has no part in the training."""
@@ -168,4 +171,5 @@ SPEC = Spec(
     follows_warmup=lambda config: False,
     fields={**FIELDS, **_OWN_FIELDS},
     options=(*FIELDS, *_OWN_FIELDS),
+    classifier_field=CLASSIFIER_FIELD,
 )

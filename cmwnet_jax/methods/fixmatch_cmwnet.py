@@ -17,7 +17,7 @@ from cmwnet_jax.data.load import Data
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import fixmatch, meta_data, weight_nets
 from cmwnet_jax.methods.base import EpochStart, Method, Parts, Plan, Spec, Stream
-from cmwnet_jax.methods.fields import Field, one_of
+from cmwnet_jax.methods.fields import Field, one_of, shown, value_of
 from cmwnet_jax.methods.plain import weighted_step
 
 _OWN_FIELDS = {
@@ -34,6 +34,15 @@ _OWN_FIELDS = {
     ),
 }
 """Config fields of this method alone."""
+
+_UNREAD = {
+    **dict.fromkeys(
+        ("meta_set.kind", "meta_set.per_class_examples", "meta_set.pseudo_labels", "meta_set.rank_by"),
+        "its meta data are the labelled examples",
+    ),
+    "weight_net.normalize": "its weights are in place of the threshold, whose divisor is the batch size",
+}
+"""Shared fields that this method does not read, and why."""
 
 
 def build(parts: Parts) -> Method:
@@ -92,13 +101,13 @@ def check(config: ConfigDict) -> None:
     """Raises a UsageError if fields contradict each other or nothing would be learned."""
     fixmatch.check(config)
     weight_nets.check(config)
-    fields = config.meta_set
-    if fields.kind != "lowest_loss" or fields.pseudo_labels:
-        raise UsageError(
-            f"meta_set.kind is {fields.kind!r} and meta_set.pseudo_labels {fields.pseudo_labels}, which "
-            f"{config.method} does not read, because its meta data are the labelled examples: leave them "
-            f"'lowest_loss' and False"
-        )
+    for name, reason in _UNREAD.items():
+        value, default = value_of(config, name), weight_nets.FIELDS[name].default
+        if value != default:
+            raise UsageError(
+                f"{name} is {shown(value)}, which {config.method} does not read, because {reason}: leave it "
+                f"{shown(default)}"
+            )
 
 
 def check_data(config: ConfigDict, data: Data) -> None:
@@ -119,5 +128,6 @@ SPEC = Spec(
     check_data=check_data,
     follows_warmup=lambda config: False,
     fields={**weight_nets.FIELDS, **fixmatch.FIELDS, **_OWN_FIELDS},
-    options=(*fixmatch.FIELDS, *_OWN_FIELDS, "weight_net.init", "weight_net.frozen"),
+    options=(*fixmatch.FIELDS, *_OWN_FIELDS, *weight_nets.OPTIONS),
+    classifier_field=fixmatch.CLASSIFIER_FIELD,
 )

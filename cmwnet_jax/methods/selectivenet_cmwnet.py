@@ -26,5 +26,5 @@ SPEC = Spec(
     head=lambda config: selective_heads,
     num_meta_classes=lambda config: config.weight_net.num_meta_classes,
     fields={**weight_nets.FIELDS, **selectivenet.FIELDS},
-    options=("weight_net.init", "weight_net.frozen", *selectivenet.FIELDS),
+    options=(*weight_nets.OPTIONS, *selectivenet.FIELDS),
 )

@@ -235,8 +235,8 @@ FIELDS = {
     ),
     "model.init": Field(
         "",
-        "Finished run whose classifier is the start: all parameters and running statistics of its newest "
-        "checkpoint, of the same shapes. Its optimiser and weight net are not used. Empty: none.",
+        "Finished run whose classifier, as it was tested, is the start: all parameters and running statistics "
+        "of its newest checkpoint, of the same shapes. Its optimiser and weight net are not used. Empty: none.",
         local_file,
     ),
     "model.dtype": Field(

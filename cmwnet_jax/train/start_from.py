@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError, first_line, naming_field
 from cmwnet_jax.files import local_path, refused
+from cmwnet_jax.methods import METHODS
 from cmwnet_jax.models.pretrained import load_pretrained
 from cmwnet_jax.runs import stored
 from cmwnet_jax.train import parallel
@@ -47,7 +48,7 @@ def start_variables(config: ConfigDict, model: nn.Module, inputs: jax.Array) -> 
 
 
 def read_classifier(run: str, expected: PyTree) -> PyTree:
-    """Reads the final classifier of a run, parameters and running statistics, to the host.
+    """Reads the final classifier of a run as it was tested, parameters and running statistics, to the host.
 
     Args:
         run: a finished run's folder.
@@ -69,8 +70,9 @@ def read_classifier(run: str, expected: PyTree) -> PyTree:
     checkpoint = folder / stored.CHECKPOINTS / str(max(steps))
     parts = {name: value for name, value in expected.items() if name != "params"}
     wanted = {"params": expected["params"], "model_state": parts}
+    method = METHODS.get(stored.read_config(folder)["method"])
     try:
-        arrays = _read(checkpoint, wanted)
+        arrays = _read(checkpoint, wanted, within=method.classifier_field if method else "")
     except _OtherArrays as error:
         raise UsageError(
             f"model.init is {run!r}, whose classifier is not the config's ({error}): set the model, the "
@@ -88,8 +90,11 @@ class _OtherArrays(Exception):
     """A checkpoint's arrays differ from the expected ones; the message lists them."""
 
 
-def _read(checkpoint: Path, expected: PyTree) -> PyTree:
-    """Reads part of a checkpoint's state; any error other than `_OtherArrays` means that it is damaged."""
+def _read(checkpoint: Path, expected: PyTree, within: str) -> PyTree:
+    """Reads part of a checkpoint's state, or of a field of it.
+
+    Any error other than `_OtherArrays` means that the checkpoint is damaged.
+    """
     for name in ("contents", "state"):
         item = checkpoint / name
         broken = orbax_folder.is_sealed(item) and orbax_folder.broken_seal(
@@ -100,12 +105,16 @@ def _read(checkpoint: Path, expected: PyTree) -> PyTree:
     with orbax_folder.plainly_named(checkpoint) as plain:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             contents = checkpointer.restore(plain / "contents")["state"]
+        start = f"{within}/" if within else ""
         facts = {
-            name: fact for name, fact in contents.items() if name.partition("/")[0] in ("params", "model_state")
+            name.removeprefix(start): fact
+            for name, fact in contents.items()
+            if name.startswith((f"{start}params/", f"{start}model_state/"))
         }
         if different := array_facts.mismatches(facts, expected):
             raise _OtherArrays(different)
         blank = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), expected)
+        blank = {within: blank} if within else blank
         args = ocp.args.PyTreeRestore(
             blank,
             restore_args=ocp.checkpoint_utils.construct_restore_args(blank),
@@ -113,6 +122,7 @@ def _read(checkpoint: Path, expected: PyTree) -> PyTree:
         )
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             arrays = checkpointer.restore(plain / "state", args=args)
+    arrays = arrays[within] if within else arrays
     if damaged := array_facts.damaged(facts, arrays):
         raise ValueError(f"other values than were saved in {', '.join(damaged[:3])}")
     return arrays

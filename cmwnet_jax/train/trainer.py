@@ -71,7 +71,6 @@ class Trainer:
             plan = method.plan_epoch(start)
             check_selections(plan.selections, self._planned, planned, number)
             selections, state = dict(plan.selections), state.replace(**plan.state)
-        selections = {name: chosen for name, chosen in selections.items() if chosen is not None}
         steps = self._recipe.epoch_steps
         numbers = np.arange(number * steps, (number + 1) * steps)
         return state, Epoch(
