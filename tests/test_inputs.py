@@ -12,7 +12,7 @@ from scipy import stats
 
 from cmwnet_jax.core.types import MetaState
 from cmwnet_jax.data import augment as augment_module
-from cmwnet_jax.data.augment import Augmentation, augment, pixel_moments, standardize
+from cmwnet_jax.data.augment import Augmentation, augment, pixel_moments
 from cmwnet_jax.data.batches import BatchOrder, PassOrder, Raw, Selection
 from cmwnet_jax.data.streaming import Fit, StreamedSplit
 from cmwnet_jax.errors import UsageError
@@ -21,6 +21,7 @@ from cmwnet_jax.train import parallel
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.config import default_config
 from cmwnet_jax.train.inputs import open_input
+from cmwnet_jax.train.views import scaling_of, standardize
 
 
 def numbered_images(count, size=6, channels=1):
@@ -183,7 +184,8 @@ def test_pixel_moments_are_numpys():
     scaled = images.reshape(-1, 3) / 255
     np.testing.assert_allclose(mean, scaled.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(std, scaled.std(axis=0), rtol=1e-5)
-    normal = np.asarray(standardize(jnp.asarray(images), mean, std)).reshape(-1, 3)
+    scaling = scaling_of(Raw.whole(images, np.zeros(20)))
+    normal = np.asarray(standardize(jnp.asarray(images), scaling)).reshape(-1, 3)
     np.testing.assert_allclose(normal.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(normal.std(axis=0), 1, atol=1e-5)
 

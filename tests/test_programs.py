@@ -17,6 +17,7 @@ from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.inputs import DeviceInput, open_input
+from cmwnet_jax.train.views import Scaling
 
 
 def run(steps, **fields):
@@ -43,9 +44,9 @@ def test_the_host_chooses_the_step_that_one_program_would():
 
         return step
 
-    def prepare(raws, key):
+    def prepare(fetched, key):
         del key
-        return {name: {"row": raw.row} for name, raw in raws.items()}
+        return {name: {"row": raw.row} for name, raw in fetched[0].items()}
 
     phase = Phase(Switched(lambda number: number % 3 == 1, adding(1), adding(10)))
     streams = {"train": Stream(8, "batch_size")}
@@ -60,7 +61,7 @@ def test_the_host_chooses_the_step_that_one_program_would():
             {"train": table},
             streams=streams,
             prepare=prepare,
-            for_evaluation=None,
+            scaling=Scaling(),
             one_step_a_call=one_step_a_call,
         )
         begun = parallel.replicate(state.replace(step=jnp.array(4)))

@@ -11,10 +11,12 @@ from cmwnet_jax.train import parallel
 
 _AUGMENT = 0x61756700  # separates the augmentation's key from the steps' keys
 
-Prepare = Callable[[Mapping[str, Raw], jax.Array], PyTree]
-"""(raw batches by stream, key of their augmentation) -> the step's batch."""
-Fetch = Callable[..., Mapping[str, Raw]]
-"""(*arguments) -> one device's raw batches by stream."""
+Fetched = tuple[Mapping[str, Raw], PyTree]
+"""One device's raw batches by stream, and how their inputs are standardised."""
+Prepare = Callable[[Fetched, jax.Array], PyTree]
+"""(raw batches and scaling, key of their augmentation) -> the step's batch."""
+Fetch = Callable[..., Fetched]
+"""(*arguments) -> raw batches and scaling."""
 Program = Callable[..., tuple[MetaState, Metrics]]
 """(replicated state, *Fetch's arguments) -> (state, metrics)."""
 
@@ -66,8 +68,8 @@ def _compiled(step: BatchStep | InPasses, prepare: Prepare, fetch: Fetch) -> Pro
     return run
 
 
-def _batch(state: MetaState, prepare: Prepare, raws: Mapping[str, Raw]) -> PyTree:
-    return prepare(raws, jax.random.fold_in(jax.random.fold_in(state.rng, _AUGMENT), state.step))
+def _batch(state: MetaState, prepare: Prepare, fetched: Fetched) -> PyTree:
+    return prepare(fetched, jax.random.fold_in(jax.random.fold_in(state.rng, _AUGMENT), state.step))
 
 
 def _on_every_device(metrics: Metrics) -> Metrics:

@@ -19,7 +19,7 @@ from cmwnet_jax.data.streaming import StreamedSplit
 from cmwnet_jax.methods.base import Phase, Stream
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.compiling import Prepare, Program, by_number, with_input
-from cmwnet_jax.train.views import evaluation_view, normalizer, prepare_streams
+from cmwnet_jax.train.views import Scaling, evaluation_view, prepare_streams, scaling_of
 
 _STEPS_AHEAD = 4
 _CHUNK = 1000  # examples per device and call in evaluation, at most
@@ -68,11 +68,10 @@ def open_input(
         one_step_a_call: whether the device path calls each step from Python; otherwise consecutive steps are
             one program.
     """
-    normalize = normalizer(data.splits["train"])
     paths = {
         "streams": streams,
-        "prepare": prepare_streams(streams, normalize),
-        "for_evaluation": evaluation_view(normalize),
+        "prepare": prepare_streams(streams),
+        "scaling": scaling_of(data.splits["train"]),
     }
     if isinstance(data.splits["train"], Raw):
         return DeviceInput(data.splits, **paths, one_step_a_call=one_step_a_call)
@@ -88,7 +87,7 @@ class DeviceInput:
         *,
         streams: Mapping[str, Stream],
         prepare: Prepare,
-        for_evaluation: Callable[[Raw], PyTree],
+        scaling: Scaling,
         one_step_a_call: bool,
     ):
         """Copies the splits to the devices.
@@ -96,14 +95,14 @@ class DeviceInput:
         Args:
             splits: whole splits by name.
             streams: the method's streams.
-            prepare: turns raw batches by stream into the step's batch.
-            for_evaluation: turns a raw batch into the batch of `Measure`.
+            prepare: turns raw batches by stream and the scaling into the step's batch.
+            scaling: how inputs are standardised.
             one_step_a_call: as in `open_input`.
         """
         self._splits = {name: parallel.replicate(split) for name, split in splits.items()}
         self._sizes = {name: len(split) for name, split in splits.items()}
-        self._streams, self._prepare, self._for_evaluation = streams, prepare, for_evaluation
-        self._one_step_a_call = one_step_a_call
+        self._streams, self._prepare, self._one_step_a_call = streams, prepare, one_step_a_call
+        self._scaling = parallel.replicate(scaling)
         self._take = parallel.pmap(lambda table, rows, label: table.take(rows).replace(label=label))
 
     def load(self, stream: str, selection: Selection, epoch: int) -> Raw:
@@ -118,10 +117,12 @@ class DeviceInput:
         """As `Input` says."""
 
         def fetch(tables, rows):
-            return {name: tables[name].take(rows[name]) for name in phase.streams}
+            splits, scaling = tables
+            return {name: splits[name].take(rows[name]) for name in phase.streams}, scaling
 
         def tables_of(loaded):
-            return {name: loaded.get(name, self._splits[self._streams[name].split]) for name in phase.streams}
+            splits = {name: loaded.get(name, self._splits[self._streams[name].split]) for name in phase.streams}
+            return splits, self._scaling
 
         if self._one_step_a_call:
             programs = by_number(phase.step, self._prepare, fetch)
@@ -142,13 +143,16 @@ class DeviceInput:
     def map_split(self, split: str, function: Callable) -> Callable[..., PyTree]:
         """As `Input` says."""
         program = parallel.pmap(
-            lambda table, rows, *args: parallel.gather(function(*args, self._for_evaluation(table.take(rows))))
+            lambda table, scaling, rows, *args: parallel.gather(
+                function(*args, evaluation_view(table.take(rows), scaling))
+            )
         )
         order = _pass_order(self._sizes[split], self._splits[split].image[0, 0])
 
         def run(*args):
             chunks = (parallel.share(order(i)) for i in range(len(order)))
-            return _joined((program(self._splits[split], rows, *args) for rows in chunks), order.num_examples)
+            outputs = (program(self._splits[split], self._scaling, rows, *args) for rows in chunks)
+            return _joined(outputs, order.num_examples)
 
         return run
 
@@ -162,7 +166,7 @@ class StreamInput:
         *,
         streams: Mapping[str, Stream],
         prepare: Prepare,
-        for_evaluation: Callable[[Raw], PyTree],
+        scaling: Scaling,
         orders: Mapping[str, BatchOrder],
         seed: int,
     ):
@@ -171,14 +175,13 @@ class StreamInput:
         Args:
             splits: whole splits by name.
             streams: the method's streams.
-            prepare: turns raw batches by stream into the step's batch.
-            for_evaluation: turns a raw batch into the batch of `Measure`.
+            prepare: turns raw batches by stream and the scaling into the step's batch.
+            scaling: how inputs are standardised.
             orders: the batch orders of the unplanned streams.
             seed: seed of the random crops.
         """
         self._splits, self._streams, self._orders, self._seed = splits, streams, orders, seed
-        self._prepare, self._for_evaluation = prepare, for_evaluation
-        self._open = {}
+        self._prepare, self._scaling, self._open = prepare, parallel.replicate(scaling), {}
 
     def load(self, stream: str, selection: Selection, epoch: int) -> Raw:
         """As `Input` says."""
@@ -191,8 +194,8 @@ class StreamInput:
         planned = [name for name in phase.streams if self._streams[name].planned]
         read = [name for name in phase.streams if not self._streams[name].planned]
 
-        def fetch(raws, tables, rows):
-            return {**raws, **{name: tables[name].take(rows[name]) for name in planned}}
+        def fetch(raws, scaling, tables, rows):
+            return {**raws, **{name: tables[name].take(rows[name]) for name in planned}}, scaling
 
         programs = by_number(phase.step, self._prepare, fetch)
 
@@ -205,7 +208,7 @@ class StreamInput:
             def steps():
                 for index in range(count):
                     raws = {name: next(batches[name]) for name in read}
-                    yield raws, tables, jax.tree.map(lambda x, index=index: x[:, index], places)
+                    yield raws, self._scaling, tables, jax.tree.map(lambda x, index=index: x[:, index], places)
 
             return _each_step(programs, state, steps())
 
@@ -223,13 +226,16 @@ class StreamInput:
 
     def map_split(self, split: str, function: Callable) -> Callable[..., PyTree]:
         """As `Input` says."""
-        program = parallel.pmap(lambda raw, *args: parallel.gather(function(*args, self._for_evaluation(raw))))
+        program = parallel.pmap(
+            lambda raw, scaling, *args: parallel.gather(function(*args, evaluation_view(raw, scaling)))
+        )
         source = self._splits[split]
         order = _pass_order(len(source), source.read(np.zeros(1, np.int32)).image)
         chunks = _put_ahead(source.batches(_Share(order)))
 
         def run(*args):
-            return _joined((program(next(chunks), *args) for _ in range(len(order))), order.num_examples)
+            outputs = (program(next(chunks), self._scaling, *args) for _ in range(len(order)))
+            return _joined(outputs, order.num_examples)
 
         return run
 

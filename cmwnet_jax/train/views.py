@@ -1,58 +1,87 @@
 """From stored examples to network input: augmentation per view, then standardisation; runs inside programs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cmwnet_jax.data import kinds
-from cmwnet_jax.data.augment import augment, column_moments, pixel_moments, standardize
+from cmwnet_jax.data.augment import augment, column_moments, pixel_moments
 from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.data.streaming import StreamedSplit
 from cmwnet_jax.methods.base import Stream
-from cmwnet_jax.train.compiling import Prepare
+from cmwnet_jax.train.compiling import Fetched, Prepare
 
 _SAMPLE = 1000  # images of a streamed split from which moments are computed
 _CHUNK = 1000  # vectors that are read at once for their moments
 _VIEW = 0x76696577  # separates the views' keys from the rows' keys, whose numbers are smaller
 
-Normalize = Callable[[jax.Array], jax.Array]
-"""Stored inputs [n, ...] -> the network's inputs of the same shape; runs inside programs."""
+
+class Scaling(NamedTuple):
+    """How inputs are standardised: an argument of programs, so that data sets of one shape share them.
+
+    Attributes:
+        shift: [channels] float32, subtracted from scaled pixels, or [d] float32, subtracted from vectors before
+            they are scaled; empty for tokens.
+        scale: [channels] or [d] float32; empty for tokens.
+    """
+
+    shift: np.ndarray | jax.Array | tuple[()] = ()
+    scale: np.ndarray | jax.Array | tuple[()] = ()
 
 
-def prepare_streams(streams: Mapping[str, Stream], normalize: Normalize) -> Prepare:
-    """Makes (raw batches by stream, key) -> the step's batch: `label`, `row` and the views of each stream.
+def prepare_streams(streams: Mapping[str, Stream]) -> Prepare:
+    """Makes ((raw batches by stream, scaling), key) -> the step's batch: `label`, `row` and views by stream.
 
     Args:
         streams: the method's streams; their order determines their keys.
-        normalize: from `normalizer`.
     """
 
-    def prepare(raws: Mapping[str, Raw], key: jax.Array) -> dict[str, dict[str, jax.Array]]:
+    def prepare(fetched: Fetched, key: jax.Array) -> dict[str, dict[str, jax.Array]]:
+        raws, scaling = fetched
         keys = dict(zip(streams, jax.random.split(key, max(2, len(streams))), strict=False))
-        return {name: shown(raw, streams[name], keys[name]) for name, raw in raws.items()}
+        return {name: shown(raw, streams[name], keys[name], scaling) for name, raw in raws.items()}
 
-    def shown(raw, stream, key):
+    def shown(raw, stream, key, scaling):
         views = {}
         for number, (name, change) in enumerate(stream.views.items()):
             own = jax.random.fold_in(key, _VIEW + number) if number else key
-            views[name] = normalize(augment(raw.image, raw.row, own, change))
+            views[name] = standardize(augment(raw.image, raw.row, own, change), scaling)
         return {**views, "label": raw.label, "row": raw.row}
 
     return prepare
 
 
-def evaluation_view(normalize: Normalize) -> Callable[[Raw], dict[str, jax.Array]]:
-    """Makes raw batch -> `image`, `label` and `row`, without random augmentation.
+def evaluation_view(raw: Raw, scaling: Scaling) -> dict[str, jax.Array]:
+    """The `image`, `label` and `row` of a raw batch, without random augmentation; runs inside programs.
 
     Args:
-        normalize: as in `prepare_streams`.
+        raw: the batch.
+        scaling: from `scaling_of`.
     """
-    return lambda raw: {"image": normalize(raw.image), "label": raw.label, "row": raw.row}
+    return {"image": standardize(raw.image, scaling), "label": raw.label, "row": raw.row}
 
 
-def normalizer(train: Raw | StreamedSplit) -> Normalize:
-    """Makes the function that standardises inputs by the training split; the test split has the same one.
+def standardize(inputs: jax.Array, scaling: Scaling) -> jax.Array:
+    """Standardises stored inputs [n, ...]; the result has the same shape. Runs inside programs.
+
+    Args:
+        inputs: of any of the kinds in `data.kinds`.
+        scaling: from `scaling_of`.
+    """
+    kind = kinds.kind_of(inputs.dtype)
+    if kind == kinds.TOKENS:
+        return inputs
+    if kind == kinds.VECTORS:
+        return (inputs - scaling.shift) * scaling.scale
+    # One multiplication and one addition per pixel: on a CPU, two divisions cost a small network's step 5%.
+    return inputs.astype(jnp.float32) * scaling.scale - scaling.shift
+
+
+def scaling_of(train: Raw | StreamedSplit) -> Scaling:
+    """Computes how inputs are standardised by the training split; the test split is scaled alike.
 
     Images get mean 0 and standard deviation 1 per channel, and vectors per column. A column that is constant in
     the training split becomes 0 there. Tokens are left as they are.
@@ -62,13 +91,14 @@ def normalizer(train: Raw | StreamedSplit) -> Normalize:
     """
     kind = kinds.kind_of((train if isinstance(train, Raw) else train.read(np.arange(1))).image.dtype)
     if kind == kinds.TOKENS:
-        return lambda tokens: tokens
+        return Scaling()
     if kind == kinds.VECTORS:
         mean, std = vector_moments(train)
-        return lambda vectors: (vectors - mean) / std
+        return Scaling(mean, 1 / std)
     rows = np.unique(np.linspace(0, len(train) - 1, _SAMPLE).astype(np.int32))
     mean, std = pixel_moments(train.image if isinstance(train, Raw) else train.read(rows).image)
-    return lambda images: standardize(images, mean, std)
+    scale = 1 / (255 * std)
+    return Scaling(mean * (255 * scale), scale)
 
 
 def vector_moments(train: Raw | StreamedSplit) -> tuple[np.ndarray, np.ndarray]:
