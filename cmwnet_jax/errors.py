@@ -2,6 +2,8 @@
 
 import contextlib
 import difflib
+import importlib.util
+import sys
 from collections.abc import Iterable, Iterator
 
 
@@ -19,6 +21,59 @@ class TrainingDiverged(RuntimeError):
     The message names the quantity, the step and the examples. Commands print it without a traceback and exit
     with status 3.
     """
+
+
+class MissingExtra(UsageError, ImportError):
+    """A part of the package needs an extra that is not installed; the message has the line for pip."""
+
+
+def need(extra: str, *modules: str) -> None:
+    """Checks that an extra of pyproject.toml is installed, before a part of the package imports its modules.
+
+    A command (`python -m ...`) prints the sentence without a traceback and exits with status 2.
+
+    Args:
+        extra: name of the extra.
+        *modules: the top-level modules of it that this part imports.
+
+    Raises:
+        MissingExtra: some are not installed.
+    """
+    missing = [
+        name for name in modules if sys.modules.get(name) is None and importlib.util.find_spec(name) is None
+    ]
+    if not missing:
+        return
+    error = MissingExtra(
+        f"this part of cmwnet_jax needs {', '.join(missing)} from its extra {extra!r}, which is not installed: "
+        f"run {pip_line(extra)}"
+    )
+    if _is_command():
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from error
+    raise error
+
+
+def pip_line(extra: str) -> str:
+    """The command that installs an extra, for a message.
+
+    Args:
+        extra: name of the extra.
+    """
+    from importlib import metadata  # takes a while, and only errors need it
+
+    try:
+        metadata.version("cmwnet_jax")
+        return f"pip install 'cmwnet_jax[{extra}]'"
+    except metadata.PackageNotFoundError:  # imported from a clone that is not installed
+        return f"pip install '.[{extra}]' in the clone of cmwnet_jax"
+
+
+def _is_command() -> bool:
+    """Whether this process is `python -m` of a command of ours; its module may not have begun to run."""
+    options = sys.orig_argv[1:]
+    module = options[options.index("-m") + 1 :][:1] if "-m" in options else []
+    return bool(module) and module[0].split(".")[0] in ("cmwnet_jax", "experiments")
 
 
 def unknown_name(field: str, got: str, known: Iterable[str]) -> UsageError:

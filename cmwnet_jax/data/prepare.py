@@ -20,7 +20,7 @@ from cmwnet_jax.data import checksums, leftovers
 from cmwnet_jax.data.builders import BUILDERS, LocalBuilder
 from cmwnet_jax.data.builders.raw_files import is_utf8
 from cmwnet_jax.data.feature_classes import check_feature_classes
-from cmwnet_jax.errors import UsageError, first_line, unknown_name
+from cmwnet_jax.errors import UsageError, first_line, pip_line, unknown_name
 from cmwnet_jax.files import local_folder, local_path
 
 TFDS_TEST_SPLITS = {
@@ -177,7 +177,7 @@ def _by_tfds(name: str, root: Path, raw_dir: str) -> Path:
         if importlib.util.find_spec("tensorflow") is None:
             raise UsageError(
                 f"data.name is {name!r}, which is not prepared in {str(root)!r} and needs TensorFlow to be: "
-                f"pip install tensorflow-cpu, or copy the folder {name} there from where it is prepared"
+                f"run {pip_line('prepare')}, or copy the folder {name} there from where it is prepared"
             )
         with (
             _quiet(),

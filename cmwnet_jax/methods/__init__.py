@@ -4,8 +4,11 @@ Each method is one file in this folder. To add your own from any file, make a `S
 before the config is checked.
 """
 
-from cmwnet_jax.errors import UsageError
-from cmwnet_jax.methods import (
+from cmwnet_jax.errors import UsageError, need
+
+need("launch", "ml_collections")
+
+from cmwnet_jax.methods import (  # noqa: E402
     class_balanced,
     cmwnet,
     cmwnet_sl,
@@ -29,7 +32,7 @@ from cmwnet_jax.methods import (
     selectivenet,
     selectivenet_cmwnet,
 )
-from cmwnet_jax.methods.base import Spec
+from cmwnet_jax.methods.base import Spec  # noqa: E402
 
 _OWN = (
     erm,

@@ -8,6 +8,11 @@ import FILE   writes the weight net of a file to a folder: --output=FOLDER. FILE
 PATH is a run, a checkpoint, a folder written by cmw.save_weight_net, or an exported file.
 """
 
+from cmwnet_jax.errors import need
+
+if __name__ == "__main__":
+    need("launch", "absl", "matplotlib", "ml_collections", "rich")
+
 import numpy as np
 from absl import flags
 from rich.table import Table

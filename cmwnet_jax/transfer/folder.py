@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError, first_line, naming_field
 from cmwnet_jax.files import folder_to_write, local_path, refused
-from cmwnet_jax.transfer import array_facts
+from cmwnet_jax.transfer import array_facts, portable
 from cmwnet_jax.transfer.orbax_folder import (
     broken_seal,
     check_has_arrays,
@@ -35,31 +35,29 @@ def save_weight_net(
     loss_range: tuple[float, float],
     provenance: dict[str, Any] | None = None,
 ) -> None:
-    """Writes a weight net to a new folder, whole or not at all.
+    """Writes a weight net to a new folder or file, whole or not at all.
 
     Args:
-        path: the folder; it must not exist.
+        path: the folder, or one small file if it ends in .safetensors; it must not exist.
         weight_params: parameters of a `WeightNet`.
         centers: [K] float, ascending: `MetaClasses.centers`.
         loss_range: the lowest and the highest loss that it was trained on.
         provenance: further information as JSON values, for later readers.
 
     Raises:
-        UsageError: the folder exists or cannot be written, or the arguments do not match each other.
+        UsageError: the path exists or cannot be written, or the arguments do not match each other.
 
     Example:
         >>> import tempfile, jax, numpy as np
         >>> from cmwnet_jax import WeightNet, load_weight_net
         >>> net = WeightNet(num_meta_classes=2, hidden=5)
         >>> weight_params = net.init(jax.random.key(0), np.ones(1), np.zeros(1, int))
-        >>> path = tempfile.mkdtemp() + "/weight_net"
+        >>> path = tempfile.mkdtemp() + "/weight_net.safetensors"
         >>> save_weight_net(path, weight_params, centers=[40, 900], loss_range=(0.0, 7.5))
         >>> load_weight_net(path).weight_net.hidden
         5
     """
-    path = folder_to_write("path", path).absolute()
-    if path.exists():
-        raise UsageError(f"path is {str(path)!r}, which exists, expected a new folder: choose another")
+    path = local_path("path", path)
     try:
         numbers, (low, high) = np.asarray(centers, np.float64), map(float, loss_range)
     except (TypeError, ValueError) as error:
@@ -67,7 +65,17 @@ def save_weight_net(
             f"centers is {centers!r} and loss_range {loss_range!r}, expected K numbers and two of them "
             f"({first_line(error)})"
         ) from error
-    args = save_args(SavedWeightNet(array_facts.to_host(weight_params), numbers, (low, high), provenance or {}))
+    saved = SavedWeightNet(array_facts.to_host(weight_params), numbers, (low, high), provenance or {})
+    if path.suffix == portable.SUFFIX:
+        portable.write_file(path, saved)
+    else:
+        _write_new(folder_to_write("path", path).absolute(), save_args(saved))
+
+
+def _write_new(path: Path, args: ocp.args.PyTreeSave) -> None:
+    """Writes the weight net's item as this folder, or raises a UsageError and leaves nothing."""
+    if path.exists():
+        raise UsageError(f"path is {str(path)!r}, which exists, expected a new folder: choose another")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".cmwnet_jax_") as beside:

@@ -1,0 +1,181 @@
+"""The package as pip installs it: names for editors, extras, and the wheel with the core dependencies alone."""
+
+import ast
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import cmwnet_jax as cmw
+from cmwnet_jax import errors
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CORE = [Requirement(line) for line in PROJECT["dependencies"]]
+
+
+def test_editors_are_told_of_every_public_name():
+    """The names behind `if TYPE_CHECKING`, which never runs, are those that are loaded on first use."""
+    tree = ast.parse((ROOT / "cmwnet_jax/__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    told = {(node.module, alias.name, alias.asname) for node in block.body for alias in node.names}
+    expected = {(f"cmwnet_jax.{module}", name, name) for name, module in cmw._MODULE_OF.items()}
+    expected |= {("cmwnet_jax.core", name, name) for name in cmw._MODULES}
+    assert told == expected
+    assert {name for _, name, _ in told} <= set(dir(cmw))
+
+
+def test_the_core_has_at_most_six_dependencies():
+    assert len(CORE) <= 6
+
+
+def test_what_a_part_checks_for_is_in_its_extra():
+    """Each `need(extra, *modules)` names modules of distributions that pyproject.toml has in that extra."""
+    distributions = importlib.metadata.packages_distributions()
+    found = 0
+    for path in (ROOT / "cmwnet_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "need":
+                extra, *modules = (ast.literal_eval(argument) for argument in node.args)
+                lines = PROJECT["optional-dependencies"][extra]
+                asked = {Requirement(line).name.lower().replace("_", "-") for line in lines}
+                for module in modules:
+                    names = {name.lower().replace("_", "-") for name in distributions[module]}
+                    assert names & asked, f"{path} needs {module}"
+                    found += 1
+    assert found > 10
+
+
+def test_a_missing_extra_is_one_sentence_with_the_line_for_pip():
+    with pytest.raises(
+        errors.MissingExtra, match=r"needs no_such, nor_this .* 'launch', .*pip install .*\[launch\]"
+    ):
+        errors.need("launch", "json", "no_such", "nor_this")
+    assert issubclass(errors.MissingExtra, (ImportError, cmw.UsageError))
+
+
+def distributions_of_the_core():
+    """Names of the distributions that pip installs with the wheel alone, as far as they are installed here."""
+    found, todo = {}, [(requirement.name, "") for requirement in CORE]
+    while todo:
+        name, extra = todo.pop()
+        name = name.lower().replace("_", "-")
+        try:
+            asked = found.get(name) or [Requirement(line) for line in importlib.metadata.requires(name) or []]
+        except importlib.metadata.PackageNotFoundError:  # what only another system needs
+            continue
+        is_new, found[name] = name not in found, asked
+        for requirement in asked:
+            marker = requirement.marker
+            without_extra = marker is None or marker.evaluate({"extra": ""})
+            if (is_new and without_extra) or (
+                extra and not without_extra and marker.evaluate({"extra": extra})
+            ):
+                todo += [(requirement.name, extra) for extra in ("", *requirement.extras)]
+    return set(found)
+
+
+_ONLY_THE_CORE = """
+import sys
+from importlib.machinery import PathFinder
+
+class WithoutExtras(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name.split(".")[0] not in ABSENT:
+            return super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutExtras
+"""
+"""A sitecustomize.py: modules of other distributions are as if they were not installed."""
+
+_USE = """
+import jax, numpy as np, optax
+import cmwnet_jax as cmw
+
+assert cmw.__file__.startswith(FOLDER), cmw.__file__
+meta_classes = cmw.MetaClasses.fit([4, 40], num_meta_classes=2)
+weight_net, optimizer = cmw.WeightNet(num_meta_classes=2, hidden=3), optax.sgd(0.1)
+apply = lambda variables, x: x @ variables["params"]
+optimizers = {"optimizer": optimizer, "weight_optimizer": optimizer}
+step = cmw.make_meta_step(
+    objective=cmw.classification_objective(apply, meta_classes, loss=cmw.losses.cross_entropy),
+    meta_loss=cmw.classification_meta_loss(apply),
+    weight_fn=weight_net.apply, virtual_lr=0.1, **optimizers,
+)
+weight_params = weight_net.init(jax.random.key(0), np.ones(1), np.zeros(1, int))
+state = cmw.MetaState.create(
+    params=np.zeros((3, 2), "float32"), weight_params=weight_params, rng=jax.random.key(0), **optimizers
+)
+batch = {"image": np.eye(3, dtype="float32"), "label": np.array([0, 1, 1])}
+state, metrics = jax.jit(step)(state, batch, batch)
+assert metrics["weights"].shape == (3,)
+cmw.save_weight_net("net.safetensors", state.weight_params, centers=meta_classes.centers, loss_range=(0, 1))
+saved = cmw.load_weight_net("net.safetensors")
+jax.tree.map(np.testing.assert_array_equal, saved.weight_params, dict(state.weight_params))
+for name in ("find_suspects", "CMWNetClassifier"):
+    try:
+        getattr(cmw, name)
+    except ImportError as error:
+        assert "pip install" in str(error), error
+    else:
+        raise AssertionError(f"{name} needed no extra")
+for name in cmw.__all__:
+    if name not in ("find_suspects", "CMWNetClassifier"):
+        getattr(cmw, name)
+for name in cmw._MODULES:
+    getattr(cmw, name)
+"""
+
+COMMANDS = ("train", "report", "audit", "data", "transfer", "sweep")
+
+
+@pytest.mark.whole_runs
+def test_the_wheel_composes_with_the_core_dependencies_alone_and_its_commands_say_what_is_missing(tmp_path):
+    source, folder = tmp_path / "source", tmp_path / "unpacked"
+    without_caches = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "cmwnet_jax", source / "cmwnet_jax", ignore=without_caches)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = "from setuptools import build_meta; build_meta.build_wheel('..')"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    assert (folder / "cmwnet_jax/py.typed").exists()
+    assert not {path.name for path in folder.iterdir()} - {
+        "cmwnet_jax",
+        f"cmwnet_jax-{PROJECT['version']}.dist-info",
+    }
+
+    core = distributions_of_the_core()
+    of_module = importlib.metadata.packages_distributions().items()
+    absent = {module for module, names in of_module if not {n.lower().replace("_", "-") for n in names} & core}
+    assert {"ml_collections", "tensorflow_datasets", "matplotlib", "pyarrow"} <= absent
+    (folder / "sitecustomize.py").write_text(f"ABSENT = {absent!r}\n{_ONLY_THE_CORE}")
+    environment = {**os.environ, "PYTHONPATH": str(folder), "XLA_FLAGS": ""}
+
+    def python(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    used = python("-c", f"FOLDER = {str(folder)!r}\n{_USE}")
+    assert used.returncode == 0, used.stderr
+    for command in COMMANDS:
+        done = python("-m", f"cmwnet_jax.{command}")
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("\n") == 1 and "run pip install 'cmwnet_jax[launch]'" in done.stderr
