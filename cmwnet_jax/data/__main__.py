@@ -70,6 +70,12 @@ def _summary(config, data: Data) -> list[str]:
             f"{np.sum(biased.is_labelled)} examples have a label, at least {min(biased.class_counts)} of each "
             f"class; of the others, only the images are used"
         )
+    if data.also_test is not None:
+        second = data.also_test
+        lines.append(
+            f"also tested on {second.name}: {len(second.labels)} examples of {second.num_classes} of the "
+            f"{data.source.num_classes} classes"
+        )
     if data.record.calibration is not None:
         lines.append(f"calibration: {len(data.record.calibration)} examples set apart")
     if biased.candidates is not None:

@@ -13,23 +13,29 @@ from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import replace_file
 
 
-def check_one_size(source: Source, fit: Fit) -> None:
+def check_one_size(source: Source, fit: Fit, also: tuple[Source, str] | None = None) -> None:
     """Raises a UsageError if the images differ in size, long before the first batch is made.
 
     Args:
         source: an open data set, whose training and test splits will be streamed.
         fit: how its images are brought to one size.
+        also: a second set and the split of it that will be streamed, too.
     """
     if fit.crop_pixels:
         return
-    sizes = {size for split in ("train", source.test_split) for size in image_sizes(source, split)}
+    places = [(source, "train"), (source, source.test_split), *([also] if also else [])]
+    sizes = {size for place in places for size in image_sizes(*place)}
     fitted = sorted({fit(np.zeros((*size, 1), np.uint8)).shape[:2] for size in sizes})
     if len(fitted) > 1:
         raise UsageError(
-            f"data.crop_pixels is 0, but the images of {source.name} differ in size, e.g. "
+            f"data.crop_pixels is 0, but the images of {_names(places)} differ in size, e.g. "
             f"{' and '.join(f'{height}x{width}' for height, width in fitted[:2])}: set it to the size that the "
             f"network should see"
         )
+
+
+def _names(places: list[tuple[Source, str]]) -> str:
+    return " and ".join(dict.fromkeys(source.name for source, _ in places))
 
 
 def image_sizes(source: Source, split: str) -> set[tuple[int, int]]:

@@ -6,6 +6,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmwnet_jax.data import bias, kinds, meta_set, sources
+from cmwnet_jax.data.also_test import SPLIT as ALSO_TEST
+from cmwnet_jax.data.also_test import AlsoTest, open_also_test
 from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.data.bias_record import Record, load_record
 from cmwnet_jax.data.human_labels import human_labels
@@ -28,10 +30,12 @@ class Data:
         record: the bias that was applied.
         true_labels: [training split] int32, the data set's own labels.
         splits: `train` and `test`; `held_out` and `calibration`, if examples are set apart; `labelled`, the
-            examples of `train` that have a label, if others have none. In memory (`Raw`) or streamed.
+            examples of `train` that have a label, if others have none; `also_test`, the second test split, if
+            there is one. In memory (`Raw`) or streamed.
         test_labels: [N test] int32.
         image_shape: shape of the network's input: (height, width, channels), or (d,) or (length,).
         kind: one of `kinds.DTYPES`.
+        also_test: the second test split; None for none.
     """
 
     source: sources.Source
@@ -41,6 +45,7 @@ class Data:
     test_labels: np.ndarray
     image_shape: tuple[int, ...]
     kind: str = kinds.IMAGES
+    also_test: AlsoTest | None = None
 
     @property
     def biased(self) -> bias.BiasedLabels:
@@ -78,13 +83,35 @@ def load_data(config: ConfigDict) -> Data:
     else:
         true_labels, test_labels = (sources.read_labels(source, s) for s in ("train", source.test_split))
     record = _record(config, source, dataset, true_labels)
+    second = open_also_test(config, source)
     if dataset is None:
-        splits = _streamed(config, source, record, true_labels, test_labels)
+        splits = _streamed(config, source, record, true_labels, test_labels, second)
         shape = splits["train"].read(np.arange(1)).image.shape[1:]
     else:
         splits = _raws(config, dataset, record)
         shape = splits["train"].image.shape[1:]
-    return Data(source, record, true_labels, splits, test_labels, shape, kind)
+        if second is not None:
+            inputs = sources.read_split(second.source, second.split).images[second.ids]
+            splits[ALSO_TEST] = Raw.whole(inputs, second.labels)
+    if second is not None:
+        _check_inputs(config, source, second, splits, shape)
+    return Data(source, record, true_labels, splits, test_labels, shape, kind, second)
+
+
+def _check_inputs(config, source: sources.Source, second: AlsoTest, splits: dict, shape) -> None:
+    """Raises a UsageError if the network cannot take the inputs of the second test split."""
+    own, other = (splits[name].take(np.zeros(1, np.int32)).image for name in ("train", ALSO_TEST))
+    if (own.shape, own.dtype) != (other.shape, other.dtype):
+        raise UsageError(
+            f"data.also_test is {config.data.also_test!r}, whose inputs are {other.dtype} "
+            f"{list(other.shape[1:])}, expected {own.dtype} {list(shape)} as in training: set "
+            f"data.crop_pixels, which brings images to one size, or take another set"
+        )
+    if second.source.vocabulary > source.vocabulary:
+        raise UsageError(
+            f"data.also_test is {config.data.also_test!r}, which has {second.source.vocabulary} tokens, "
+            f"expected at most the {source.vocabulary} of {source.name}: number its tokens as there"
+        )
 
 
 def _check_kind(config: ConfigDict, kind: str) -> None:
@@ -227,14 +254,21 @@ def _set_apart(record: Record) -> dict[str, np.ndarray]:
     return {name: ids for name, ids in splits.items() if ids is not None}
 
 
-def _streamed(config, source, record, true_labels, test_labels) -> dict[str, StreamedSplit]:
+def _streamed(
+    config: ConfigDict,
+    source: sources.Source,
+    record: Record,
+    true_labels: np.ndarray,
+    test_labels: np.ndarray,
+    second: AlsoTest | None,
+) -> dict[str, StreamedSplit]:
     if record.labels.foreign is not None:
         raise UsageError(
             "data.record is of an open-set bias, which is for sets in memory: set data.path to 'device', and "
             "no resize_pixels or crop_pixels"
         )
     fit = Fit(config.data.resize_pixels, config.data.crop_pixels)
-    check_one_size(source, fit)
+    check_one_size(source, fit, None if second is None else (second.source, second.split))
     options = {
         "fit": fit,
         "workers": config.data.workers,
@@ -246,6 +280,9 @@ def _streamed(config, source, record, true_labels, test_labels) -> dict[str, Str
     }
     for name, ids in _set_apart(record).items():
         splits[name] = StreamedSplit(source.train, ids, true_labels[ids], **options)
+    if second is not None:
+        records = second.source.splits[second.split]
+        splits[ALSO_TEST] = StreamedSplit(records, second.ids, second.labels, **options)
     labels = record.labels
     if not labels.is_labelled.all():
         rows = labels.is_labelled

@@ -37,6 +37,9 @@ TFDS_TEST_SPLITS = {
 }
 """Data sets of tfds, by its names, each with the split to test on."""
 
+TEST_ONLY = ("imagenet_val",)
+"""Data sets without a training split."""
+
 DATASETS = (*BUILDERS, *TFDS_TEST_SPLITS)
 """Every data set by name."""
 

@@ -7,7 +7,7 @@ reads a set that fits into memory as arrays.
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +100,14 @@ class Dataset:
         return len(self.class_names)
 
 
-def open(name: str, data_dir: str = "", raw_dir: str = "", *, decode: bool = True) -> Source:
+def open(
+    name: str,
+    data_dir: str = "",
+    raw_dir: str = "",
+    *,
+    decode: bool = True,
+    needed: Collection[str] = ("train",),
+) -> Source:
     """Opens a data set of any size without reading it; prepares it as ArrayRecord on first use.
 
     Args:
@@ -110,15 +117,21 @@ def open(name: str, data_dir: str = "", raw_dir: str = "", *, decode: bool = Tru
         raw_dir: folder or archive of a set whose files are downloaded by hand. Empty uses the set that is
             already prepared. Different files are prepared separately, each under its own checksum.
         decode: whether examples hold decoded images or encoded bytes.
+        needed: the splits that it must have besides one to test on.
 
     Raises:
         UsageError: the name is unknown, raw files are missing or cannot be used, TensorFlow is needed and
-            missing, or the folder cannot be written.
+            missing, the folder cannot be written, or a split is missing.
     """
     builder = prepare.prepared(name, data_dir, raw_dir)
     split_names = list(builder.info.splits)
     test_split = prepare.TFDS_TEST_SPLITS.get(name) or next(s for s in TEST_SPLITS if s in split_names)
-    for split in ("train", test_split):
+    for split in (*needed, test_split):
+        if name in prepare.TEST_ONLY and split not in split_names:
+            raise UsageError(
+                f"data.name is {name!r}, which has nothing to train on, expected a set with a training split: "
+                f"name it in data.also_test, to test on it"
+            )
         if split not in split_names:
             raise UsageError(
                 f"data.name is {name!r}, of which only {', '.join(split_names)} is prepared in "
@@ -135,7 +148,7 @@ def open(name: str, data_dir: str = "", raw_dir: str = "", *, decode: bool = Tru
         vocabulary=(builder.info.metadata or {}).get("vocabulary", 0),
     )
     folder = Path(source.folder)
-    for split in ("train", test_split):
+    for split in (*needed, test_split):
         if checksums.has_begun(folder) and checksums.expected(folder, split) is None:
             read_labels(source, split)  # stores the checksums of a new set
     return source
@@ -153,7 +166,7 @@ def load(name: str, data_dir: str = "", raw_dir: str = "") -> Dataset:
         UsageError: as `open`; images differ in size or do not fit into memory, or a label is not a class.
     """
     source = open(name, data_dir, raw_dir)
-    train, test = (_read(source, split) for split in ("train", source.test_split))
+    train, test = (read_split(source, split) for split in ("train", source.test_split))
     if train.images.shape[1:] != test.images.shape[1:]:
         raise UsageError(_uneven(name, train.images.shape[1:], test.images.shape[1:]))
     return Dataset(name=name, class_names=source.class_names, train=train, test=test)
@@ -204,7 +217,16 @@ def _kept_labels(source: Source, split: str, feature: str, size: int) -> np.ndar
     return labels if len(labels) == size and vouched_for else None
 
 
-def _read(source: Source, split: str) -> Split:
+def read_split(source: Source, split: str) -> Split:
+    """Reads a split into memory.
+
+    Args:
+        source: an open data set.
+        split: name of the split.
+
+    Raises:
+        UsageError: images differ in size or do not fit into memory, or a label is not a class.
+    """
     records = source.splits[split]
     first = records[0]
     shape = first["image"].shape

@@ -47,6 +47,12 @@ class Found:
         """Number of epochs of the whole run, from its config."""
         return stored.read_config(self.path)["num_epochs"]
 
+    @functools.cached_property
+    def dataset(self) -> str:
+        """Name of the run's data set, from its config; empty if that is older than the field."""
+        data = stored.read_config(self.path).get("data")
+        return str(data.get("name", "")) if isinstance(data, dict) else ""
+
     def check(self) -> None:
         """Reads the run's files.
 

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table as RichTable
@@ -138,6 +138,26 @@ def accuracy_table(runs: Sequence[Found], paper: Paper) -> Table:
     return _table(runs, title, (("{}", ACCURACY), ("{} (teacher)", TEACHER_ACCURACY)), paper, decimals=2)
 
 
+def also_tables(runs: Sequence[Found], paper_of: Callable[[str], Paper]) -> list[Table]:
+    """Tables of the accuracy on each second test split, and of the top-5 accuracies on both.
+
+    Args:
+        runs: finished or not; those without a second test split are in none of them.
+        paper_of: score, e.g. `imagenet_val_accuracy` or `test_top5` -> the paper's numbers.
+    """
+    fields = dict.fromkeys(field for run in runs if run.result for field in stored.also_scores(run.result))
+    tables = []
+    for field in fields:
+        score = field.removesuffix("_percent_last10")
+        split, _, kind = score.rpartition("_")
+        what = "top-5 accuracy" if kind == "top5" else "accuracy"
+        title = f"{what} on {split} (%), mean of the last 10 epochs; mean ± sd over seeds (number of runs)"
+        scores = (("{}", field), ("{} (teacher)", f"teacher_{field}"))
+        own = [run for run in runs if run.result and field in run.result]
+        tables.append(_table(own, title, scores, paper_of(score), decimals=2))
+    return tables
+
+
 def auc_table(runs: Sequence[Found]) -> Table:
     """Table of the AUC with which weights separate right labels from wrong ones, for methods with weights.
 
@@ -178,10 +198,11 @@ def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
     named = [name.format(row) for row in _in_order(runs) for name, _ in scores]
     shown = {row for row, _ in values} | ({run.row for run in runs} if scores[0][1] == ACCURACY else set())
     rows = [row for row in named if row in shown]
+    sets = sorted({run.dataset for run in runs if not run.column})  # of columns without a name
     cells = {
         (row, column): Cell(
             values.get((row, column), {}),
-            paper.get(",".join([*column, row])),
+            paper.get(",".join([*(column or sets), row])),  # none for several sets
             ", ".join(sorted(notes.get((row, column), set()) - {""})),
         )
         for row in rows
@@ -243,9 +264,9 @@ def read_paper(path: str | Path, scores: Collection[str] = ("accuracy", "error")
     """Reads the paper's numbers from a JSON file; errors become accuracies.
 
     Args:
-        path: a JSON file with tables by name, each with `score` (`accuracy`, `error` or `selective_error`, in
-            per cent), `columns`, and `rows`: by name, a list with one entry per column, which is a number,
-            [mean, sd] or null.
+        path: a JSON file with tables by name, each with `score` (`accuracy`, `error`, `selective_error`, or one
+            of `also_tables`; in per cent), `columns`, and `rows`: by name, a list with one entry per column,
+            which is a number, [mean, sd] or null.
         scores: tables with other scores are left out.
 
     Raises:

@@ -13,6 +13,7 @@ from cmwnet_jax.report.tables import (
     Paper,
     Table,
     accuracy_table,
+    also_tables,
     auc_table,
     aurc_table,
     csv_text,
@@ -53,7 +54,8 @@ def write_report(
     drawn = _drawable(runs, leave_out) if figures else []
     with refused("--output", Path(output), "cannot be written"):
         own = (accuracy_table(runs, numbers), auc_table(runs))
-        tables = [table for table in (*own, *_selective_tables(runs, errors, leave_out)) if table.rows]
+        also = also_tables(runs, lambda score: read_paper(paper, (score,)) if paper else {})
+        tables = [table for table in (*own, *also, *_selective_tables(runs, errors, leave_out)) if table.rows]
         _write(Path(output).expanduser(), tables, drawn, absent, problems)
     if problems:
         raise UsageError(f"{len(problems)} of what there is was left out, see above: the report is of the rest")

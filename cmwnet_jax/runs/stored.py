@@ -33,6 +33,8 @@ WEIGHT_AUC = "weight_auc_last10"
 AURC = "test_aurc_percent_last"
 AVERAGED, IN_WARMUP = "last_epochs_averaged", "last_epochs_are_warmup"
 """Number of epochs that the means are over, and whether all were warm-up; fields of result.json."""
+ALSO_TEST = "also_test"
+"""Name of the second test split, if there is one; a field of result.json."""
 METHOD_PLACE = "method_place"
 """Position of the method in the order that tables use; a field of result.json."""
 LAST_EPOCHS = 10
@@ -134,6 +136,9 @@ def read_result(run: Path, numbers: Collection[str] = ()) -> dict | None:
         for name in (ACCURACY, TEACHER_ACCURACY, WEIGHT_AUC):
             if fields.get(name) is not None:
                 _check_field(fields, name, "a number", _is_number)
+        for name in (name for split in also_scores(fields) for name in (split, f"teacher_{split}")):
+            if fields.get(name) is not None:
+                _check_field(fields, name, "a number", _is_number)
         if fields.get(AVERAGED) is not None:
             _check_field(fields, AVERAGED, "a whole number from 1", lambda n: _is_whole(n) and n > 0)
         return fields
@@ -150,6 +155,20 @@ def few_epochs(result: Mapping) -> str:
     if result.get(IN_WARMUP):
         return f"{count} warm-up epoch{'s' * (count > 1)}"
     return f"last {count} epoch{'s' * (count > 1)}" if count < LAST_EPOCHS else ""
+
+
+def also_scores(result: Mapping) -> tuple[str, ...]:
+    """The fields of result.json that a second test split adds to the report, without `teacher_`.
+
+    Args:
+        result: contents of result.json.
+
+    Returns:
+        Its accuracy, and with more than 10 classes the top-5 accuracies of both splits; empty without one.
+    """
+    name = result.get(ALSO_TEST)
+    fields = (f"{name}_accuracy_percent_last10", "test_top5_percent_last10", f"{name}_top5_percent_last10")
+    return tuple(field for field in fields if field in result) if name else ()
 
 
 def read_metrics(

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from cmwnet_jax.data.sources import DATASETS
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import METHODS
 from cmwnet_jax.methods.fields import is_nothing, reads_options
@@ -35,6 +36,12 @@ def _check_input(config: ConfigDict) -> None:
         raise UsageError(
             "data.path is 'device', where data.resize_pixels and data.crop_pixels do nothing: set it to "
             "'stream'"
+        )
+    if config.data.also_test_raw_dir and config.data.also_test not in DATASETS:
+        raise UsageError(
+            f"data.also_test_raw_dir is {config.data.also_test_raw_dir!r}, but data.also_test is "
+            f"{config.data.also_test!r}, expected the name of the data set that these files are: set it, e.g. "
+            f"to imagenet_val or image_folder"
         )
     if 0 < config.mixup_alpha < 1e-3:
         raise UsageError(

@@ -3,6 +3,7 @@
 from typing import Any
 
 from cmwnet_jax.data.augment import PAD_MODES
+from cmwnet_jax.data.builders.base import TEST_SPLITS
 from cmwnet_jax.data.sources import DATASETS
 from cmwnet_jax.data.truth import PUBLISHED_CLASSES, TRUTHS
 from cmwnet_jax.errors import UsageError
@@ -85,6 +86,18 @@ FIELDS = {
     "data.raw_dir": Field(
         "",
         "Folder, archive or file of the user, for the data sets that need one.",
+        local_file,
+    ),
+    "data.also_test": Field(
+        "",
+        "A second split to test on, reported under this name: another data set, whose test split is taken and "
+        "whose classes are matched to the training set's by name or WordNet identifier (all others are left "
+        "out), e.g. imagenet_val; or another split of the set, e.g. val beside test. Empty: none.",
+        one_of(("", *TEST_SPLITS, *DATASETS)),
+    ),
+    "data.also_test_raw_dir": Field(
+        "",
+        "`raw_dir` of the data set `also_test`.",
         local_file,
     ),
     "data.known_as": Field(

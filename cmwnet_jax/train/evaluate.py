@@ -1,5 +1,7 @@
 """Test metrics of a classifier, from its results on each example."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from cmwnet_jax.core.meta_classes import MetaClasses
@@ -31,7 +33,7 @@ def split_metrics(
     return {
         "test_loss": float(np.mean(measured.losses)),
         "test_accuracy_percent": float(100 * np.mean(is_right)),
-        **({"test_top5_percent": scores.top_k_percent(measured.ranks, 5)} if count > 10 else {}),
+        **_top5("test", measured, count),
         "test_ece": scores.expected_calibration_error(measured.confidence, is_right),
         "test_aurc_percent": aurc_percent(measured, labels),
         "test_meta_class_accuracy_percent": [scores.group_accuracy_percent(by_class, g) for g in groups],
@@ -40,6 +42,33 @@ def split_metrics(
             for name, members in scores.shot_groups(class_counts).items()
         },
     }
+
+
+def accuracy_metrics(
+    split: str, tested: Mapping[str, Measured], labels: np.ndarray, num_classes: int
+) -> dict[str, float]:
+    """Computes the accuracies of several classifiers on a split.
+
+    Args:
+        split: the split's name in metrics.
+        tested: the classifiers' results on it by their names, [N] each.
+        labels: [N] int, the true classes.
+        num_classes: C.
+
+    Returns:
+        `SPLIT_accuracy_percent`, and `SPLIT_top5_percent` with more than 10 classes; for a classifier with a
+        name, `NAME_SPLIT_accuracy_percent` and so on.
+    """
+    metrics = {}
+    for name, measured in tested.items():
+        place = f"{name}_{split}" if name else split
+        metrics[f"{place}_accuracy_percent"] = float(100 * np.mean(measured.predictions == labels))
+        metrics |= _top5(place, measured, num_classes)
+    return metrics
+
+
+def _top5(place: str, measured: Measured, num_classes: int) -> dict[str, float]:
+    return {f"{place}_top5_percent": scores.top_k_percent(measured.ranks, 5)} if num_classes > 10 else {}
 
 
 def evaluation_arrays(measured: Measured, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:

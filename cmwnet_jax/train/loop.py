@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.core.types import MetaState
+from cmwnet_jax.data.also_test import SPLIT as ALSO_TEST
 from cmwnet_jax.data.bias_record import save_record
 from cmwnet_jax.data.load import Data, load_data
 from cmwnet_jax.runs.run_folder import RunFolder
@@ -21,7 +22,7 @@ from cmwnet_jax.train.clock import Clock
 from cmwnet_jax.train.config import run_folder
 from cmwnet_jax.train.continuing import check_longer
 from cmwnet_jax.train.epoch import Epoch
-from cmwnet_jax.train.evaluate import evaluation_arrays, split_metrics
+from cmwnet_jax.train.evaluate import accuracy_metrics, evaluation_arrays, split_metrics
 from cmwnet_jax.train.metrics import weight_metrics
 from cmwnet_jax.train.preemption import StopRequests
 from cmwnet_jax.train.result import summarize, weight_arrays, weighting_arrays
@@ -154,10 +155,12 @@ def _finish_epoch(
     epoch: Epoch,
 ) -> None:
     """Tests the classifiers after an epoch, reports, and saves when due."""
+    second = launch.data.also_test
     with launch.clock.compute():
         tested = trainer.test(state)
+        also_tested = {} if second is None else trainer.test(state, ALSO_TEST)
     health.check_test_losses(tested[""].losses, epoch.run_steps_done)
-    _report(launch, board, bar, epoch, tested, state)
+    _report(launch, board, bar, epoch, tested, also_tested, state)
     _picture(launch, trainer, board, epoch, tested[""], state)
     if epoch.number + 1 == launch.config.num_epochs:
         _leave_for_audit(launch, trainer, state)
@@ -176,11 +179,14 @@ def _report(
     bar: ProgressBar,
     epoch: Epoch,
     tested: dict[str, NamedTuple],
+    also_tested: dict[str, NamedTuple],
     state: MetaState,
 ) -> None:
     """Writes and shows an epoch's metrics."""
     data, method, test = launch.data, launch.recipe.method, tested[""]
-    classes = _meta_classes(launch, state)
+    classes, second = _meta_classes(launch, state), data.also_test
+    others = {name: measured for name, measured in tested.items() if name}
+    count = data.source.num_classes
     metrics = {
         "epoch": epoch.number,
         "learning_rate": float(launch.recipe.learning_rate(epoch.run_steps_done - 1)),
@@ -190,12 +196,10 @@ def _report(
         **method.describe_plan(epoch.selections),
         **split_metrics(test, data.test_labels, data.biased.class_counts, classes),
         **method.test_numbers(test),
+        **accuracy_metrics("test", others, data.test_labels, count),
+        **({} if second is None else accuracy_metrics(second.name, also_tested, second.labels, count)),
         **launch.clock.epoch_seconds(),
     }
-    for name, measured in tested.items():
-        if name:
-            is_right = measured.predictions == data.test_labels
-            metrics[f"{name}_test_accuracy_percent"] = float(100 * np.mean(is_right))
     launch.folder.append_metrics(metrics)
     board.add_metrics(metrics)
     bar.update(metrics)

@@ -7,9 +7,11 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.core.types import PyTree
+from cmwnet_jax.data.also_test import AlsoTest
 from cmwnet_jax.data.load import Data
 from cmwnet_jax.methods import METHODS
 from cmwnet_jax.methods.base import Method
+from cmwnet_jax.runs import stored
 from cmwnet_jax.runs.arrays import read_arrays
 from cmwnet_jax.runs.run_folder import RunFolder
 from cmwnet_jax.runs.stored import AVERAGED, IN_WARMUP, LAST_EPOCHS, METHOD_PLACE
@@ -93,6 +95,21 @@ def weighting_arrays(method: Method, weight_params: PyTree, history: list[dict])
     return {"grid": np.asarray(grid), "functions": np.asarray(method.weight_net.functions(weight_params, grid))}
 
 
+def _also_test(second: AlsoTest | None, counted: list[dict]) -> dict:
+    """What is known of the second test split; and the means of its accuracies, and of all top-5 accuracies."""
+    if second is None:
+        return {}
+    tops = [name for name in counted[-1] if name.endswith("top5_percent")]
+    accuracies = [name for name in counted[-1] if name.endswith(f"{second.name}_accuracy_percent")]
+    return {
+        stored.ALSO_TEST: second.name,
+        f"{stored.ALSO_TEST}_examples": len(second.labels),
+        f"{stored.ALSO_TEST}_classes": second.num_classes,
+        **{f"{name}_last": counted[-1][name] for name in accuracies + tops},
+        **{f"{name}_last10": last_epochs_mean(counted, name) for name in accuracies + tops},
+    }
+
+
 def summarize(
     config: ConfigDict, data: Data, method: Method, meta_classes: MetaClasses, folder: RunFolder, clock: Clock
 ) -> dict:
@@ -124,6 +141,7 @@ def summarize(
         **{f"{name}_last": value for name, value in last.items() if name.startswith("test_")},
         "test_accuracy_percent_last10": last_epochs_mean(counted, "test_accuracy_percent"),
         "teacher_test_accuracy_percent_last10": last_epochs_mean(counted, "teacher_test_accuracy_percent"),
+        **_also_test(data.also_test, counted),
         "test_class_accuracy_percent_last": class_accuracy_percent(
             read_arrays(folder.path, "evaluation")["confusion"]
         ),

@@ -99,13 +99,14 @@ class Trainer:
         reported = parallel.unreplicate(reported)
         return state, epoch.extended({name: np.asarray(values) for name, values in reported.items()})
 
-    def test(self, state: MetaState) -> dict[str, NamedTuple]:
-        """Evaluates each of the method's classifiers on the test split; returns the results by name.
+    def test(self, state: MetaState, split: str = "test") -> dict[str, NamedTuple]:
+        """Evaluates each of the method's classifiers on a split; returns the results by name.
 
         Args:
             state: the replicated state.
+            split: a name in `Data.splits`.
         """
-        return {name: self.measure("test", held) for name, held in self._method.classifiers(state).items()}
+        return {name: self.measure(split, held) for name, held in self._method.classifiers(state).items()}
 
     def measure(self, split: str, variables: Variables) -> NamedTuple:
         """Applies the method's `Measure` to every example of a split, in order; the result is on the host.

@@ -6,6 +6,7 @@ from cmwnet_jax.data.builders.base import LocalBuilder as LocalBuilder
 from cmwnet_jax.data.builders.csv_table import Csv
 from cmwnet_jax.data.builders.digits import Digits
 from cmwnet_jax.data.builders.image_folder import ImageFolder
+from cmwnet_jax.data.builders.imagenet_val import ImagenetVal
 from cmwnet_jax.data.builders.mnist_format import MnistFormat
 from cmwnet_jax.data.builders.webfg import WebAircraft, WebBird, WebCar
 from cmwnet_jax.data.builders.webvision import Webvision, WebvisionMini
@@ -24,6 +25,7 @@ BUILDERS: dict[str, type[LocalBuilder]] = {
         WebAircraft,
         WebBird,
         WebCar,
+        ImagenetVal,
     )
 }
 """Our builders by name."""

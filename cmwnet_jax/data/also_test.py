@@ -1,0 +1,108 @@
+"""A second split to test on: another data set's, with classes matched by name, or another one of the set."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cmwnet_jax.data import sources
+from cmwnet_jax.errors import UsageError, naming_field, unknown_name
+
+SPLIT = "also_test"
+"""Its name in `Data.splits`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AlsoTest:
+    """The examples of a second test split whose classes the training set has.
+
+    Attributes:
+        name: its name in metrics: that of the data set or split, with an underscore for all but letters and
+            digits.
+        source: the data set that it is in.
+        split: its name there.
+        ids: [M] int64, rows of the split, ascending.
+        labels: [M] int32, classes of the training set.
+    """
+
+    name: str
+    source: sources.Source
+    split: str
+    ids: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that have examples."""
+        return len(np.unique(self.labels))
+
+
+def open_also_test(config: ConfigDict, source: sources.Source) -> AlsoTest | None:
+    """Opens the split that `data.also_test` names, without reading its inputs; None for no second split.
+
+    Args:
+        config: the run's config.
+        source: the data set of the run.
+
+    Raises:
+        UsageError: there is no such split or set, it is the one that the run tests on already, its raw files
+            cannot be used, or it has no class of the training set.
+    """
+    wanted, raw_dir = config.data.also_test, config.data.also_test_raw_dir
+    if not wanted:
+        return None
+    others = [split for split in source.splits if split not in ("train", source.test_split)]
+    if wanted in source.splits and not raw_dir:
+        other, split = source, wanted
+    elif wanted in sources.DATASETS:
+        with naming_field("data.also_test"):
+            other = sources.open(wanted, config.data.dir, raw_dir, needed=())
+        split = other.test_split
+    else:
+        raise unknown_name("data.also_test", wanted, (*others, *sources.DATASETS))
+    if (other.folder, split) in [(source.folder, own) for own in ("train", source.test_split)]:
+        raise UsageError(
+            f"data.also_test is {wanted!r}, which is the split {split!r} that the run trains or tests on "
+            f"already, expected another one: {_choice(others)}"
+        )
+    of_class = matched_classes(other.class_names, source.class_names)
+    labels = of_class[sources.read_labels(other, split)]
+    ids = np.flatnonzero(labels >= 0)
+    if not len(ids):
+        raise UsageError(
+            f"data.also_test is {wanted!r}, none of whose classes, e.g. {other.class_names[0]!r}, has the name "
+            f"of one of the training set's, e.g. {source.class_names[0]!r}: give them the same names or "
+            f"WordNet identifiers (of WebVision, info/synsets.txt has them)"
+        )
+    return AlsoTest(re.sub(r"[^A-Za-z0-9]", "_", wanted), other, split, ids, labels[ids])
+
+
+def _choice(others: Sequence[str]) -> str:
+    return f"take {' or '.join(others)}, or another set" if others else "name another set, or leave it empty"
+
+
+def matched_classes(names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """Finds the classes of one data set in another by their names.
+
+    Names that begin with a WordNet identifier match by it; others match if they are the same.
+
+    Args:
+        names: names of the classes to find.
+        wanted: C names, all different.
+
+    Returns:
+        [len(names)] int32: the place in `wanted`, -1 where there is none.
+
+    Example:
+        >>> matched_classes(["n02012849", "n01440764", "cat"], ["cat", "n01440764 tench, Tinca tinca"]).tolist()
+        [-1, 1, 0]
+    """
+    places = {_key(name): place for place, name in enumerate(wanted)}
+    return np.array([places.get(_key(name), -1) for name in names], np.int32)
+
+
+def _key(name: str) -> str:
+    synset = re.match(r"n\d{8}\b", name)
+    return synset[0] if synset else name
