@@ -84,6 +84,48 @@ def test_parameters_that_are_not_trained_stay_and_do_not_count_for_the_norm():
     assert not any(leaf.shape == (2, 2) for leaf in jax.tree.leaves(state))  # no momentum is kept of the others
 
 
+def test_slow_parameters_move_by_a_part_of_the_others_step():
+    """As with two optimisers, one of a tenth of the rate."""
+    config = small_config(optimizer__slow=("body/*",), optimizer__momentum=0.9)
+    params, _ = moved(make_optimizer(config, learning_rate_schedule(config, 20)))
+    expected, _ = moved(optax.partition({"body": sgd(0.01), "head": sgd(0.1)}, {n: n for n in PARAMS}))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), params, expected)
+    with pytest.raises(UsageError, match=r"a pattern in optimizer.slow is 'tail/\*'"):
+        moved(make_optimizer(small_config(optimizer__slow=("tail/*",)), optax.constant_schedule(0.1)))
+
+
+def rates(epoch_steps=10, **changes):
+    config = small_config(num_epochs=12, **{f"optimizer__{name}": value for name, value in changes.items()})
+    check_config(config)
+    return np.asarray(jax.vmap(learning_rate_schedule(config, epoch_steps))(jnp.arange(12 * epoch_steps)))
+
+
+def test_linear_warmup_and_cosine_are_the_closed_forms():
+    steps = np.arange(120)
+    cosine = 0.05 * (1 + np.cos(np.pi * steps / 120))
+    np.testing.assert_allclose(rates(schedule="cosine"), cosine, rtol=1e-6, atol=1e-8)
+    rise = 0.1 * (steps[:25] + 1) / 26
+    after = 0.05 * (1 + np.cos(np.pi * np.arange(95) / 95))
+    got = rates(schedule="cosine", linear_warmup_epochs=2.5)
+    np.testing.assert_allclose(got, [*rise, *after], rtol=1e-6, atol=1e-8)
+    # optax's own, whose rise starts a step earlier at 0.
+    own = optax.warmup_cosine_decay_schedule(0.1 / 26, 0.1, 25, 120)
+    np.testing.assert_allclose(got, [own(step) for step in steps], rtol=1e-6, atol=1e-8)
+    drops = rates(linear_warmup_epochs=2.0, decay_at_percent=(50.0,))
+    np.testing.assert_allclose(drops, [*(0.1 * np.arange(1, 21) / 21), *[0.1] * 50, *[0.01] * 50], rtol=1e-6)
+    constant = rates(schedule="warm_restarts", linear_warmup_epochs=1.0)  # warmup_epochs is 2
+    np.testing.assert_allclose(constant[10:20], 0.1, rtol=1e-6)
+    assert constant[20] == pytest.approx(0.1) and constant[21] < 0.09995
+
+
+def test_the_schedule_starts_anew_after_the_warmup():
+    """Each phase's rates are those of a run of its length."""
+    got = rates(schedule="cosine", linear_warmup_epochs=1.0, two_phases=True)
+    for part in (got[:20], got[20:]):
+        after = 0.05 * (1 + np.cos(np.pi * np.arange(len(part) - 10) / (len(part) - 10)))
+        np.testing.assert_allclose(part, [*(0.1 * np.arange(1, 11) / 11), *after], rtol=1e-6, atol=1e-8)
+
+
 def is_last_layer(params):
     return {name: name == "Dense_1" for name in params}
 
@@ -177,6 +219,21 @@ def test_adamw_needs_none_where_no_weights_are_learned(tmp_path):
         ({"optimizer__trainable": (3,)}, "optimizer.trainable is .3,., expected patterns"),
         ({"optimizer__trainable": ("a\nb",)}, "expected patterns of parameters' names"),
         ({"optimizer__trainable": ("*",) * 101}, "has 101 entries"),
+        ({"optimizer__slow": ("",)}, "optimizer.slow is .*, expected patterns"),
+        ({"optimizer__slow_factor": 0.0}, r"optimizer.slow_factor is 0.0, expected a number in \(0, 1\)"),
+        ({"optimizer__linear_warmup_epochs": 6.0}, "linear_warmup_epochs is 6.0, expected less than 6"),
+        (
+            {"optimizer__linear_warmup_epochs": 2.0, "optimizer__two_phases": True},
+            "linear_warmup_epochs is 2.0, expected less than 2",
+        ),
+        (
+            {"optimizer__two_phases": True, "warmup_epochs": 0},
+            "two_phases is True, but warmup_epochs is 0, expected at least 1 and less than",
+        ),
+        (
+            {"optimizer__two_phases": True, "optimizer__schedule": "warm_restarts"},
+            "but warm_restarts already has a constant learning rate",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, message):

@@ -64,3 +64,28 @@ def cosine_7_16(learning_rate: float, num_steps: int) -> optax.Schedule:
         step -> learning rate.
     """
     return lambda step: learning_rate * jnp.cos(7 * jnp.pi * step / (16 * num_steps))
+
+
+def with_linear_warmup(schedule: optax.Schedule, learning_rate: float, num_steps: int) -> optax.Schedule:
+    """Puts a linear rise before a schedule (Goyal et al. 2017).
+
+    The rate rises as from 0 at step -1, so that no step is without effect: at step s it is
+    `learning_rate * (s + 1) / (num_steps + 1)`.
+
+    Args:
+        schedule: its step 0 is the step `num_steps` of the result.
+        learning_rate: the schedule's first value.
+        num_steps: steps of the rise; 0 for none.
+
+    Returns:
+        step -> learning rate.
+
+    Example:
+        >>> schedule = with_linear_warmup(optax.constant_schedule(0.4), 0.4, 3)
+        >>> [round(float(schedule(step)), 6) for step in range(5)]
+        [0.1, 0.2, 0.3, 0.4, 0.4]
+    """
+    if not num_steps:
+        return schedule
+    rise = optax.linear_schedule(learning_rate / (num_steps + 1), learning_rate, num_steps)
+    return optax.join_schedules([rise, schedule], [num_steps])

@@ -6,6 +6,7 @@ from cmwnet_jax.data.sources import DATASETS
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import METHODS
 from cmwnet_jax.methods.fields import is_nothing, reads_options
+from cmwnet_jax.train.optimizers import phase_epochs
 
 
 def check_combined(config: ConfigDict, defaults: ConfigDict) -> None:
@@ -21,6 +22,7 @@ def check_combined(config: ConfigDict, defaults: ConfigDict) -> None:
     _check_input(config)
     _check_start(config)
     _check_learning_rates(config)
+    _check_phases(config)
     _check_micro_batches(config)
     _check_warmup(config)
     options = {option for spec in METHODS.values() for option in spec.options}
@@ -84,6 +86,26 @@ def _check_learning_rates(config: ConfigDict) -> None:
         raise UsageError(
             f"optimizer.decay_factor is {fields.decay_factor}, after which the classifier would not learn: set "
             f"it to more than 0, or train for fewer epochs"
+        )
+
+
+def _check_phases(config: ConfigDict) -> None:
+    fields, first = config.optimizer, config.warmup_epochs
+    if fields.two_phases and not 0 < first < config.num_epochs:
+        raise UsageError(
+            f"optimizer.two_phases is True, but warmup_epochs is {first}, expected at least 1 and "
+            f"less than num_epochs, {config.num_epochs}, so that there are two phases: set it to False"
+        )
+    if fields.two_phases and fields.schedule == "warm_restarts":
+        raise UsageError(
+            "optimizer.two_phases is True, but warm_restarts already has a constant learning rate in "
+            "the warm-up and restarts after it: set it to False, or take another optimizer.schedule"
+        )
+    shortest = min(phase_epochs(config))
+    if fields.linear_warmup_epochs >= shortest:
+        raise UsageError(
+            f"optimizer.linear_warmup_epochs is {fields.linear_warmup_epochs}, expected less than {shortest}, "
+            f"the epochs that the learning rate's schedule spans: lower it"
         )
 
 

@@ -8,14 +8,14 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from cmwnet_jax.core.schedules import cosine_7_16, step_decay, warm_restarts
+from cmwnet_jax.core.schedules import cosine_7_16, step_decay, warm_restarts, with_linear_warmup
 from cmwnet_jax.core.types import PyTree, VirtualFilter
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.methods.fields import LARGE, MANY, Field, between, check_entries, one_of, shown, within
 from cmwnet_jax.transfer.array_facts import named
 
 OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("steps", "warm_restarts", "cosine_7_16")
+SCHEDULES = ("steps", "warm_restarts", "cosine", "cosine_7_16")
 
 _LISTED = 24  # most parameters that a message lists; with more, it lists their modules
 
@@ -58,13 +58,25 @@ FIELDS = {
     "optimizer.schedule": Field(
         "steps",
         "Learning-rate schedule: steps (drops at given steps), warm_restarts (constant in the warm-up, "
-        "then cosine cycles, each twice as long as the previous one, SGDR) or cosine_7_16 (7/16 of a cosine's "
-        "half period, FixMatch's).",
+        "then cosine cycles, each twice as long as the previous one, SGDR), cosine (half a period, down to 0) "
+        "or cosine_7_16 (7/16 of a cosine's half period, FixMatch's).",
         one_of(SCHEDULES),
+    ),
+    "optimizer.linear_warmup_epochs": Field(
+        0.0,
+        "Epochs in which the learning rate rises linearly from 0, before the schedule begins; 0.0: none. "
+        "`warmup_epochs`, in which the loss is plain cross-entropy, are another thing.",
+        between(0, MANY),
+    ),
+    "optimizer.two_phases": Field(
+        False,
+        "Whether the learning rate starts anew after `warmup_epochs`: linear warm-up and schedule then span "
+        "these epochs, and again all others, as two phases.",
     ),
     "optimizer.decay_at_percent": Field(
         (60.0, 85.0),
-        "steps only: per cents of the run's steps at which the learning rate is multiplied by `decay_factor`.",
+        "steps only: per cents of the schedule's steps, which are the run's without the linear warm-up, at "
+        "which the learning rate is multiplied by `decay_factor`.",
         _percents,
     ),
     "optimizer.decay_factor": Field(
@@ -109,29 +121,65 @@ FIELDS = {
         "BatchNorm are updated in any case. Empty: all parameters are trained.",
         _patterns,
     ),
+    "optimizer.slow": Field(
+        (),
+        "Name patterns of parameters whose learning rate is `slow_factor` times that of the others, e.g. "
+        "('layer*',), as in fine-tuning; the virtual step has one rate for all. Empty: none.",
+        _patterns,
+    ),
+    "optimizer.slow_factor": Field(
+        0.1,
+        "Factor of the learning rate of the parameters in `slow`, in (0, 1).",
+        within("(0, 1)"),
+    ),
 }
 """Config fields of the classifier's optimiser, in display order."""
 
 
 def learning_rate_schedule(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
-    """Makes the learning-rate schedule of the optimiser.
+    """Makes the learning-rate schedule of the optimiser, of one phase or of two.
 
     Args:
         config: the run's config.
         epoch_steps: steps per epoch.
     """
-    fields, steps = config.optimizer, config.num_epochs * epoch_steps
+    parts = [_phase_schedule(config, epochs, epoch_steps) for epochs in phase_epochs(config)]
+    if len(parts) == 1:
+        return parts[0]
+    return optax.join_schedules(parts, [config.warmup_epochs * epoch_steps])
+
+
+def phase_epochs(config: ConfigDict) -> tuple[int, ...]:
+    """The numbers of epochs that the learning rate's schedule spans, one for each time that it starts.
+
+    Args:
+        config: the run's config.
+    """
+    if config.optimizer.two_phases:
+        return config.warmup_epochs, config.num_epochs - config.warmup_epochs
+    return (config.num_epochs,)
+
+
+def _phase_schedule(config: ConfigDict, epochs: int, epoch_steps: int) -> optax.Schedule:
+    """The linear warm-up, and after it the schedule over the rest of so many epochs."""
+    fields = config.optimizer
+    rise = round(fields.linear_warmup_epochs * epoch_steps)
+    steps = max(1, epochs * epoch_steps - rise)
     if fields.schedule == "warm_restarts":
-        return warm_restarts(
+        schedule = warm_restarts(
             fields.learning_rate,
             steps,
-            constant_steps=config.warmup_epochs * epoch_steps,
+            constant_steps=max(0, config.warmup_epochs * epoch_steps - rise),
             first_cycle_steps=fields.first_cycle_epochs * epoch_steps,
             least=fields.least_learning_rate,
         )
-    if fields.schedule == "cosine_7_16":
-        return cosine_7_16(fields.learning_rate, steps)
-    return step_decay(fields.learning_rate, steps, fields.decay_at_percent, fields.decay_factor)
+    elif fields.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(fields.learning_rate, steps)
+    elif fields.schedule == "cosine_7_16":
+        schedule = cosine_7_16(fields.learning_rate, steps)
+    else:
+        schedule = step_decay(fields.learning_rate, steps, fields.decay_at_percent, fields.decay_factor)
+    return with_linear_warmup(schedule, fields.learning_rate, rise)
 
 
 def virtual_schedule(config: ConfigDict, learning_rate: optax.Schedule) -> optax.Schedule:
@@ -165,18 +213,22 @@ def make_optimizer(config: ConfigDict, learning_rate: optax.Schedule) -> optax.G
         ]
     if fields.clip_norm:
         parts.insert(0, optax.clip_by_global_norm(fields.clip_norm))
-    moving, is_trained = optax.chain(*parts), trainable_filter(fields.trainable)
-    if is_trained is None:
-        return moving
-    return optax.multi_transform({True: moving, False: optax.set_to_zero()}, is_trained)
+    moving, is_trained, factor = optax.chain(*parts), trainable_filter(fields.trainable), fields.slow_factor
+    if is_trained is not None:
+        moving = optax.multi_transform({True: moving, False: optax.set_to_zero()}, is_trained)
+    is_slow = trainable_filter(fields.slow, "optimizer.slow")
+    if is_slow is not None:  # the update is proportional to the learning rate, in its weight decay, too
+        moving = optax.chain(moving, optax.masked(optax.scale(factor), is_slow))
+    return moving
 
 
-def trainable_filter(patterns: Sequence[str]) -> VirtualFilter | None:
-    """Makes the filter of trained parameters: params -> bools of the same structure; None if all are trained.
+def trainable_filter(patterns: Sequence[str], field: str = "optimizer.trainable") -> VirtualFilter | None:
+    """Makes the filter of parameters by name: params -> bools of the same structure; None without patterns.
 
     Args:
         patterns: `fnmatch` patterns of names such as `head/kernel`; `*` matches any characters, including
-            slashes. Empty: all parameters are trained.
+            slashes.
+        field: the config field that they come from, for the error.
 
     Raises:
         UsageError: a pattern matches no parameter; raised by the returned function.
@@ -184,15 +236,15 @@ def trainable_filter(patterns: Sequence[str]) -> VirtualFilter | None:
     if not patterns:
         return None
 
-    def is_trained(params: PyTree) -> PyTree:
+    def is_chosen(params: PyTree) -> PyTree:
         names = [name for name, _ in named(params)]
         for pattern in patterns:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 modules = sorted({f"{name.partition('/')[0]}/*" for name in names})
                 raise unknown_name(
-                    "a pattern in optimizer.trainable", pattern, names if len(names) <= _LISTED else modules
+                    f"a pattern in {field}", pattern, names if len(names) <= _LISTED else modules
                 )
-        trained = [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
-        return jax.tree.unflatten(jax.tree.structure(params), trained)
+        chosen = [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
+        return jax.tree.unflatten(jax.tree.structure(params), chosen)
 
-    return is_trained
+    return is_chosen
