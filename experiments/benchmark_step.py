@@ -15,12 +15,9 @@ program are measured only for models without convolutions (`parallel.loops_are_s
 TensorBoard or https://ui.perfetto.dev.
 """
 
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import re
 import statistics
 import sys
 import time
@@ -36,8 +33,9 @@ from rich.table import Table
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError, unknown_name
-from cmwnet_jax.files import check_writable, local_path
+from cmwnet_jax.files import check_writable, local_path, replace_file
 from cmwnet_jax.screen import console
+from experiments.setting import setting
 from experiments.step_tasks import DTYPES, TASKS
 from experiments.step_variants import (
     ERM,
@@ -127,30 +125,6 @@ def cosine(first: np.ndarray, second: np.ndarray) -> float:
     return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second)))
 
 
-def setting() -> dict:
-    """Describes the machine, the versions and the command."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "device": jax.devices()[0].device_kind,
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "versions": versions,
-        "command": " ".join(["python -m experiments.benchmark_step", *sys.argv[1:]]),
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    return found[1] if found else platform.processor()
-
-
 def make_table(report: dict) -> Table:
     """Makes the table of a report: one section per model, one row per variant.
 
@@ -236,19 +210,21 @@ def main(argv: list[str]) -> None:
         check_folder("--output", local_path("--output", _OUTPUT.value).parent)
     if _PROFILE.value:
         check_folder("--profile", local_path("--profile", _PROFILE.value))
-    report = setting() | {"dtype": dtype, "rounds": _ROUNDS.value, "models": {}}
+    device = {"device": jax.devices()[0].device_kind}
+    call = {"command": " ".join(["python -m experiments.benchmark_step", *sys.argv[1:]])}
+    report = device | setting() | call | {"dtype": dtype, "rounds": _ROUNDS.value, "models": {}}
     for name in chosen_models(_MODELS.value):
         task = TASKS[name]
         variants, state = jax_variants(task, DTYPES[dtype])
         variants |= torch_variants(task, state, dtype)
         exact = exact_meta_gradient(task, state)
         report["models"][name] = results(variants, measure(variants, _ROUNDS.value), exact)
+        if _OUTPUT.value:  # after each model, lest a later one, or the profiler, ends the process
+            replace_file(local_path("--output", _OUTPUT.value), json.dumps(report, indent=2) + "\n")
         if _PROFILE.value:
             profile(variants, Path(_PROFILE.value).expanduser() / name)
         print(f"{name}: measured", file=sys.stderr, flush=True)
     console(width=None if sys.stdout.isatty() else 190).print(make_table(report))
-    if _OUTPUT.value:
-        Path(_OUTPUT.value).expanduser().write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import cmwnet_jax as cmw
 from cmwnet_jax.models import MODELS
 from experiments import benchmark_step, step_tasks, step_variants
 from experiments.benchmark_step import cosine
+from experiments.setting import setting
 from experiments.step_tasks import Task
 from experiments.step_variants import ERM, META, SCANNED_ERM, SCANNED_META, Program, Step, Variant, vector
 
@@ -286,7 +287,7 @@ def test_the_reports_ratios():
     assert report[META]["flops_ratio_to_erm"] == pytest.approx(10 / 3)
     assert report[META]["cosine_to_exact"] == pytest.approx(0.6)
     screen = io.StringIO()
-    whole = benchmark_step.setting() | {"dtype": "float32", "models": {"mlp": report}}
+    whole = setting() | {"device": "cpu", "dtype": "float32", "models": {"mlp": report}}
     Console(file=screen, width=200).print(benchmark_step.make_table(whole))
     row = next(line for line in screen.getvalue().splitlines() if "meta step" in line)
     assert "6000.00" in row and "0.60000" in row and "3.33" in row
