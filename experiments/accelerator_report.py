@@ -26,7 +26,7 @@ def summary_of_run(run: Path) -> dict | None:
     Returns:
         `epochs_done`, `num_epochs`; the test accuracy in the last epoch and, of a finished run, the mean of its
         last 10 epochs; seconds of all epochs, compilation included, in all launches; and the median of an epoch
-        of plain training and of one with meta steps, None where there is none.
+        of plain training and of one with meta steps, compilation excluded, None where there is none.
     """
     lines = stored.read_metrics(run)
     if not lines:
@@ -45,7 +45,7 @@ def summary_of_run(run: Path) -> dict | None:
 
 
 def _median(lines: Iterable[Mapping]) -> float | None:
-    seconds = [line["seconds"] for line in lines]
+    seconds = [line["seconds"] - line["seconds_compile"] for line in lines]
     return statistics.median(seconds) if seconds else None
 
 

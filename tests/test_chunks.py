@@ -3,6 +3,7 @@
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 from test_checkpoint import with_a_bit_flipped
@@ -174,13 +175,22 @@ def test_the_clock_adds_up_an_epochs_chunks(monkeypatch):
     def wait(seconds):
         now[0] += seconds
 
+    def compile(seconds):
+        jax.monitoring.record_event_duration_secs("/jax/core/compile/backend_compile_duration", seconds)
+        jax.monitoring.record_event_duration_secs("/jax/checkpoint/write/durations_sec", 1000)
+
+    monkeypatch.setattr(clock_module, "_compiling", [70.0])
     clock = Clock()
     wait(5)
-    for compute in (100, 3):  # the first compiles
+    compile(4)
+    for compute, compiling in ((100, 60), (3, 0)):
         clock.start_epoch()
         for _ in range(2):
             with clock.compute():
                 wait(compute)
+                compile(compiling / 2)
             wait(1)
-        assert clock.epoch_seconds() == {"seconds": 2 * compute + 2, "seconds_compute": 2 * compute}
-    assert clock.summary() == {"seconds": 215, "seconds_ready": 207, "overhead_percent": 25}
+        expected = {"seconds": 2 * compute + 2, "seconds_compute": 2 * compute, "seconds_compile": compiling}
+        assert clock.epoch_seconds() == expected
+    expected = {"seconds": 215, "seconds_ready": 207, "seconds_compile": 64, "overhead_percent": 25}
+    assert clock.summary() == expected

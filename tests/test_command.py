@@ -186,6 +186,7 @@ def test_names_are_printed_as_they_stand(tmp_path, monkeypatch):
         stored.ACCURACY,
         stored.WEIGHT_AUC,
         "seconds",
+        "seconds_compile",
     )
     text = printed(monkeypatch, lambda: show.print_result(result | dict.fromkeys(numbers, 1.0)))
     assert f"erm on {BRACKETS}, bias" in text and f"written to /x/{BRACKETS}" in text

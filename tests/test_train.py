@@ -93,6 +93,7 @@ def test_the_command_trains_and_leaves_a_folder_that_it_will_not_overwrite(tmp_p
     assert "jax" in imported and "tensorflow" not in imported
     assert "test accuracy, mean of the last 10 epochs" in done.stdout
     assert "epoch 12/12" in done.stderr
+    assert re.search(r"^compiled in \d+\.\d s$", done.stderr, re.MULTILINE)
     assert {path.name for path in workdir.iterdir()} == {
         ".lock", "bias.json", "bias.npz", "config.json", "metrics.jsonl", "weights.npz", "evaluation.npz",
         "names.json", "predictions.npz", "probabilities.npy",
@@ -103,6 +104,7 @@ def test_the_command_trains_and_leaves_a_folder_that_it_will_not_overwrite(tmp_p
     assert [line["epoch"] for line in lines] == list(range(12))
     assert lines[0]["meta_loss"] is None
     assert lines[-1]["meta_loss"] > 0
+    assert lines[0]["seconds"] > lines[0]["seconds_compile"] > 0 == lines[5]["seconds_compile"]
     result = json.loads((workdir / "result.json").read_text())
     assert result["test_accuracy_percent_last"] == lines[-1]["test_accuracy_percent"]
     assert 0.05 < result["wrong_rate"] < 0.2
@@ -221,7 +223,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, mon
         np.testing.assert_array_equal(got, expected, err_msg=jax.tree_util.keystr(path))
     metrics = [
         [
-            {**json.loads(line), "seconds": 0, "seconds_compute": 0}
+            {**json.loads(line), "seconds": 0, "seconds_compute": 0, "seconds_compile": 0}
             for line in (tmp_path / name / "metrics.jsonl").open()
         ]
         for name in ("whole", "resumed")

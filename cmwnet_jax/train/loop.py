@@ -113,7 +113,9 @@ def _train(launch: _Launch) -> dict:
         saver = Saver(config, launch.workdir, recipe, launch.folder, launch.checkpoints, stop)
         run = (config, launch.data, recipe.method, trainer, state)
         chunks = run_chunks(*run, clock=clock, first_epoch=first_epoch, saved=saved)
-        for state, epoch, loss in chunks:
+        for number, (state, epoch, loss) in enumerate(chunks):
+            if number == 0 and parallel.is_first():
+                bar.say(f"compiled in {clock.seconds_compile:.1f} s")
             bar.advance(epoch.run_steps_done / epoch.num_steps, loss)
             if epoch.is_over:
                 _finish_epoch(launch, trainer, board, bar, saver, state, epoch)

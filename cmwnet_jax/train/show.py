@@ -104,6 +104,7 @@ def print_result(result: dict) -> None:
         (f"test accuracy, {last}", f"{result['test_accuracy_percent_last10']:.2f}%"),
         (f"weight AUC, {last}", _optional(result["weight_auc_last10"], "{:.3f}")),
         ("time", f"{result['seconds']:.1f} s"),
+        ("time, of which compiling", f"{result['seconds_compile']:.1f} s"),
     ):
         table.add_row(label, text)
     console().print(table)
