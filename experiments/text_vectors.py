@@ -3,88 +3,22 @@
     python -m experiments.text_vectors --train=train.csv --test=test.csv --text=text --label=category \
         --output=VECTORS.npz [--tokens]
 
-Vectors: TF-IDF of words and pairs of words that occur in at least two training texts, with 1 + log(count),
-projected on the directions of largest singular values (latent semantic analysis). Tokens: the numbers of the
-words, 1 for words that occur in fewer than two training texts, 0 for padding; texts are cut at --length words.
-Both are fitted on the training texts alone. In the file, `paths` holds the texts themselves, which show the
-examples.
+The data set `csv` reads texts without such a file (experiments/own_texts.py), and makes them into the same
+vectors and tokens (cmwnet_jax/data/texts.py). In the file, `paths` holds the texts themselves, which show the
+examples, and `words` what the tokens stand for.
 """
 
-import re
 import time
-from collections import Counter
-from collections.abc import Iterable
 
 import numpy as np
 import pyarrow.csv
 from absl import flags
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cmwnet_jax import command
 from cmwnet_jax.array_files import reading
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.data.texts import Tokens, Vectors, on_one_line
+from cmwnet_jax.errors import UsageError, naming_field
 from cmwnet_jax.files import file_to_write, replace_file
-
-_UNKNOWN, _FIRST_WORD = 1, 2  # tokens; 0 is padding
-
-
-def vectors(train: list[str], test: list[str], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """TF-IDF vectors in fewer dimensions.
-
-    Args:
-        train: N texts.
-        test: M texts.
-        size: number of dimensions, d.
-
-    Returns:
-        [N, d] and [M, d] float32.
-
-    Raises:
-        UsageError: the training texts have no more than `size` words and pairs that occur twice.
-    """
-    terms = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    try:
-        weights = terms.fit_transform(train)
-    except ValueError as error:  # no term is left
-        raise UsageError(
-            f"--text is a column without words that two texts share ({error}): name another"
-        ) from error
-    if weights.shape[1] <= size:
-        raise UsageError(f"--components is {size}, expected fewer than the {weights.shape[1]} terms: lower it")
-    project = TruncatedSVD(size, random_state=0)
-    return tuple(
-        x.astype(np.float32) for x in (project.fit_transform(weights), project.transform(terms.transform(test)))
-    )
-
-
-def tokens(train: list[str], test: list[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the words; the most frequent word is 2.
-
-    Args:
-        train: N texts.
-        test: M texts.
-        length: largest number of words of a text, the others are cut off.
-
-    Returns:
-        [N, l] and [M, l] int32, l at most `length`; 0 is padding.
-    """
-    counts = Counter(word for text in train for word in set(_words(text)))
-    shared = sorted(
-        (word for word, count in counts.items() if count > 1), key=lambda word: (-counts[word], word)
-    )
-    number = {word: place for place, word in enumerate(shared, _FIRST_WORD)}
-    length = min(length, max(len(_words(text)) for text in (*train, *test)))
-
-    def numbered(texts: Iterable[str]) -> np.ndarray:
-        rows = [[number.get(word, _UNKNOWN) for word in _words(text)[:length]] for text in texts]
-        return np.array([row + [0] * (length - len(row)) for row in rows], np.int32)
-
-    return numbered(train), numbered(test)
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
 def read_column(field: str, path: str, names: tuple[str, str]) -> tuple[list[str], list[str]]:
@@ -107,7 +41,7 @@ def read_column(field: str, path: str, names: tuple[str, str]) -> tuple[list[str
         what = f"no column {missing[0]!r} among {', '.join(table.column_names)}" if missing else "no row"
         raise UsageError(f"{field} is {path!r}, which has {what}: set --text and --label to columns of it")
     texts, labels = (table[name].to_pylist() for name in names)
-    return [" ".join(text.split()) for text in texts], labels
+    return [on_one_line(text) for text in texts], labels
 
 
 def main(argv: list[str]) -> None:
@@ -121,14 +55,17 @@ def main(argv: list[str]) -> None:
         path = command.required(flag.value, split, "a CSV file")
         texts[split], labels[split] = read_column(f"--{split}", path, names)
     output = file_to_write("--output", command.required(_OUTPUT.value, "output", "an .npz to write"), ".npz")
-    make, size = (tokens, _LENGTH.value) if _TOKENS.value else (vectors, _COMPONENTS.value)
-    train_x, test_x = make(texts["train"], texts["test"], size)
+    make, size = (Tokens, _LENGTH.value) if _TOKENS.value else (Vectors, _COMPONENTS.value)
+    with naming_field("--text"):
+        encoder = make(texts["train"], size)
+    train_x, test_x = (encoder.encode(texts[split]) for split in ("train", "test"))
     arrays = {
         "train_x": train_x,
         "train_y": np.array(labels["train"]),
         "test_x": test_x,
         "test_y": np.array(labels["test"]),
         "paths": np.array(texts["train"]),
+        **({"words": np.array(encoder.words)} if encoder.words else {}),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     replace_file(output, lambda file: np.savez(file, **arrays))
@@ -142,7 +79,7 @@ if __name__ == "__main__":
     _TEXT = flags.DEFINE_string("text", "text", "name of the column of texts")
     _LABEL = flags.DEFINE_string("label", "label", "name of the column of labels")
     _OUTPUT = flags.DEFINE_string("output", None, "the .npz file to write")
-    _COMPONENTS = flags.DEFINE_integer("components", 300, "size of a vector", lower_bound=1)
+    _COMPONENTS = flags.DEFINE_integer("components", 300, "largest size of a vector", lower_bound=1)
     _TOKENS = flags.DEFINE_bool("tokens", False, "make tokens instead of vectors")
     _LENGTH = flags.DEFINE_integer("length", 64, "most words of a text that become tokens", lower_bound=1)
     command.run(main)

@@ -44,12 +44,15 @@ def made_split(name: str, per_class: int) -> Split:
 def stand_in(monkeypatch, per_class: int = 10) -> None:
     """Has the launcher find made data sets under the names of `SHAPES`."""
 
+    def read(source):
+        return load(source.name)
+
     def load(name, data_dir="", raw_dir=""):
         train, test = made_split(name, per_class), made_split(name, 1)
         names = tuple(f"class {c}" for c in range(SHAPES[name][0]))
         return Dataset(name, train, test, names)
 
-    def open(name, data_dir="", raw_dir=""):
+    def open(name, data_dir="", raw_dir="", options=None):
         dataset = load(name)
         splits = {
             split: _Records({"image": x, "label": y} for x, y in zip(part.images, part.labels, strict=True))
@@ -60,5 +63,5 @@ def stand_in(monkeypatch, per_class: int = 10) -> None:
     def read_labels(source, split):
         return np.array([example["label"] for example in source.splits[split]], np.int32)
 
-    for function in (load, open, read_labels):
+    for function in (load, open, read, read_labels):
         monkeypatch.setattr(sources, function.__name__, function)

@@ -17,11 +17,11 @@ from cmwnet_jax.data.builders.webvision import Webvision
 from cmwnet_jax.errors import UsageError
 
 
-def refused(name: str, tmp_path: Path, raw_dir: Path) -> str:
+def refused(name: str, tmp_path: Path, raw_dir: Path, options: dict[str, str] | None = None) -> str:
     """The error's message, after a check that preparing left nothing behind."""
     data_dir = tmp_path / "data"
     with pytest.raises(UsageError) as error:
-        sources.load(name, str(data_dir), str(raw_dir))
+        sources.read(sources.open(name, str(data_dir), str(raw_dir), options=options))
     assert not data_dir.exists()
     message = str(error.value)
     assert "\n" not in message

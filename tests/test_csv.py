@@ -16,7 +16,9 @@ from test_train import small_config
 from cmwnet_jax.data import sources
 from cmwnet_jax.data.human_labels import human_labels
 from cmwnet_jax.data.load import load_data
+from cmwnet_jax.data.texts import Vectors
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.train.check_config import check_config
 
 
 def numbers() -> dict[str, list]:
@@ -90,54 +92,183 @@ def test_images_by_path_are_upright_and_in_rgb(tmp_path):
     )
 
 
+def texts() -> dict[str, list]:
+    """Texts of few words, the first of each split on two lines; the labels in a column of another name."""
+    words = [["red", "card", "lost"], ["blue", "money", "sent"], ["green", "pin", "new"]]
+    rng = np.random.default_rng(0)
+    rows = {name: values for name, values in numbers().items() if name == "split"}
+    rows["kind"] = numbers()["label"]
+    rows["text"] = [" ".join(rng.permutation(words[row % 3])[:2]) for row in range(18)]
+    rows["text"][0] = rows["text"][1] = "card\n lost 007"
+    return rows
+
+
+def folder_of(folder, columns):
+    """A table per split, without the column that says so."""
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        own = {
+            name: [value for value, of in zip(values, columns["split"], strict=True) if of == split]
+            for name, values in columns.items()
+            if name != "split"
+        }
+        pyarrow.csv.write_csv(pa.table(own), folder / f"{split}.csv")
+    return folder
+
+
+OF_TEXTS = {"label_column": "kind", "texts": "vectors"}
+
+
+def test_texts_become_vectors_that_the_texts_show(tmp_path):
+    """From one table, or a table per split."""
+    columns, data = texts(), str(tmp_path / "data")
+    shown = {
+        split: [" ".join(columns["text"][row].split()) for row in rows_of(split)] for split in ("train", "test")
+    }
+    paths = {"one": written(tmp_path, columns), "two": folder_of(tmp_path / "two", columns)}
+    for name, path in paths.items():
+        source = sources.open("csv", data, str(path), options=OF_TEXTS)
+        found, encoder = sources.read(source), Vectors(shown["train"])
+        for split, own in (("train", found.train), ("test", found.test)):
+            np.testing.assert_allclose(own.images, encoder.encode(shown[split]), atol=1e-6)
+            labels = [numbers()["label"][row] for row in rows_of(split)]
+            assert [found.class_names[label] for label in own.labels] == labels
+            assert [example["path"] for example in source.splits[split]] == shown[split]
+        ids = {"one": [f"{row:05d}" for row in rows_of("test")], "two": [f"{row:05d}" for row in range(6)]}
+        assert list(found.test.ids) == ids[name]
+    assert len(list((tmp_path / "data/csv").iterdir())) == 2
+
+
+def test_texts_become_tokens_whose_words_are_known(tmp_path):
+    fields = {"data__name": "csv", "data__bias": "none", "data__texts": "tokens", "data__label_column": "kind"}
+    fields |= {"data__dir": str(tmp_path / "data"), "data__raw_dir": str(written(tmp_path, texts()))}
+    data = load_data(small_config(**fields))
+    texts_of = [texts()["text"][row].split() for row in rows_of("train")]
+    shared = {word for own in texts_of for word in own if sum(word in other for other in texts_of) > 1}
+    found = [[data.source.words[number] for number in row if number] for row in data.splits["train"].image]
+    assert found == [[word if word in shared else "[unknown]" for word in own] for own in texts_of]
+    assert data.source.vocabulary == len(data.source.words) == 2 + len(shared)
+
+
 def changed(**new):
     return lambda columns: columns.update(new)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda c: c.pop("label"), "which has no column 'label'"),
-        (lambda c: c.pop("split"), "which has no column 'split'"),
+def without(*names):
+    return lambda columns: [columns.pop(name) for name in names]
+
+
+LABELS = numbers()["label"]
+SINGLE = ["c9" if row == 3 else label for row, label in enumerate(LABELS)]  # row 3 is for training
+ELSEWHERE = ["c9" if row == 0 else label for row, label in enumerate(LABELS)]  # row 0 is for testing
+WRONG = {
+    numbers: [
+        (without("split"), "which has label, a, b, and no column 'split'"),
         (changed(split=["train"] * 18), "no test or val or validation split"),
         (changed(split=["train", "test", "dev"] * 6), "split is 'dev' in some rows"),
         (changed(a=[None, *range(17)]), "the column 'a' has no value in row 1"),
         (changed(b=[*range(17), float("nan")]), "the column 'b' has nan in row 18"),
         (changed(b=[1e300, *range(17)]), r"the column 'b' has 1e\+300 in row 1, .* float32"),
         (changed(words=["hello"] * 18), "the column 'words' is text, first 'hello', expected numbers"),
-        (changed(label=["c0"] * 18), "all labels are 'c0', expected at least 2"),
-        (changed(label=["c0", *["c1"] * 17]), "is not among|have a single example"),
-        (changed(label=[0.5] * 18), "label of train is double|label of train is float64"),
+        (changed(label=[0.5] * 18), "label of train is float64"),
         (changed(id=["q"] * 18), "id of train has the id 'q' more than once"),
-        (changed(label=[None, *["c1"] * 17]), "'label' has no value in row 1|the label ''|single example"),
-        (changed(path=["pictures/x.jpg"] * 18), "path of train has the id 'pictures/x.jpg' more than once"),
-        (lambda c: [c.pop(name) for name in "ab"], "neither a column path nor any column of numbers"),
+        (changed(label=[None, *LABELS[1:]]), "the column 'label' has no value in row 1"),
+        (changed(label=["", *LABELS[1:]]), "the column 'label' has no value in row 1"),
+        (without("a", "b"), "neither a column path or text nor any of numbers"),
     ],
-)  # fmt: skip
-def test_what_cannot_be_used_is_one_sentence(tmp_path, spoil, message):
-    columns = numbers()
-    spoil(columns)
-    assert re.search(message, refused("csv", tmp_path, written(tmp_path, columns, ".parquet")))
+    pictures: [
+        (changed(path=["pictures/x.jpg"] * 18), "path of train has the id 'pictures/x.jpg' more than once"),
+        (changed(path=[None, *map(str, range(17))]), "the column 'path' has no value in row 1"),
+        (changed(path=[f"{row}.jpg" for row in range(18)]), "where 12 of 12 paths of train name no file, the"),
+        (changed(a=range(18)), "which has the column 'a' besides path, expected images alone"),
+        (changed(text=["x"] * 18), "which has the column 'text' besides path, expected images alone"),
+    ],
+    texts: [
+        (changed(text=[None, *texts()["text"][1:]]), "the column 'text' has no value in row 1"),
+        (changed(text=[f"word{row}" for row in range(18)]), "12 training texts have no word that is in two"),
+        (changed(a=range(18)), "which has the column 'a' besides text, expected texts alone"),
+    ],
+}  # fmt: skip
+OF_LABELS = [
+    (lambda name: without(name), "which has .*, and no column '{}'"),
+    (lambda name: changed(**{name: ["c0"] * 18}), "all labels are 'c0', expected at least 2"),
+    (lambda name: changed(**{name: SINGLE}), "1 of 4 classes have a single example in {} of train, "),
+    (lambda name: changed(**{name: ELSEWHERE}), "where {} of test has the label 'c9', which is not among"),
+]  # fmt: skip
 
 
-def test_images_that_cannot_be_used_are_one_sentence(tmp_path):
+@pytest.mark.parametrize("make", WRONG)
+def test_what_cannot_be_used_is_one_sentence(tmp_path, make):
+    name = "kind" if make is texts else "label"
+    given = (tmp_path,) if make is pictures else ()
+    of_labels = [(spoil(name), message.format(name)) for spoil, message in OF_LABELS]
+    for number, (spoil, message) in enumerate([*WRONG[make], *of_labels]):
+        columns = make(*given)
+        spoil(columns)
+        path = tmp_path / f"table{number}.parquet"
+        pyarrow.parquet.write_table(pa.table(columns), path)
+        said = refused("csv", tmp_path, path, {**OF_TEXTS, "label_column": name})
+        assert re.search(message, said), said
+
+
+def test_tables_of_a_folder_that_do_not_fit_are_one_sentence(tmp_path):
+    refuse = lambda spoil: refused("csv", tmp_path, spoilt_folder(tmp_path, spoil), OF_TEXTS)  # noqa: E731
+    assert "no test or val or validation split" in refuse(lambda folder: (folder / "test.csv").unlink())
+    assert "both train.csv and train.tsv" in refuse(lambda folder: (folder / "train.tsv").write_text("kind\n"))
+    said = refuse(lambda folder: (folder / "test.csv").write_text("text,label\na,c0\n"))
+    assert "with the table 'test.csv', which has text, label, and no column 'kind'" in said
+    said = refuse(lambda folder: (folder / "test.csv").write_text("a,kind\n1,c0\n"))
+    assert "with the table 'test.csv', which has no column 'text', as the training examples have" in said
+    said = refuse(lambda folder: (folder / "test.csv").write_text("text,kind\na,c0\nb\n"))
+    assert re.search(r"test.csv', which cannot be read as a table \(.*Expected 2 columns, got 1", said), said
+    said = refuse(lambda folder: (folder / "test.csv").write_text("text,kind,split\na,c0,test\n"))
+    assert "has a column 'split', as the file's name says it" in said
+    for split, other, which in (("test", "a,b,c", "a column 'c'"), ("test", "a", "no column 'b'")):
+        folder = folder_of(tmp_path / f"numbers{other}", numbers())
+        (folder / f"{split}.csv").write_text(f"{other},label\n{'1,' * len(other.split(','))}c0\n")
+        assert f"which has {which}, unlike the training" in refused("csv", tmp_path, folder)
+
+
+def spoilt_folder(tmp_path, spoil):
+    folder = folder_of(tmp_path / str(len(list(tmp_path.iterdir()))), texts())
+    spoil(folder)
+    return folder
+
+
+def test_images_that_are_none_are_one_sentence(tmp_path):
     columns = pictures(tmp_path)
-    (tmp_path / "pictures" / "4.jpg").unlink()
-    message = refused("csv", tmp_path, written(tmp_path, columns))
-    assert "where 1 of 18 paths name no file, the first 'pictures/4.jpg': paths start at" in message
     (tmp_path / "pictures" / "4.jpg").write_bytes(b"no image")
     assert "1 of the first" in refused("csv", tmp_path, written(tmp_path, columns))
-    assert "column 'a' besides path" in refused("csv", tmp_path, written(tmp_path, columns | {"a": range(18)}))
+    (tmp_path / "pictures" / "4.jpg").unlink()
+    message = refused("csv", tmp_path, written(tmp_path, columns))
+    assert "where 1 of 6 paths of test name no file, the first 'pictures/4.jpg': paths start at" in message
 
 
 def test_other_files_are_one_sentence(tmp_path):
+    assert "which is no table" in refused("csv", tmp_path, tmp_path / "a.txt")
     assert "which cannot be read as a table (No such file" in refused("csv", tmp_path, tmp_path / "a.csv")
     for name in ("a.csv", "a.parquet"):
         (tmp_path / name).write_bytes(b'\x00\xff,"\nx')
         assert "cannot be read as a table" in refused("csv", tmp_path, tmp_path / name)
-    assert "which is no table" in refused("csv", tmp_path, tmp_path)
     (tmp_path / "a.csv").write_text("label,split,label\n")
     assert "which has no row" in refused("csv", tmp_path, tmp_path / "a.csv")
+
+
+def test_fields_of_tables_are_for_tables():
+    for fields, message in (
+        ({"data__label_column": ""}, "data.label_column is empty, expected the column of labels: leave it"),
+        ({"data__label_column": "text"}, "data.label_column is 'text', which has another meaning, expected"),
+        (
+            {"data__texts": "words", "data__name": "csv"},
+            "data.texts is 'words', expected one of tokens, vectors",
+        ),
+        (
+            {"data__texts": "tokens"},
+            "data.texts is 'tokens', which digits does not read: leave it 'vectors', or",
+        ),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check_config(small_config(**fields))
 
 
 @pytest.mark.parametrize("suffix", ["pt", "npy"])

@@ -129,8 +129,6 @@ def test_an_open_set_record_is_not_trained_on_without_its_images(tmp_path, monke
     record = {"data__record": str(tmp_path / "open"), "data__bias": "none"}
     with pytest.raises(UsageError, match="open-set bias, which is for sets in memory"):
         load_data(small_config(data__path="stream", data__open_set_from="digits", **record))
-    load = sources.load
-    monkeypatch.setattr(sources, "load", lambda name, *rest: load("digits", *rest))
     monkeypatch.setattr(load_module, "_foreign", lambda config: SimpleNamespace(name="another"))
     with pytest.raises(UsageError, match="open_set_from is 'another', but the record's images are of 'digits'"):
         load_data(small_config(data__path="device", **record))

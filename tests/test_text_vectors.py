@@ -1,9 +1,10 @@
-"""The tool that makes vectors or tokens of texts."""
+"""Vectors and tokens of texts, and the tool that writes them to a file."""
 
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from cmwnet_jax.data.texts import Tokens, Vectors
 from cmwnet_jax.errors import UsageError
 from experiments import text_vectors as tool
 
@@ -13,7 +14,8 @@ TEST = ["my new card is lost", "where?"]
 
 def test_vectors_keep_most_of_the_angles_between_texts():
     terms = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True).fit(TRAIN)
-    train, test = tool.vectors(TRAIN, TEST, 4)  # there are four different texts
+    encoder = Vectors(TRAIN, 4)  # there are four different texts
+    train, test = encoder.encode(TRAIN), encoder.encode(TEST)
     whole = terms.transform(TRAIN).toarray()
     assert train.dtype == np.float32 and test.shape == (2, 4)
     np.testing.assert_allclose(train @ train.T, whole @ whole.T, atol=1e-5)
@@ -22,11 +24,13 @@ def test_vectors_keep_most_of_the_angles_between_texts():
 
 def test_tokens_are_numbered_by_frequency_in_the_training_texts():
     """Every text is there twice, so that all words are shared; 'is' is in six, the signs in two."""
-    train, test = tool.tokens(TRAIN, TEST, 5)
+    encoder = Tokens(TRAIN, 5)
+    train, test = encoder.encode(TRAIN), encoder.encode(TEST)
     number = {"is": 2, "card": 3, "lost": 4, "money": 5, "my": 6, "where": 7, ",": 8, "?": 9}
     assert train[0].tolist() == [number[word] for word in ("where", "is", "my", "card", "?")]
     assert test.tolist() == [[6, 1, 3, 2, 4], [7, 9, 0, 0, 0]]
-    assert tool.tokens(TRAIN, TEST, 2)[1].tolist() == [[6, 1], [7, 9]]
+    assert Tokens(TRAIN, 2).encode(TEST).tolist() == [[6, 1], [7, 9]]
+    assert encoder.words == ["[padding]", "[unknown]", *number]
 
 
 def test_columns_are_read_as_text_on_one_line(tmp_path):
@@ -40,8 +44,8 @@ def test_columns_are_read_as_text_on_one_line(tmp_path):
         tool.read_column("--test", str(tmp_path / "b.csv"), ("text", "label"))
 
 
-def test_too_few_words_are_one_sentence():
-    with pytest.raises(UsageError, match="--components is 300, expected fewer than the"):
-        tool.vectors(TRAIN, TEST, 300)
-    with pytest.raises(UsageError, match="without words that two texts share"):
-        tool.vectors(["one", "two"], TEST, 1)
+def test_few_texts_have_few_dimensions_and_none_without_shared_words():
+    assert Vectors(TRAIN, 300).encode(TEST).shape == (2, 8)
+    for encoder in (Vectors, Tokens):
+        with pytest.raises(UsageError, match="the 2 training texts have no word that is in two of them"):
+            encoder(["one", "two"])

@@ -8,10 +8,11 @@ import numpy as np
 from cmwnet_jax.audit.examples import Examples
 from cmwnet_jax.data import sources
 from cmwnet_jax.data.example_names import rows_of
+from cmwnet_jax.data.prepare import options_of
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.runs.arrays import read_arrays
 
-_NUMBERS = 24  # shown of a vector or of a sequence of tokens
+_NUMBERS = 24  # shown of a vector, or of tokens whose words are not known
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,7 +39,8 @@ def read_inputs(examples: Examples, rows: Sequence[int]) -> Inputs:
         UsageError: the data set cannot be opened, or is not the one that the run was trained on.
     """
     fields = examples.config["data"]
-    source = sources.open(fields["name"], fields.get("dir", ""), fields.get("raw_dir", ""))
+    options = options_of(fields)
+    source = sources.open(fields["name"], fields.get("dir", ""), fields.get("raw_dir", ""), options=options)
     if source.class_names != examples.class_names:
         raise UsageError(f"the prepared data set {source.name} has other classes than the run: prepare it anew")
     foreign = _foreign(examples)
@@ -54,7 +56,7 @@ def read_inputs(examples: Examples, rows: Sequence[int]) -> Inputs:
         if shown.dtype == np.uint8 and shown.ndim == 3:
             images[row] = shown
         else:
-            texts[row] = _text(shown)
+            texts[row] = _text(shown, source.words)
     return Inputs(images, texts)
 
 
@@ -67,9 +69,12 @@ def _foreign(examples: Examples) -> dict[int, int]:
     return dict(zip(arrays["ids"][shown].tolist(), arrays["foreign"][shown].tolist(), strict=True))
 
 
-def _text(values: np.ndarray) -> str:
+def _text(values: np.ndarray, words: Sequence[str]) -> str:
+    """The words of tokens if these are known, else the numbers."""
     numbers = values.ravel()
     if numbers.dtype.kind in "iu":
         numbers = numbers[: np.max(np.flatnonzero(numbers), initial=0) + 1]  # without padding
+        if words:
+            return " ".join(words[number] for number in numbers)
     texts = [f"{number:.4g}" if numbers.dtype.kind == "f" else str(number) for number in numbers[:_NUMBERS]]
     return "  ".join(texts) + ("  …" if len(numbers) > _NUMBERS else "")

@@ -44,7 +44,8 @@ def write_page(
         title: its heading.
         summary: from `summarize`.
         groups: (given, suggested, number of suspects of this pair, table of those to show) per pair of classes.
-        inputs: what to show of the examples; an example without an input is shown by its name alone.
+        inputs: what to show of the examples. Of those that are no images, the path is shown, which may be a
+            text, or else the words or numbers; of an example without an input, its name alone.
     """
     parts = [_head(title), _overview(summary), _confusion(summary)]
     for given, suggested, count, shown in groups:
@@ -130,13 +131,13 @@ def _chance(probability: float) -> str:
 
 def _rows(shown: Table, inputs: Inputs) -> str:
     lines = [
-        f'<tr><td>{rank}</td><td class="name">{_text(name)}<div class="note">{_text(path)}</div></td>'
-        f'<td>{_chance(chance)}</td><td class="name">{_text(inputs.texts.get(row, ""))}</td></tr>'
+        f'<tr><td>{rank}</td><td class="name">{_text(name)}</td><td>{_chance(chance)}</td>'
+        f'<td class="name">{_text(path or inputs.texts.get(row, ""))}</td></tr>'
         for rank, name, path, chance, row in zip(
             *(shown[name].tolist() for name in ("rank", "id", "path", "wrong_probability", "row")), strict=True
         )
     ]
-    head = '<tr><th>rank</th><th class="name">id</th><th>wrong</th><th class="name">input</th></tr>'
+    head = '<tr><th>rank</th><th class="name">id</th><th>wrong</th><th class="name">example</th></tr>'
     return f"<table>{head}{''.join(lines)}</table>"
 
 

@@ -12,6 +12,7 @@ from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.data.bias_record import Record, load_record
 from cmwnet_jax.data.human_labels import human_labels
 from cmwnet_jax.data.image_sizes import check_one_size
+from cmwnet_jax.data.prepare import options_of
 from cmwnet_jax.data.probabilities import check_class_order, load_probabilities
 from cmwnet_jax.data.random import Purpose, generator
 from cmwnet_jax.data.streaming import Fit, StreamedSplit
@@ -66,7 +67,8 @@ def load_data(config: ConfigDict) -> Data:
     Raises:
         UsageError: a field of the config is wrong, in general or for this data set.
     """
-    source = sources.open(config.data.name, config.data.dir, config.data.raw_dir)
+    options = options_of(config.data)
+    source = sources.open(config.data.name, config.data.dir, config.data.raw_dir, options=options)
     if source.num_classes < 2:
         raise UsageError(
             f"data.name is {source.name!r}, whose training set has {source.num_classes} class, expected at "
@@ -78,7 +80,7 @@ def load_data(config: ConfigDict) -> Data:
     _check_kind(config, kind)
     dataset = None
     if _on_device(config, source, first.nbytes):
-        dataset = sources.load(config.data.name, config.data.dir, config.data.raw_dir)
+        dataset = sources.read(source)
         true_labels, test_labels = dataset.train.labels, dataset.test.labels
     else:
         true_labels, test_labels = (sources.read_labels(source, s) for s in ("train", source.test_split))

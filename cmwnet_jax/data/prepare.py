@@ -10,8 +10,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -44,7 +45,19 @@ DATASETS = (*BUILDERS, *TFDS_TEST_SPLITS)
 """Every data set by name."""
 
 
-def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.DatasetBuilder:
+def options_of(fields: Mapping[str, Any]) -> dict[str, str]:
+    """What a data set's builder reads of a config besides the name and the folders.
+
+    Args:
+        fields: the config's section `data`; fields that runs of older versions lack have their defaults.
+    """
+    builder = BUILDERS.get(fields["name"], LocalBuilder)
+    return {name: fields[name] for name in builder.OPTIONS if name in fields}
+
+
+def prepared(
+    name: str, data_dir: str = "", raw_dir: str = "", options: Mapping[str, str] | None = None
+) -> tfds.core.DatasetBuilder:
     """A builder that reads the prepared data set; prepares it on first use.
 
     Args:
@@ -53,6 +66,7 @@ def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.Data
             `~/tensorflow_datasets` if that is not set.
         raw_dir: for sets whose files are downloaded by hand, their folder or archive; empty uses the set that
             is already prepared.
+        options: from `options_of`; None for the defaults.
 
     Raises:
         UsageError: the name is unknown, the raw files are missing or cannot be used, TensorFlow is needed and
@@ -69,7 +83,10 @@ def prepared(name: str, data_dir: str = "", raw_dir: str = "") -> tfds.core.Data
     # Other programs, e.g. tfds's own command, may also be preparing sets there.
     leftovers.remove(root / name, 0 if name in BUILDERS else 3600)
     try:
-        folder = _local(BUILDERS[name], root, raw_dir) if name in BUILDERS else _by_tfds(name, root, raw_dir)
+        if name in BUILDERS:
+            folder = _local(BUILDERS[name], root, raw_dir, options or {})
+        else:
+            folder = _by_tfds(name, root, raw_dir)
     except OSError as error:
         raise UsageError(
             f"data.dir is {str(root)!r}, where {name} cannot be prepared ({error}): set --config.data.dir to a "
@@ -116,7 +133,7 @@ def _root(data_dir: str) -> Path:
         raise UsageError(f"{error}, with --config.data.dir") from error
 
 
-def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str) -> Path:
+def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str, options: Mapping[str, str]) -> Path:
     version = str(builder_class.VERSION)
     if builder_class.WANTS and not raw_dir:
         return _only_one(builder_class, root)
@@ -126,7 +143,7 @@ def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str) -> Path:
         for prepared_before in _prepared_folders(builder_class, root):
             checksums.check_are_files(prepared_before)
         try:
-            builder = builder_class(data_dir=os.fspath(root), raw_dir=raw_dir)
+            builder = builder_class(data_dir=os.fspath(root), raw_dir=raw_dir, **options)
         except UsageError:
             raise
         except Exception:  # the builder reads the prepared set, if there is one

@@ -7,7 +7,7 @@ reads a set that fits into memory as arrays.
 import contextlib
 import dataclasses
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ class Source:
         has_given_labels: whether the training labels come with true ones: `label` is then the true label, and
             `given_label` the one that training sees.
         vocabulary: number of tokens, all splits' largest plus 1; 0 for inputs of another kind.
+        words: what each token stands for, if that is known.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Source:
     folder: str
     has_given_labels: bool = False
     vocabulary: int = 0
+    words: Sequence[str] = ()
 
     @property
     def num_classes(self) -> int:
@@ -105,6 +107,7 @@ def open(
     data_dir: str = "",
     raw_dir: str = "",
     *,
+    options: Mapping[str, str] | None = None,
     decode: bool = True,
     needed: Collection[str] = ("train",),
 ) -> Source:
@@ -116,6 +119,7 @@ def open(
             or `~/tensorflow_datasets` if that is not set.
         raw_dir: folder or archive of a set whose files are downloaded by hand. Empty uses the set that is
             already prepared. Different files are prepared separately, each under its own checksum.
+        options: from `prepare.options_of`; None for the defaults.
         decode: whether examples hold decoded images or encoded bytes.
         needed: the splits that it must have besides one to test on.
 
@@ -123,7 +127,7 @@ def open(
         UsageError: the name is unknown, raw files are missing or cannot be used, TensorFlow is needed and
             missing, the folder cannot be written, or a split is missing.
     """
-    builder = prepare.prepared(name, data_dir, raw_dir)
+    builder = prepare.prepared(name, data_dir, raw_dir, options)
     split_names = list(builder.info.splits)
     test_split = prepare.TFDS_TEST_SPLITS.get(name) or next(s for s in TEST_SPLITS if s in split_names)
     for split in (*needed, test_split):
@@ -138,6 +142,7 @@ def open(
                 f"{builder.data_dir}, expected {split} too: remove that folder and prepare it from all its "
                 "files"
             )
+    facts = builder.info.metadata or {}
     source = Source(
         name=name,
         class_names=tuple(builder.info.features["label"].names),
@@ -145,7 +150,8 @@ def open(
         test_split=test_split,
         folder=str(builder.data_dir),
         has_given_labels="given_label" in builder.info.features,
-        vocabulary=(builder.info.metadata or {}).get("vocabulary", 0),
+        vocabulary=facts.get("vocabulary", 0),
+        words=tuple(facts.get("words", ())),
     )
     folder = Path(source.folder)
     for split in (*needed, test_split):
@@ -163,13 +169,24 @@ def load(name: str, data_dir: str = "", raw_dir: str = "") -> Dataset:
         raw_dir: as in `open`.
 
     Raises:
-        UsageError: as `open`; images differ in size or do not fit into memory, or a label is not a class.
+        UsageError: as `open` and `read`.
     """
-    source = open(name, data_dir, raw_dir)
+    return read(open(name, data_dir, raw_dir))
+
+
+def read(source: Source) -> Dataset:
+    """Reads a whole data set into memory.
+
+    Args:
+        source: the open data set.
+
+    Raises:
+        UsageError: images differ in size or do not fit into memory, or a label is not a class.
+    """
     train, test = (read_split(source, split) for split in ("train", source.test_split))
     if train.images.shape[1:] != test.images.shape[1:]:
-        raise UsageError(_uneven(name, train.images.shape[1:], test.images.shape[1:]))
-    return Dataset(name=name, class_names=source.class_names, train=train, test=test)
+        raise UsageError(_uneven(source.name, train.images.shape[1:], test.images.shape[1:]))
+    return Dataset(name=source.name, class_names=source.class_names, train=train, test=test)
 
 
 def read_labels(source: Source, split: str, feature: str = "label") -> np.ndarray:

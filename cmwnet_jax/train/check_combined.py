@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from cmwnet_jax.data.builders import BUILDERS
+from cmwnet_jax.data.prepare import options_of
 from cmwnet_jax.data.sources import DATASETS
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import METHODS
@@ -20,6 +22,7 @@ def check_combined(config: ConfigDict, defaults: ConfigDict) -> None:
         UsageError: two fields contradict each other, or a setting would have no effect on the training.
     """
     _check_input(config)
+    _check_builder(config, defaults)
     _check_start(config)
     _check_learning_rates(config)
     _check_phases(config)
@@ -50,6 +53,18 @@ def _check_input(config: ConfigDict) -> None:
             f"mixup_alpha is {config.mixup_alpha}, which mixes next to nothing: set it to at least 0.001, or "
             f"to 0 for no mixup"
         )
+
+
+def _check_builder(config: ConfigDict, defaults: ConfigDict) -> None:
+    """Raises a UsageError for fields that another data set's builder reads."""
+    readers = {option: name for name, builder in BUILDERS.items() for option in builder.OPTIONS}
+    own = options_of(config.data)
+    for option, reader in readers.items():
+        if option not in own and config.data[option] != defaults.data[option]:
+            raise UsageError(
+                f"data.{option} is {config.data[option]!r}, which {config.data.name} does not read: leave it "
+                f"{defaults.data[option]!r}, or set data.name to {reader!r}"
+            )
 
 
 def _check_start(config: ConfigDict) -> None:

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from cmwnet_jax.data import kinds
 from cmwnet_jax.data.augment import PAD_MODES
 from cmwnet_jax.data.builders.base import TEST_SPLITS
+from cmwnet_jax.data.builders.csv_table import SPECIAL
 from cmwnet_jax.data.sources import DATASETS
+from cmwnet_jax.data.texts import ENCODERS
 from cmwnet_jax.data.truth import PUBLISHED_CLASSES, TRUTHS
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import DEFAULT, METHODS
@@ -32,6 +35,13 @@ def _widths(name: str, values: Any) -> None:
             f"{name} is {shown(values)}, expected whole numbers of units, each at least 1 and at most {2**16}"
         )
     check_entries(name, values)
+
+
+def _label_column(name: str, value: Any) -> None:
+    """Checks the name of a table's column of labels."""
+    if not value or value in SPECIAL:
+        what = f"{value!r}, which has another meaning" if value else "empty"
+        raise UsageError(f"{name} is {what}, expected the column of labels: leave it 'label' or name another")
 
 
 FIELDS = {
@@ -99,6 +109,17 @@ FIELDS = {
         "",
         "`raw_dir` of the data set `also_test`.",
         local_file,
+    ),
+    "data.label_column": Field(
+        "label",
+        "csv only: name of the column of labels.",
+        _label_column,
+    ),
+    "data.texts": Field(
+        kinds.VECTORS,
+        "csv with a column `text` only: what texts are made into, vectors (TF-IDF, in at most 300 dimensions) "
+        "or tokens (the numbers of at most 64 words); both are fitted on the training split.",
+        one_of(ENCODERS),
     ),
     "data.known_as": Field(
         "",

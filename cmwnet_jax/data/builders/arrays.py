@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from cmwnet_jax.data.builders.contents import Contents, InMemory, digest
 from cmwnet_jax.data.builders.raw_files import raw_error
 
 _NEEDED = ("train_x", "train_y", "test_x", "test_y")
-_OPTIONAL = ("train_true", "ids", "paths", "class_names")
+_OPTIONAL = ("train_true", "ids", "paths", "class_names", "words")
 _SHAPES = "[N, d] floats (vectors), [N, length] whole numbers (tokens) or [N, h, w, 1 or 3] uint8 (images)"
 _MOST_TOKENS = 2**24
 
@@ -26,7 +27,7 @@ class Arrays(LocalBuilder):
     is padding; or images [N, height, width, 1 or 3] uint8. `y` holds labels [N], whole numbers or text.
     Optional: `class_names` [C] text; for the training examples, `train_true` [N], the true labels if some of
     `train_y` are wrong, `ids` [N] (otherwise row numbers) and `paths` [N], which show the examples: paths of
-    files, or the texts themselves.
+    files, or the texts themselves; for tokens, `words` [V] text, what each number from 0 stands for.
     """
 
     WANTS = f"an .npz file of {', '.join(_NEEDED)}, and optionally {', '.join(_OPTIONAL)}"
@@ -63,7 +64,7 @@ class Arrays(LocalBuilder):
             contents,
             given=given if "train_true" in arrays else None,
             paths=None if paths is None else {"train": paths, "test": [""] * len(inputs["test"])},
-            facts=_facts(inputs),
+            facts=_facts(inputs, _text(arrays, "words", root), root),
         )
 
 
@@ -73,11 +74,20 @@ def _ids(arrays: Mapping[str, np.ndarray], root: Path) -> list[str]:
     return ids
 
 
-def _facts(inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """The size of the vocabulary, of tokens."""
+def _facts(inputs: Mapping[str, np.ndarray], words: list[str] | None, root: Path) -> dict[str, Any]:
+    """Of tokens, their number, and what each stands for if that is known."""
     if kinds.kind_of(inputs["train"].dtype) != kinds.TOKENS:
+        if words is not None:
+            raise raw_error(root, "which has an array words, but no tokens: take it out")
         return {}
-    return {"vocabulary": 1 + max(int(tokens.max()) for tokens in inputs.values())}
+    largest = max(int(tokens.max()) for tokens in inputs.values())
+    if words is None:
+        return {"vocabulary": 1 + largest}
+    if len(words) <= largest:
+        raise raw_error(
+            root, f"where words has {len(words)} entries, expected one for each token from 0 to {largest}"
+        )
+    return {"vocabulary": len(words), "words": words}
 
 
 def _parts(arrays: Mapping[str, np.ndarray]):

@@ -102,25 +102,28 @@ class LocalBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     Attributes:
         WANTS: the files that it wants, as the end of a sentence.
         URL: where they are published; empty if there is no such place.
+        OPTIONS: the further fields of the config's section `data` that it reads; `scan` takes them by name.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     WANTS = ""
     URL = ""
+    OPTIONS: tuple[str, ...] = ()
 
-    def __init__(self, *, data_dir: str, raw_dir: str = ""):
+    def __init__(self, *, data_dir: str, raw_dir: str = "", **options: str):
         """Lists the raw files.
 
         Args:
             data_dir: folder of all prepared data sets.
             raw_dir: a folder or archive; empty for a builder that needs none.
+            **options: values of fields in `OPTIONS`.
 
         Raises:
             UsageError: the files are not those that the builder wants.
         """
         root = Path(os.path.expanduser(raw_dir))
         try:
-            self.contents = self.scan(root)
+            self.contents = self.scan(root, **options)
         except OSError as error:  # must not be mistaken for an error of the output folder
             raise raw_error(root, f"which cannot be read ({error}): make that possible") from error
         config = None

@@ -1,4 +1,4 @@
-"""Contents of a data set before it is prepared: arrays, or encoded image files."""
+"""Contents of a data set before it is prepared: arrays, texts, or encoded image files."""
 
 import abc
 import hashlib
@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
+from cmwnet_jax.data import kinds
 from cmwnet_jax.data.builders import images
 from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
+from cmwnet_jax.data.texts import ENCODERS
+from cmwnet_jax.errors import naming_field
 
 
 class Contents(abc.ABC):
@@ -25,7 +28,8 @@ class Contents(abc.ABC):
             set without raw files.
         image_feature: the tfds feature that stores an image, or another kind of input (`data.kinds`).
         more_features: name -> tfds feature of what an example has beyond `id`, `image` and `label`.
-        facts: numbers about the whole set by name, stored with it.
+        facts: what is known of the whole set by name, stored with it as JSON: of tokens, `vocabulary`, their
+            number, and perhaps `words`, what each stands for.
     """
 
     class_names: Sequence[str]
@@ -33,7 +37,7 @@ class Contents(abc.ABC):
     key: str
     image_feature: tfds.features.FeatureConnector
     more_features: Mapping[str, tfds.features.FeatureConnector] = {}
-    facts: Mapping[str, int] = {}
+    facts: Mapping[str, Any] = {}
 
     @abc.abstractmethod
     def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
@@ -66,9 +70,7 @@ class InMemory(Contents):
         self._ids = {**rows, **(ids or {})}
         self.sizes = {split: len(labels) for split, (_, labels) in splits.items()}
         first = next(iter(splits.values()))[0]
-        self.image_feature = tfds.features.Tensor(
-            shape=first.shape[1:], dtype=first.dtype.type, encoding=tfds.features.Encoding.BYTES
-        )
+        self.image_feature = _tensor(first.shape[1:], first.dtype)
 
     def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """Yields the rows [start, stop) of a split."""
@@ -80,6 +82,53 @@ class InMemory(Contents):
                 "image": inputs[row],
                 "label": int(labels[row]),
             }
+
+
+class Texts(Contents):
+    """Texts, which are made into vectors or tokens when they are first asked for."""
+
+    def __init__(
+        self,
+        texts: Mapping[str, Sequence[str]],
+        labels: Mapping[str, np.ndarray],
+        class_names: Sequence[str],
+        encoder: str,
+        ids: Mapping[str, Sequence[int]],
+    ):
+        """Takes the texts.
+
+        Args:
+            texts: per split, N texts; the encoder is fitted on those of `train`.
+            labels: per split, [N] int in [0, C).
+            class_names: C names.
+            encoder: a name in `data.texts.ENCODERS`.
+            ids: as in `InMemory`.
+
+        Raises:
+            UsageError: no word is in two training texts.
+        """
+        with naming_field("data.raw_dir"):
+            self._encoder = ENCODERS[encoder](texts["train"])
+        self._texts, self._labels, self._ids = texts, labels, ids
+        self.class_names, self.sizes = class_names, {split: len(own) for split, own in texts.items()}
+        self.image_feature = _tensor((self._encoder.length,), kinds.DTYPES[self._encoder.kind])
+        words = list(self._encoder.words)
+        self.facts = {"vocabulary": len(words), "words": words} if words else {}
+        # Of the texts, not of the vectors, whose last digits may differ between machines.
+        content = [f"{encoder} {self._encoder.length} {list(class_names)}".encode()]
+        content += [str(list(own)).encode() for own in texts.values()]
+        content += [np.asarray(own).tobytes() for part in (labels, ids) for own in part.values()]
+        self.key = digest(content)
+        self._encoded: InMemory | None = None
+
+    def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """Yields the rows [start, stop) of a split."""
+        if self._encoded is None:
+            splits = {
+                name: (self._encoder.encode(own), self._labels[name]) for name, own in self._texts.items()
+            }
+            self._encoded = InMemory(splits, self.class_names, ids=self._ids)
+        yield from self._encoded.examples(split, start, stop)
 
 
 class ImageFile(NamedTuple):
@@ -155,6 +204,10 @@ class ImageFiles(Contents):
     def close(self) -> None:
         """Closes the files."""
         self._files.close()
+
+
+def _tensor(shape: tuple[int, ...], dtype: np.dtype) -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=shape, dtype=dtype.type, encoding=tfds.features.Encoding.BYTES)
 
 
 def digest(parts: Iterable[bytes]) -> str:

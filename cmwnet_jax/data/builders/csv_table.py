@@ -1,198 +1,209 @@
-"""A table with a row per example: CSV, TSV or Parquet, of numbers or of paths to images."""
+"""A table with a row per example: CSV, TSV or Parquet, of numbers, of texts or of paths to images."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.csv
-import pyarrow.parquet
 
-from cmwnet_jax.array_files import reading
+from cmwnet_jax.data import kinds
 from cmwnet_jax.data.builders import tables
-from cmwnet_jax.data.builders.base import TEST_SPLITS, LocalBuilder, check_splits
-from cmwnet_jax.data.builders.contents import Contents, ImageFile, ImageFiles, InMemory, digest
-from cmwnet_jax.data.builders.raw_files import raw_error
+from cmwnet_jax.data.builders.base import LocalBuilder
+from cmwnet_jax.data.builders.contents import Contents, ImageFile, ImageFiles, InMemory, Texts, digest
+from cmwnet_jax.data.builders.table_files import Part, no_value, read_parts
+from cmwnet_jax.data.texts import on_one_line
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_SPECIAL = ("label", "true_label", "split", "id", "path")
+Labels = Mapping[str, np.ndarray]
+"""Split -> [N] int32 in [0, C)."""
+
+SPECIAL = ("true_label", "split", "id", "path", "text")
+"""Columns with a meaning, besides that of labels."""
 
 
 class Csv(LocalBuilder):
-    """A .csv, .tsv or .parquet file with the columns `label` and `split` (train, and test, val or validation).
+    """A .csv, .tsv or .parquet file with a column `split`, or a folder with such a file per split.
 
-    Either `path` names an image, relative to the file's folder, which is read in RGB; or all other columns hold
-    numbers, which make a vector. `label` holds whole numbers or text. Optional: `true_label`, the true label of
-    training examples if some of `label` are wrong, and `id` (otherwise the row's number, or the path).
+    The splits are train, and test, val or validation. The labels' column, `label` or another name, holds whole
+    numbers or text. Inputs are either images (the column `path`, relative to the table's folder, read in RGB),
+    or texts (the column `text`, made into vectors or tokens), or all other columns, numbers that make a vector.
+    Optional: `true_label`, the true label of training examples if some labels are wrong, and `id` (otherwise
+    the row's number in its file, or the path). A text shows its example, as a path does.
     """
 
     WANTS = (
-        "a .csv, .tsv or .parquet file with the columns label, split (train, and test, val or validation), and "
-        "either path (of an image) or numbers, and optionally true_label and id"
+        "a .csv, .tsv or .parquet file with a column split (train, and test, val or validation), or a folder "
+        "with train.csv, test.csv and the like, with the columns label (or data.label_column), and either path "
+        "(of an image), text or numbers, and optionally true_label and id"
     )
+    OPTIONS = ("label_column", "texts")
 
     @classmethod
-    def scan(cls, root: Path) -> Contents:
-        """Reads and checks the table.
+    def scan(cls, root: Path, label_column: str = "label", texts: str = kinds.VECTORS) -> Contents:
+        """Reads and checks the table or tables.
 
         Args:
-            root: its path.
+            root: the path of the table, or of the folder.
+            label_column: name of the labels' column.
+            texts: a name in `data.texts.ENCODERS`: what texts are made into.
 
         Raises:
-            UsageError: it cannot be read, a column is missing, or a value in it cannot be used.
+            UsageError: a table cannot be read, a column is missing, or a value in it cannot be used.
         """
-        columns = _read(root, cls.wanted())
-        for name in ("label", "split"):
-            if name not in columns:
-                raise raw_error(root, f"which has no column {name!r}: {cls.wanted()}")
-        rows = _rows_by_split(columns["split"], root, cls.wanted())
-        training = {"label of train": columns["label"][rows["train"]]}
-        if "true_label" in columns:
-            training["true_label of train"] = columns["true_label"][rows["train"]]
-        testing = {f"label of {split}": columns["label"][rows[split]] for split in rows if split != "train"}
-        labels, class_names = tables.to_classes(training, testing, None, root)
-        given = {split: labels[f"label of {split}"] for split in rows}
-        true = given | ({"train": labels["true_label of train"]} if "true_label" in columns else {})
-        ids = None
-        for field in ("id", "path"):
-            if field in columns:
-                named = {split: [str(value) for value in columns[field][rows[split]]] for split in rows}
-                for split, found in named.items():
-                    tables.check_ids(found, f"{field} of {split}", root)
-                ids = ids or named
-        if "path" in columns:
-            contents = _images(columns, rows, true, class_names, root)
+        special = (label_column, *SPECIAL)
+        parts = read_parts(root, cls.wanted(), special)
+        for part in parts.values():
+            if label_column not in part.columns:
+                raise part.error(
+                    f"which has {part.names}, and no column {label_column!r}: set --config.data.label_column "
+                    f"to the column of labels"
+                )
+        given, true, class_names = _labels(parts, label_column, root)
+        ids = _names(parts, "id") or _names(parts, "path")
+        others = {
+            split: [name for name in part.columns if name not in special] for split, part in parts.items()
+        }
+        labels, shown = given if true is None else true, None
+        if "path" in parts["train"].columns:
+            shown = _texts(parts, "path")
+            _check_alone(parts, "path", "images", others)
+            contents = _images(parts, shown, labels, class_names, root)
+        elif "text" in parts["train"].columns:
+            shown = {split: list(map(on_one_line, own)) for split, own in _texts(parts, "text").items()}
+            _check_alone(parts, "text", "texts", others)
+            rows = {split: part.rows for split, part in parts.items()}
+            contents = Texts(shown, labels, class_names, texts, ids=rows)
         else:
-            contents = _vectors(columns, rows, true, class_names, root)
+            contents = _vectors(parts, labels, class_names, others)
         return tables.WithColumns(
-            contents,
-            given=given if "true_label" in columns else None,
-            paths={split: columns["path"][rows[split]] for split in rows} if "path" in columns else None,
-            ids=ids,
+            contents, given=None if true is None else given, paths=shown, ids=ids, facts=contents.facts
         )
 
 
-def _read(root: Path, wanted: str) -> dict[str, np.ndarray]:
-    """The columns by name, numbers or text."""
-    problem = f"data.raw_dir is {str(root)!r}, which cannot be read as a table"
-    suffix = root.suffix.lower()
-    if suffix not in (*_DELIMITERS, ".parquet"):
-        raise raw_error(root, f"which is no table: {wanted}")
-    with reading(root, problem, "write it anew") as path, path.open("rb") as file:
-        if suffix == ".parquet":
-            table = pyarrow.parquet.read_table(file)
-        else:
-            options = pyarrow.csv.ParseOptions(delimiter=_DELIMITERS[suffix], newlines_in_values=True)
-            table = pyarrow.csv.read_csv(file, parse_options=options)
-    names = table.column_names
-    if len(set(names)) < len(names) or not len(table):
-        what = "has no row" if not len(table) else f"has the column {max(names, key=names.count)!r} twice"
-        raise raw_error(root, f"which {what}: {wanted}")
-    return {name: _values(name, table[name], root) for name in names}
+def _labels(
+    parts: Mapping[str, Part], label_column: str, root: Path
+) -> tuple[Labels, Labels | None, list[str]]:
+    """Given labels, true labels (None if these are all that is known), and the C class names."""
+    columns = {split: _of_label(part, label_column) for split, part in parts.items()}
+    fields = {split: f"{label_column} of {split}" for split in parts}
+    training, true = {fields["train"]: columns["train"]}, "true_label of train"
+    if "true_label" in parts["train"].columns:
+        training[true] = _of_label(parts["train"], "true_label")
+    testing = {fields[split]: column for split, column in columns.items() if split != "train"}
+    labels, class_names = tables.to_classes(training, testing, None, root)
+    given = {split: labels[field] for split, field in fields.items()}
+    return given, (given | {"train": labels[true]} if true in training else None), class_names
 
 
-def _values(name: str, column: pyarrow.ChunkedArray, root: Path) -> np.ndarray:
-    """[N] numbers, truth values or text; raises a UsageError for empty cells and other types."""
-    if pyarrow.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if column.null_count:
-        row = column.is_null().to_pylist().index(True)
-        raise raw_error(
-            root, f"where the column {name!r} has no value in row {row + 1}: fill it in or take the row out"
-        )
-    kinds = pyarrow.types
-    if kinds.is_string(column.type) or kinds.is_large_string(column.type):
-        return np.array(column.to_pylist(), dtype=str)
-    if kinds.is_boolean(column.type) or kinds.is_integer(column.type) or kinds.is_floating(column.type):
-        return column.to_numpy()
-    raise raw_error(root, f"where the column {name!r} is {column.type}, expected numbers or text: convert it")
+def _of_label(part: Part, name: str) -> np.ndarray:
+    values = part.columns[name]
+    if values.dtype != object:
+        return values
+    blank = [row for row, text in zip(part.rows, values, strict=True) if not text.strip()]
+    if blank:
+        raise part.error(no_value(name, blank[0]))
+    return values.astype(str)
 
 
-def _rows_by_split(split: np.ndarray, root: Path, wanted: str) -> dict[str, np.ndarray]:
-    """Split -> ascending rows."""
-    found = [str(name) for name in np.unique(split)]
-    check_splits(found, root, wanted)
-    unknown = [name for name in found if name not in ("train", *TEST_SPLITS)]
-    if unknown:
-        raise raw_error(
-            root, f"where split is {unknown[0]!r} in some rows, expected train, {', '.join(TEST_SPLITS)}"
-        )
-    return {name: np.flatnonzero(split == name) for name in ("train", *TEST_SPLITS) if name in found}
+def _names(parts: Mapping[str, Part], field: str) -> dict[str, list[str]] | None:
+    """The ids in a column, checked; None if the training examples have no such column."""
+    if field not in parts["train"].columns:
+        return None
+    named = _texts(parts, field)
+    for split, ids in named.items():
+        tables.check_ids(ids, f"{field} of {split}", parts[split].root)
+    return named
+
+
+def _texts(parts: Mapping[str, Part], name: str) -> dict[str, list[str]]:
+    missing = [part for part in parts.values() if name not in part.columns]
+    if missing:
+        raise missing[0].error(f"which has no column {name!r}, as the training examples have: add it")
+    return {split: [str(value) for value in part.columns[name]] for split, part in parts.items()}
+
+
+def _check_alone(parts: Mapping[str, Part], name: str, what: str, others: Mapping[str, Sequence[str]]) -> None:
+    """Raises a UsageError for further columns, which would be left out without notice."""
+    for split, part in parts.items():
+        more = [*others[split], *({"path", "text"} - {name}).intersection(part.columns)]
+        if more:
+            raise part.error(
+                f"which has the column {more[0]!r} besides {name}, expected {what} alone: take it out"
+            )
 
 
 def _vectors(
-    columns: Mapping[str, np.ndarray],
-    rows: Mapping[str, np.ndarray],
-    labels: Mapping[str, np.ndarray],
-    class_names: list[str],
-    root: Path,
+    parts: Mapping[str, Part], labels: Labels, class_names: list[str], others: Mapping[str, Sequence[str]]
 ) -> InMemory:
-    names = [name for name in columns if name not in _SPECIAL]
+    names = others["train"]
     if not names:
-        raise raw_error(root, "which has neither a column path nor any column of numbers: add one")
+        raise parts["train"].error("which has neither a column path or text nor any of numbers: add one")
+    for split, part in parts.items():
+        if set(others[split]) != set(names):
+            odd = min(set(others[split]) ^ set(names))
+            which = "no" if odd in names else "a"
+            raise part.error(f"which has {which} column {odd!r}, unlike the training examples: make both alike")
+    inputs = {split: _numbers(part, names) for split, part in parts.items()}
+    splits = {split: (x, labels[split]) for split, x in inputs.items()}
+    content = [str((names, class_names)).encode()]
+    rows = {split: part.rows for split, part in parts.items()}
+    content += [array.tobytes() for split in parts for array in (*splits[split], rows[split])]
+    return InMemory(splits, class_names, key=digest(content), ids=rows)
+
+
+def _numbers(part: Part, names: Sequence[str]) -> np.ndarray:
+    """[N, d] float32."""
     for name in names:
-        if columns[name].dtype.kind == "U":
-            raise raw_error(
-                root,
-                f"where the column {name!r} is text, first {str(columns[name][0])[:40]!r}, expected numbers: "
-                f"convert it or take it out",
+        if part.columns[name].dtype == object:
+            raise part.error(
+                f"where the column {name!r} is text, first {part.columns[name][0][:40]!r}, expected numbers: "
+                f"convert it or take it out; texts to learn from are a column 'text'"
             )
     with np.errstate(over="ignore"):
-        x = np.stack([columns[name].astype(np.float32) for name in names], axis=1)
+        x = np.stack([part.columns[name].astype(np.float32) for name in names], axis=1)
     if not np.isfinite(x).all():
         row, column = (int(place) for place in np.argwhere(~np.isfinite(x))[0])
-        raise raw_error(
-            root,
-            f"where the column {names[column]!r} has {columns[names[column]][row]} in row {row + 1}, expected "
-            f"finite numbers in the range of float32: correct it or take the row out",
+        raise part.error(
+            f"where the column {names[column]!r} has {part.columns[names[column]][row]} in row "
+            f"{part.rows[row] + 1}, expected finite numbers in the range of float32: correct it or take the "
+            f"row out"
         )
-    splits = {split: (x[own], labels[split]) for split, own in rows.items()}
-    parts = [str((names, class_names)).encode()]
-    parts += [part.tobytes() for split in splits.values() for part in split]
-    return InMemory(splits, class_names, key=digest(parts), ids=rows)
+    return x
 
 
 class _ListedFiles:
     """The files that a table names, read as `RawFiles` are."""
 
-    def __init__(self, root: Path, paths: list[str]):
-        self.root, self.sizes, missing = root, {}, []
-        for path in paths:
-            try:
-                self.sizes[path] = os.stat(root.parent / path).st_size
-            except OSError:
-                missing.append(path)
-        if missing:
-            raise raw_error(
-                root,
-                f"where {len(missing)} of {len(paths)} paths name no file, the first {missing[0]!r}: paths "
-                f"start at the table's folder, {str(root.parent)!r}",
-            )
+    def __init__(self, root: Path, parts: Mapping[str, Part], paths: Mapping[str, Sequence[str]]):
+        self.root, self._folder = root, root if root.is_dir() else root.parent
+        self.sizes, missing = {}, []
+        for split, own in paths.items():
+            for path in own:
+                try:
+                    self.sizes[path] = os.stat(self._folder / path).st_size
+                except OSError:
+                    missing.append(path)
+            if missing:
+                raise parts[split].error(
+                    f"where {len(missing)} of {len(own)} paths of {split} name no file, the first "
+                    f"{missing[0]!r}: paths start at the table's folder, {str(self._folder)!r}"
+                )
 
     def read(self, path: str) -> bytes:
-        return (self.root.parent / path).read_bytes()
+        return (self._folder / path).read_bytes()
 
     def close(self) -> None:
         pass
 
 
 def _images(
-    columns: Mapping[str, np.ndarray],
-    rows: Mapping[str, np.ndarray],
-    labels: Mapping[str, np.ndarray],
+    parts: Mapping[str, Part],
+    paths: Mapping[str, Sequence[str]],
+    labels: Labels,
     class_names: list[str],
     root: Path,
 ) -> ImageFiles:
-    more = [name for name in columns if name not in _SPECIAL]
-    if more:
-        raise raw_error(
-            root, f"which has the column {more[0]!r} besides path, expected images alone: take it out"
-        )
-    paths = [str(path) for path in columns["path"]]
-    files = _ListedFiles(root, paths)
     splits = {
-        split: [ImageFile(paths[row], int(label)) for row, label in zip(own, labels[split], strict=True)]
-        for split, own in rows.items()
+        split: [ImageFile(path, int(label)) for path, label in zip(own, labels[split], strict=True)]
+        for split, own in paths.items()
     }
-    return ImageFiles(files, splits, class_names)
+    return ImageFiles(_ListedFiles(root, parts, paths), splits, class_names)

@@ -27,7 +27,7 @@ class WithColumns(Contents):
         given: Mapping[str, np.ndarray] | None = None,
         paths: Mapping[str, Sequence[str]] | None = None,
         ids: Mapping[str, Sequence[str]] | None = None,
-        facts: Mapping[str, int] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ):
         """Takes the columns; None leaves one out.
 
