@@ -1,5 +1,6 @@
 """A run that is given more epochs goes on as if it had been given them at first, or is left as it was."""
 
+import gc
 import json
 import shutil
 
@@ -24,6 +25,11 @@ def metrics(folder):
 
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def arrays_on_the_devices():
+    gc.collect()
+    return len(jax.live_arrays())
 
 
 class Stopped(Exception):
@@ -53,12 +59,14 @@ def test_two_epochs_then_four_are_four_bit_for_bit(changes, finished, tmp_path, 
     changes = {**CONSTANT, **changes}
     short, long = (small_config(**changes, num_epochs=epochs) for epochs in (2, 4))
     whole = train(long, tmp_path / "whole")
+    left = arrays_on_the_devices()
     run = tmp_path / "run"
     if finished:
         train(short, run)
     else:
         stopped_after(1, short, run, monkeypatch)
     result = train(long, run)
+    assert arrays_on_the_devices() <= left  # a sweep trains many runs in one process
     pairs = zip(final_arrays(long, tmp_path / "whole"), final_arrays(long, run), strict=True)
     for (path, expected), (_, got) in pairs:
         np.testing.assert_array_equal(got, expected, err_msg=jax.tree_util.keystr(path))

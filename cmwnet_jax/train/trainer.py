@@ -1,7 +1,7 @@
 """A run's computations on the devices: an epoch's plan, its chunks of steps, and evaluation on a split."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -47,6 +47,9 @@ class Trainer:
             for name, stream in recipe.method.streams.items()
             if stream.planned
         }
+        inputs, measure = self._inputs, recipe.method.measure
+        # Not cached on the class, which would keep every run's data on the devices.
+        self._map = functools.cache(lambda split: inputs.map_split(split, measure))
         self._run_steps = {
             phase.first_epoch: self._inputs.make_run_steps(phase) for phase in recipe.method.phases
         }
@@ -136,10 +139,6 @@ class Trainer:
 
         (classifier, *_) = self._method.classifiers(state).values()
         return self._inputs.map_split("train", compared)(classifier)
-
-    @functools.cache  # noqa: B019  (as long as the trainer, which holds the input)
-    def _map(self, split: str) -> Callable:
-        return self._inputs.map_split(split, self._method.measure)
 
     def _order(self, name: str, selections: Mapping[str, Selection]) -> BatchOrder:
         """A stream's batch order: of its whole split or, if it is planned, of the examples selected."""
