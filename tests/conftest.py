@@ -1,16 +1,35 @@
-"""Four virtual CPU devices, a data folder of the session's own, and a switch to float64."""
+"""Four virtual CPU devices, programs that compile fast, a data folder of the session's own, and float64."""
 
+import importlib.util
+import mmap
 import os
 import pathlib
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Programs of tests run once or twice: most of the suite's time is their compilation, which takes a fifth with
+# few optimizations and without MLIR's emitters (below). Commands that tests start are compiled alike.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # Tests, and the commands that they start, share compiled programs with each other and with no one else.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest
+
+EMITTERS = "xla_cpu_use_fusion_emitters"
+
+
+def is_known_to_xla(flag):
+    """XLA ends a process that is given a flag it does not know, and versions differ in theirs."""
+    folder = pathlib.Path(importlib.util.find_spec("jaxlib").origin).parent
+    with open(max(folder.glob("*.so"), key=lambda path: path.stat().st_size), "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).find(flag.encode()) >= 0
+
+
+flags = os.environ.get("XLA_FLAGS", "")  # read when the first program is compiled
+if EMITTERS not in flags and is_known_to_xla(EMITTERS):  # workers inherit it
+    flags += f" --{EMITTERS}=false"
+os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=4"
 
 collect_ignore = ["process_of_two.py"]  # a program that a test runs
 
@@ -36,14 +55,9 @@ def no_old_programs():
 
 @pytest.fixture
 def x64():
-    """Float64 throughout, and no silent rank promotion: for tests of the mathematics.
-
-    Programs are compiled without most optimizations, which takes half the time: they are run once or twice.
-    """
+    """Float64 throughout, and no silent rank promotion: for tests of the mathematics."""
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_enable_x64", False)
     jax.config.update("jax_numpy_rank_promotion", "allow")
-    jax.config.update("jax_disable_most_optimizations", False)

@@ -8,7 +8,7 @@ import sys
 
 port, processes, process, normalize, output = sys.argv[1:]
 processes, process = int(processes), int(process)
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // processes}"
+os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={4 // processes}"  # the last one counts
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_ENABLE_X64"] = "1"
 

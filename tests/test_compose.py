@@ -1,7 +1,6 @@
 """The step inside other people's code: four kinds of model, under jit, scan and vmap, compiled once."""
 
 import collections
-import functools
 
 import chex
 import equinox as eqx
@@ -17,8 +16,6 @@ import cmwnet_jax as cmw
 
 N, FEATURES, CLASSES, STEPS = 16, 6, 4, 5
 META_CLASSES = cmw.MetaClasses.fit([5, 6, 80, 300], num_meta_classes=3)
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""For programs that run once or twice: compiling takes half as long."""
 
 Model = collections.namedtuple("Model", "init objective meta_loss")
 """init(key) -> (params, model_state); objective and meta_loss as the step takes them."""
@@ -157,8 +154,8 @@ def problem(name):
 def test_jit_scan_and_vmap_agree_and_compile_once(name):
     step, init, batches = problem(name)
     chex.clear_trace_counter()
-    jitted = quick_jit(chex.assert_max_traces(step, n=1))
-    state = start = quick_jit(init)(jax.random.key(0))
+    jitted = jax.jit(chex.assert_max_traces(step, n=1))
+    state = start = jax.jit(init)(jax.random.key(0))
     for index in range(STEPS):
         state, metrics = jitted(state, *jax.tree.map(lambda x, i=index: x[i], batches))
     assert int(state.step) == STEPS
@@ -170,14 +167,14 @@ def test_jit_scan_and_vmap_agree_and_compile_once(name):
     def scan(state):
         return jax.lax.scan(lambda s, pair: step(s, *pair), state, batches)
 
-    scanned, all_metrics = quick_jit(scan)(start)
+    scanned, all_metrics = jax.jit(scan)(start)
     chex.assert_trees_all_close(scanned.params, state.params, rtol=1e-5, atol=1e-6)
     assert all_metrics["weights"].shape == (STEPS, N)
 
     seeds = jax.random.split(jax.random.key(0), 3)
-    states = quick_jit(jax.vmap(init))(seeds)
-    many, _ = quick_jit(jax.vmap(scan))(states)
-    alone, _ = quick_jit(scan)(jax.tree.map(lambda x: x[1], states))
+    states = jax.jit(jax.vmap(init))(seeds)
+    many, _ = jax.jit(jax.vmap(scan))(states)
+    alone, _ = jax.jit(scan)(jax.tree.map(lambda x: x[1], states))
     chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], many.params), alone.params, rtol=1e-4, atol=1e-5)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_train import flags_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -83,7 +84,7 @@ def launch(workdir, processes, path, **options):
     joined = ["--distributed", f"--coordinator=localhost:{free_port()}", f"--num_processes={processes}"]
     joined = joined if processes > 1 else []
     own = [[f"--process_id={process}"] if processes > 1 else [] for process in range(processes)]
-    environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}"}
+    environment = {"XLA_FLAGS": flags_for(4 // processes)}
     return run_together(
         [["-m", "cmwnet_jax.train", *flags, *joined, *number] for number in own], **environment, **options
     )

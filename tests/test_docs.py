@@ -51,14 +51,6 @@ def test_the_readmes_example_runs_as_it_stands():
 
 
 @pytest.fixture
-def quick():
-    """Programs that run once or twice need few optimizations."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture
 def with_a_run(tmp_path, monkeypatch):
     """A folder with the run that the pages speak of, runs/mine, and its weight net as a file."""
     monkeypatch.chdir(tmp_path)
@@ -69,7 +61,6 @@ def with_a_run(tmp_path, monkeypatch):
     write_file("NET.safetensors", cmw.load_weight_net("saved"))
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_page_on_composing():
     """In the order of the page: all of its models take a step, and the ways to use several devices agree."""
     namespace = run("docs/composing.md")

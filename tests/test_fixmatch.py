@@ -35,18 +35,8 @@ from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.start_from import read_classifier
 from cmwnet_jax.train.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 LABELLED, UNLABELLED, FACTOR, THRESHOLD, RATE = 3, 7, 1.7, 0.6, 0.1
 OF_CLASS = np.array([2, 0, 1, 1], np.int32)
-
-
-@pytest.fixture
-def quick_programs():
-    """Programs as traced, which compile in half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def examples(seed=0):

@@ -1,7 +1,6 @@
 """What each way to take a step costs by the compiler's count, and how exact its meta-gradient is."""
 
 import dataclasses
-import functools
 import io
 
 import flax.linen as nn
@@ -21,13 +20,10 @@ from experiments.step_tasks import Task
 from experiments.step_variants import ERM, META, SCANNED_ERM, SCANNED_META, Program, Step, Variant, vector
 
 META_CLASSES = step_tasks.META_CLASSES
-QuickProgram = functools.partial(Program, compiler_options={"xla_backend_optimization_level": 0})
-"""Machine code is generated in half the time; operations and peaks are the same."""
 
 
-def test_each_variant_costs_what_it_should(monkeypatch):
+def test_each_variant_costs_what_it_should():
     """Operations and peaks of an MLP's, in units of plain training's, and the cosine to the exact gradient."""
-    monkeypatch.setattr(step_variants, "Program", QuickProgram)
     task = Task("mlp", 128, ("Dense_1", "BatchNorm_1", "Dense_2"), (28, 28, 1), {"hidden": (300, 301)})
     variants, state = step_variants.jax_variants(task, jnp.float32)
     exact = step_variants.exact_meta_gradient(task, state)
@@ -78,11 +74,9 @@ def test_the_low_memory_step_of_a_residual_network():
     task = Task("resnet20", 32, (), (16, 16, 3), {"depth": 8})
     arguments, state = step_tasks.parts(task, jnp.float32)
     batch, meta_batch = step_tasks.examples(task)
-    erm = QuickProgram(
-        cmw.make_weighted_step(objective=arguments["objective"], optimizer=arguments["optimizer"])
-    )
-    meta, passes = QuickProgram(cmw.make_meta_step(**arguments)), []
-    step = cmw.make_low_memory_step(**arguments, compile=lambda f: passes.append(QuickProgram(f)) or passes[-1])
+    erm = Program(cmw.make_weighted_step(objective=arguments["objective"], optimizer=arguments["optimizer"]))
+    meta, passes = Program(cmw.make_meta_step(**arguments)), []
+    step = cmw.make_low_memory_step(**arguments, compile=lambda f: passes.append(Program(f)) or passes[-1])
     erm(state, batch)
     gradients = [vector(s(state, batch, meta_batch)[0].weight_opt_state[0]) for s in (meta, step)]
     assert cosine(*gradients) > 0.99999

@@ -40,12 +40,18 @@ def small_config(**fields):
     return config
 
 
+def flags_for(devices):
+    """XLA's flags of the tests, for a process of so many devices."""
+    others = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
+    return " ".join([*others, f"--xla_force_host_platform_device_count={devices}"])
+
+
 def launch(*arguments, module="cmwnet_jax.train", **environment):
     """A command as a user types it."""
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": "", **environment},
+        env={**os.environ, "XLA_FLAGS": flags_for(1), **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -73,7 +79,7 @@ for number, arguments in enumerate(commands):
 def launch_each(commands, folder, module="cmwnet_jax.train"):
     """`launch` of several commands, whose imports, seconds each time, are made once."""
     given = json.dumps([str(folder), module, *commands])
-    environment = {**os.environ, "XLA_FLAGS": ""}
+    environment = {**os.environ, "XLA_FLAGS": flags_for(1)}
     subprocess.run([sys.executable, "-c", _COPIES, given], cwd=ROOT, env=environment, timeout=300, check=True)
     for number, arguments in enumerate(commands):
         status, stdout, stderr = (
