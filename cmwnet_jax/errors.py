@@ -6,6 +6,8 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
 
+_LISTED = 60  # largest number of names in a message; more would hide the suggestion
+
 
 class UsageError(ValueError):
     """The user gave a value that cannot be used; the message is one sentence for the user.
@@ -87,7 +89,8 @@ def unknown_name(field: str, got: str, known: Iterable[str]) -> UsageError:
     known = sorted(known)
     nearest = difflib.get_close_matches(str(got), known, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return UsageError(f"{field} is {got!r}, expected one of {', '.join(known)}{hint}")
+    listed = ", ".join(known) if len(known) <= _LISTED else f"{len(known)} names, e.g. {known[0]}"
+    return UsageError(f"{field} is {got!r}, expected one of {listed}{hint}")
 
 
 @contextlib.contextmanager

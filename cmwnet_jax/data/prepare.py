@@ -6,6 +6,7 @@ without it.
 
 import contextlib
 import importlib.util
+import io
 import os
 import re
 import shutil
@@ -161,7 +162,8 @@ def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str, options:
             tempfile.TemporaryDirectory() as empty,
         ):
             try:
-                builder.download_and_prepare(download_dir=empty)
+                with contextlib.redirect_stdout(io.StringIO()):  # where tfds says that it downloads
+                    builder.download_and_prepare(download_dir=empty)
                 checksums.begin(folder)
             except OSError:
                 if not folder.exists():  # otherwise another process has finished first
