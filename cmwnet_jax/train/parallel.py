@@ -1,6 +1,7 @@
 """Devices and processes: the only module that knows how many there are."""
 
 import contextlib
+import os
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from jax.experimental import multihost_utils
 from cmwnet_jax.core.table import Table, blocks, joined
 from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.train.slurm import gpus_of_task
 
 AXIS = "devices"
 """Name of the device axis in `pmap`."""
@@ -60,11 +62,12 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     """
     _check_processes(coordinator, num_processes, process_id)
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        own = gpus_of_task(os.environ)
+        jax.distributed.initialize(coordinator, num_processes, process_id, local_device_ids=own)
     except (ValueError, RuntimeError) as error:
         raise UsageError(
-            f"--distributed found no run to join ({first_line(error)}): launch under SLURM, Open "
-            f"MPI, GKE or on a TPU pod, or give --coordinator=HOST:PORT, --num_processes and --process_id"
+            f"--distributed found no run to join ({first_line(error)}): launch by srun under SLURM, Open MPI, "
+            f"on GKE or a TPU pod, or give --coordinator=HOST:PORT, --num_processes and --process_id"
         ) from error
 
 
