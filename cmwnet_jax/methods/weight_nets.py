@@ -83,8 +83,8 @@ FIELDS = {
     ),
     "weight_net.init": Field(
         "",
-        "Learned weight net to start from (Algorithm 2): a run, checkpoint, saved weight net or exported "
-        "file, with the same number of meta-classes and hidden units; empty: random. The run's folder "
+        "Learned weight net to start from (Algorithm 2): a run, checkpoint, saved weight net, exported file "
+        "or zoo:NAME, with the same number of meta-classes and hidden units; empty: random. The run's folder "
         "keeps a copy.",
         local_file,
     ),
@@ -296,7 +296,7 @@ def _saved(
     if before is not None:
         low, high = min(low, before.loss_range[0]), max(high, before.loss_range[1])
     provenance = {
-        "dataset": config.data.name,
+        "dataset": config.data.known_as or config.data.name,
         "bias": data.record.name,
         "num_examples": parts.num_examples,
         "class_counts": data.biased.class_counts.tolist(),

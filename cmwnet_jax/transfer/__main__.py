@@ -1,11 +1,13 @@
-"""`python -m cmwnet_jax.transfer show|export|import PATH`.
+"""`python -m cmwnet_jax.transfer show|card|export|import PATH`.
 
 show PATH     prints facts about a weight net and draws it: --picture=FILE.png
-export PATH   writes it to one small file: --output=FILE.safetensors
+card PATH     prints its card, Markdown with the code to use it, or writes it: --output=FILE.md
+export PATH   writes it to one small file: --output=FILE.safetensors; --about=NAME=TEXT, which may be repeated,
+              adds to what the file says of its origin, and --about=measured=TEXT what was measured with it.
 import FILE   writes the weight net of a file to a folder: --output=FOLDER. FILE is an exported file, or an .npz
               with the names in the authors' published file; --heads=1,2,0 gives the order of its heads.
 
-PATH is a run, a checkpoint, a folder written by cmw.save_weight_net, or an exported file.
+PATH is a run, a checkpoint, a folder written by cmw.save_weight_net, an exported file, or zoo:NAME.
 """
 
 from cmwnet_jax.errors import need
@@ -13,27 +15,30 @@ from cmwnet_jax.errors import need
 if __name__ == "__main__":
     need("launch", "absl", "matplotlib", "ml_collections", "rich")
 
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from absl import flags
 from rich.table import Table
 
 from cmwnet_jax import command
-from cmwnet_jax.drawing import meta_class_names
 from cmwnet_jax.errors import UsageError, unknown_name
-from cmwnet_jax.files import file_to_write
+from cmwnet_jax.files import file_to_write, replace_file
 from cmwnet_jax.report.figures import save_weighting_functions
 from cmwnet_jax.screen import console
-from cmwnet_jax.transfer import SavedWeightNet, load_weight_net, save_weight_net
-from cmwnet_jax.transfer.portable import PUBLISHED_HEADS, read_file, write_file
+from cmwnet_jax.transfer import SavedWeightNet, load_weight_net, save_weight_net, zoo
+from cmwnet_jax.transfer.card import MEASURED, card, facts, measured, weight_rows
+from cmwnet_jax.transfer.portable import PUBLISHED_HEADS, SUFFIX, read_file, write_file
 
 _PICTURE = flags.DEFINE_string("picture", "weight_net.png", "where show draws the weighting functions")
-_OUTPUT = flags.DEFINE_string("output", None, "what export (a .safetensors) or import (a folder) writes")
+_OUTPUT = flags.DEFINE_string("output", None, "the file or, for import, the folder to write")
+_ABOUT = flags.DEFINE_multi_string("about", [], "NAME=TEXT: what an exported file says of the origin, too")
 _HEADS = flags.DEFINE_list(
     "heads", [str(head) for head in PUBLISHED_HEADS], "an imported .npz's heads, that of small classes first"
 )
-
-_LISTED = 20  # largest number of entries that are printed
-_LOSSES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def show(path: str) -> None:
@@ -46,11 +51,17 @@ def show(path: str) -> None:
     saved = load_weight_net(path)
     screen = console()
     screen.print(f"weight net of {path}", soft_wrap=True)
-    facts = Table(show_header=False)
-    for name, value in _facts(saved).items():
-        facts.add_row(name, str(value))
-    screen.print(facts)
-    screen.print(_weights(saved))
+    known = Table(show_header=False)
+    for row in facts(saved).items():
+        known.add_row(*row)
+    screen.print(known)
+    heads, rows = weight_rows(saved)
+    weights = Table(title="weights (in brackets: at losses that it has not learned from)")
+    for head in heads:
+        weights.add_column(head, justify="right")
+    for row in rows:
+        weights.add_row(*row)
+    screen.print(weights)
     save_weighting_functions(
         {"grid": (grid := np.linspace(0, saved.loss_range[1], 200)), "functions": saved.functions(grid)}
         | {"centers": saved.centers},
@@ -59,38 +70,23 @@ def show(path: str) -> None:
     screen.print(f"picture: {picture}", soft_wrap=True)
 
 
-def _facts(saved: SavedWeightNet) -> dict:
-    low, high = saved.loss_range
-    about = dict(saved.provenance)
-    return {
-        "meta-classes (K)": saved.num_meta_classes,
-        "hidden units": saved.hidden,
-        "class sizes (centres)": ", ".join(
-            "not known" if np.isnan(center) else f"{center:g}" for center in saved.centers
-        ),
-        "losses learned from (nats)": f"{low:g} to {high:g}",
-        "weights divided by (Q1)": about.pop("normalize", "not known"),
-        **{name.replace("_", " "): _short(value) for name, value in about.items()},
-    }
+def write_card(path: str) -> None:
+    """Prints the card of a weight net, or writes it to a file.
 
-
-def _short(value) -> str:
-    """A value for printing; long lists, e.g. of a thousand classes, are shortened."""
-    if isinstance(value, list) and len(value) > _LISTED:
-        return f"{len(value)} numbers from {min(value)} to {max(value)}"
-    return str(value)
-
-
-def _weights(saved: SavedWeightNet) -> Table:
-    table = Table(title="weights (in brackets: at losses that it has not learned from)")
-    table.add_column("loss (nats)", justify="right")
-    for name in meta_class_names(saved.centers):
-        table.add_column(name, justify="right")
-    low, high = saved.loss_range
-    for loss, weights in zip(_LOSSES, saved.functions(np.array(_LOSSES)).T, strict=True):
-        shape = "{:.3f}" if low <= loss <= high else "({:.3f})"
-        table.add_row(f"{loss:g}", *(shape.format(weight) for weight in weights))
-    return table
+    Args:
+        path: as in `load_weight_net`.
+    """
+    output = file_to_write("--output", _OUTPUT.value, ".md") if _OUTPUT.value else None
+    saved, own = load_weight_net(path), zoo.file_of(path)
+    given = path if own is None else f"{zoo.PREFIX}{own.stem}"
+    file = own.name if own else path if path.endswith(SUFFIX) else f"weight_net{SUFFIX}"
+    text = card(saved, (own or Path(path)).stem, given, file)
+    if output is None:
+        print(text, end="")
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(output, text)
+    print(f"written to {output}")
 
 
 def export(path: str) -> None:
@@ -100,8 +96,23 @@ def export(path: str) -> None:
         path: as in `load_weight_net`.
     """
     output = command.required(_OUTPUT.value, "output", "a file to write, e.g. --output=weight_net.safetensors")
-    write_file(output, load_weight_net(path))
+    saved = load_weight_net(path)
+    write_file(output, dataclasses.replace(saved, provenance=_with(saved, _ABOUT.value)))
     print(f"written to {output}")
+
+
+def _with(saved: SavedWeightNet, about: Sequence[str]) -> dict[str, Any]:
+    """The origin with what --about adds to it or has in another's place; what was measured is a list."""
+    provenance, found = dict(saved.provenance), list(measured(saved))
+    for entry in about:
+        name, equals, text = entry.partition("=")
+        if not (name and equals and text):
+            raise UsageError(f"--about is {entry!r}, expected NAME=TEXT, e.g. --about=dataset=my_photos")
+        if name == MEASURED:
+            found.append(text)
+        else:
+            provenance[name] = text
+    return {**provenance, **({MEASURED: found} if found else {})}
 
 
 def import_(path: str) -> None:
@@ -126,7 +137,7 @@ def import_(path: str) -> None:
 
 def main(argv: list[str]) -> None:
     """Dispatches on the first argument."""
-    verbs = {"show": show, "export": export, "import": import_}
+    verbs = {"show": show, "card": write_card, "export": export, "import": import_}
     if len(argv) != 3:
         raise UsageError(f"got the arguments {argv[1:]}, expected one of {', '.join(verbs)}, then a path")
     if argv[1] not in verbs:
