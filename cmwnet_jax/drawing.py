@@ -5,14 +5,14 @@ can be plotted like a finished one. Uses neither JAX nor the global state of pyp
 training.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.image import AxesImage
 
 # Okabe and Ito's palette, distinguishable with every kind of colour vision; line styles help in greyscale.
 _META_CLASS_STYLES = (
@@ -32,6 +32,9 @@ _NAMED = 20  # and the names of its classes
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
 """Matplotlib settings to use with these functions."""
 
+NOTE = {"fontsize": 8, "color": "#555555"}
+"""Style of a remark."""
+
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -48,6 +51,11 @@ def meta_class_names(centers: Sequence[float]) -> list[str]:
         name if np.isnan(center) else f"{name} (about {center:.0f} examples)"
         for name, center in zip(names, centers, strict=True)
     ]
+
+
+def seeds(count: int) -> str:
+    """E.g. `5 seeds`."""
+    return f"{count} seed{'' if count == 1 else 's'}"
 
 
 def of_seen(runs: Sequence[Arrays], *names: str) -> list[np.ndarray]:
@@ -67,6 +75,15 @@ def _right_name(runs: Sequence[Arrays], wrong: np.ndarray) -> str:
     return "right" if known and wrong.any() else "not known to be wrong"
 
 
+def largest_loss(runs: Sequence[Arrays]) -> float:
+    """The largest loss that every run's weight net has seen; beyond it, some would extrapolate.
+
+    Args:
+        runs: `grid` [g] of each.
+    """
+    return min(float(run["grid"][-1]) for run in runs)
+
+
 def draw_weighting_functions(axes: Axes, runs: Sequence[Arrays]) -> None:
     """The K weighting functions over the loss: their mean, and each run as a faint line (Fig. 2c, top).
 
@@ -74,8 +91,7 @@ def draw_weighting_functions(axes: Axes, runs: Sequence[Arrays]) -> None:
         axes: where to draw.
         runs: `grid` [g], `functions` [K, g] and `centers` [K] of runs of one method with the same K.
     """
-    # Only up to the largest loss that every run's weight net has seen; beyond it, the net extrapolates.
-    top = min(float(run["grid"][-1]) for run in runs)
+    top = largest_loss(runs)
     grid = np.linspace(0, top, 200)
     curves = np.array([[np.interp(grid, run["grid"], f) for f in run["functions"]] for run in runs])
     names = meta_class_names(np.mean([run["centers"] for run in runs], axis=0))
@@ -84,7 +100,7 @@ def draw_weighting_functions(axes: Axes, runs: Sequence[Arrays]) -> None:
         axes.plot(grid, curves[:, k].T, color=color, linewidth=0.6, alpha=0.3)
         axes.plot(grid, curves[:, k].mean(axis=0), color=color, linestyle=style, linewidth=2.2, label=name)
     axes.set(xlabel="loss (nats)", ylabel="weight", xlim=(0, top), ylim=(0, 1))
-    _legend_above(axes, "given classes that are")
+    _legend_above(axes, "size of the given class")
 
 
 def draw_weight_histogram(axes: Axes, runs: Sequence[Arrays]) -> None:
@@ -123,7 +139,7 @@ def draw_observed_losses(axes: Axes, runs: Sequence[Arrays]) -> None:
         axes: where to draw.
         runs: `losses` [n], `meta_class` [n], `grid` [g] and `centers` [K] of runs of one method.
     """
-    top = min(float(run["grid"][-1]) for run in runs)
+    top = largest_loss(runs)
     losses, meta_class = of_seen(runs, "losses", "meta_class")
     bins = np.linspace(0, top, 61)
     for k in range(len(runs[0]["centers"])):
@@ -132,65 +148,18 @@ def draw_observed_losses(axes: Axes, runs: Sequence[Arrays]) -> None:
             color, style = _META_CLASS_STYLES[k % len(_META_CLASS_STYLES)]
             share = np.full(len(chosen), 100 / len(chosen))
             axes.hist(chosen, bins, weights=share, histtype="step", color=color, linestyle=style, linewidth=1.6)
-    axes.set(xlabel="loss in the last epoch (nats)", ylabel="share of each (%)", xlim=(0, top), yscale="log")
+    axes.set(xlabel="loss in the last epoch (nats)", xlim=(0, top))
+    axes.set(ylabel="share of each\nsize (%)", yscale="log")
 
 
-def draw_learning_curves(
-    axes: Axes, histories: Mapping[str, Sequence[Sequence[Mapping]]], field: str, label: str
+def largest_drawn_loss(runs: Sequence[Arrays]) -> float:
+    """Right end of `draw_loss_densities`; few losses are larger."""
+    return max(float(np.quantile(*of_seen(runs, "losses"), 0.999)), 1e-6)
+
+
+def draw_loss_densities(
+    axes: Axes, runs: Sequence[Arrays], class_names: Sequence[str], largest: float | None = None
 ) -> None:
-    """A metric by epoch, one line per method: the mean over its runs, with a band from minimum to maximum.
-
-    Args:
-        axes: where to draw.
-        histories: by method, the metrics of each run's epochs.
-        field: name of the metric.
-        label: label of the axis, with the unit.
-    """
-    for place, (name, runs) in enumerate(histories.items()):
-        epochs, columns = _by_epoch(runs, field)
-        if epochs:
-            color, style = LINES[place % len(LINES)], ("-", "--", "-.", ":")[place // len(LINES) % 4]
-            axes.plot(epochs, _each(np.mean, columns), style, color=color, linewidth=1.8, label=name)
-            low, high = (_each(pick, columns) for pick in (min, max))
-            axes.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
-    axes.set(xlabel="epoch", ylabel=label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-
-
-def _by_epoch(runs: Sequence[Sequence[Mapping]], field: str) -> tuple[list[int], list[list[float]]]:
-    """(the epochs, from 1, in which a metric is known; its values of all runs in each of them)."""
-    columns = {}
-    for line in (line for run in runs for line in run):
-        if line.get(field) is not None:
-            columns.setdefault(line["epoch"] + 1, []).append(line[field])
-    return sorted(columns), [columns[epoch] for epoch in sorted(columns)]
-
-
-def _each(reduce: Callable, columns: Sequence[Sequence[float]]) -> list[float]:
-    return [reduce(column) for column in columns]
-
-
-def draw_mean_weights(axes: Axes, histories: Mapping[str, Sequence[Sequence[Mapping]]]) -> None:
-    """Mean weight of right labels (solid) and of wrong ones (dashed) by epoch, one colour per method.
-
-    Args:
-        axes: where to draw.
-        histories: by method, the metrics of each run's epochs; epochs without these weights are left out.
-    """
-    for place, (name, runs) in enumerate(histories.items()):
-        for field, style, of in (("weight_mean_right", "-", "right"), ("weight_mean_wrong", "--", "wrong")):
-            epochs, columns = _by_epoch(runs, field)
-            if epochs:
-                color, means = LINES[place % len(LINES)], _each(np.mean, columns)
-                axes.plot(epochs, means, style, color=color, linewidth=1.8, label=f"{name}: {of}")
-    axes.set(xlabel="epoch", ylabel="mean weight of labels")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-def draw_loss_densities(axes: Axes, runs: Sequence[Arrays]) -> None:
     """Histograms of the losses, one line per given class, for right and wrong labels separately (Fig. 13a).
 
     With more than 20 classes, one line per meta-class.
@@ -198,12 +167,14 @@ def draw_loss_densities(axes: Axes, runs: Sequence[Arrays]) -> None:
     Args:
         axes: where to draw.
         runs: `losses`, `given`, `true` and `meta_class`, [n] each, and `centers` [K] of runs of one method.
+        class_names: C names.
+        largest: right end, for several panels; None for that of these runs.
     """
     losses, given, true, meta_class = of_seen(runs, "losses", "given", "true", "meta_class")
-    by_class = given.max() < _NAMED
+    by_class = len(class_names) <= _NAMED
     group = given if by_class else meta_class
-    labels = [str(c) for c in range(given.max() + 1)] if by_class else meta_class_names(runs[0]["centers"])
-    bins = np.linspace(0, max(float(np.quantile(losses, 0.999)), 1e-6), 61)
+    labels = _shortened(class_names) if by_class else meta_class_names(runs[0]["centers"])
+    bins = np.linspace(0, largest or largest_drawn_loss(runs), 61)
     parts = (
         (_right_name(runs, given != true), given == true, _RIGHT),
         ("wrong", given != true, _WRONG),
@@ -220,26 +191,28 @@ def draw_loss_densities(axes: Axes, runs: Sequence[Arrays]) -> None:
                 axes.stairs(bottom + top, bins, baseline=bottom + base, fill=True, color=color, label=label)
             base = top
     axes.set(xlabel="loss in the last epoch (nats)", xlim=(0, bins[-1]))
-    axes.set_ylabel(f"given class{'' if by_class else 'es that are'} (height: share of examples, root scale)")
-    axes.set_yticks(
-        [-float(place) for place in range(len(labels))], [label.replace(" (", "\n(") for label in labels]
-    )
+    axes.set_ylabel("given class" if by_class else "size of the given class")
+    axes.set_yticks([-float(place) for place in range(len(labels))])
+    axes.set_yticklabels(labels if by_class else [label.replace(" (", "\n(") for label in labels])
     _legend_above(axes, "examples whose given label is")
 
 
-def draw_confusion(axes: Axes, confusion: np.ndarray, class_names: Sequence[str]) -> None:
+def draw_confusion(axes: Axes, confusion: np.ndarray, class_names: Sequence[str]) -> AxesImage:
     """Confusion matrix as shares of the true class; colours follow the square root, so that rare errors show.
 
     Args:
         axes: where to draw.
         confusion: [C, C] int; rows are true classes, columns predicted ones.
         class_names: C names.
+
+    Returns:
+        The image, for `add_share_bar`.
     """
     percent = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    _draw_shares(axes, percent, class_names, columns="predicted class")
+    return _draw_shares(axes, percent, class_names, columns="predicted class")
 
 
-def draw_transition(axes: Axes, transition: np.ndarray, class_names: Sequence[str]) -> None:
+def draw_transition(axes: Axes, transition: np.ndarray, class_names: Sequence[str]) -> AxesImage:
     """P(given | true), drawn as in `draw_confusion`.
 
     Args:
@@ -247,18 +220,26 @@ def draw_transition(axes: Axes, transition: np.ndarray, class_names: Sequence[st
         transition: [C, C] float; rows are true classes, columns given ones; rows sum to one.
         class_names: C names.
     """
-    _draw_shares(axes, 100 * transition, class_names, columns="given class")
+    return _draw_shares(axes, 100 * transition, class_names, columns="given class")
 
 
-def _draw_shares(axes: Axes, percent: np.ndarray, class_names: Sequence[str], columns: str) -> None:
+def add_share_bar(image: AxesImage, axes: Sequence[Axes]) -> None:
+    """The colour bar of `draw_confusion` and `draw_transition`, once for several axes.
+
+    Args:
+        image: of one of them.
+        axes: all of them.
+    """
+    bar = {"label": "share of the true class (%)", "shrink": 0.8, "ticks": (0, 1, 10, 25, 50, 100)}
+    image.figure.colorbar(image, ax=axes, **bar)
+
+
+def _draw_shares(axes: Axes, percent: np.ndarray, class_names: Sequence[str], columns: str) -> AxesImage:
     image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
-    axes.figure.colorbar(
-        image, ax=axes, label="share of the true class (%)", shrink=0.8, ticks=(0, 1, 10, 25, 50, 100)
-    )
     axes.set(xlabel=columns, ylabel="true class")
     axes.spines[:].set_visible(False)
     if len(percent) <= _NAMED:
-        names = [literal(name if len(name) <= 20 else f"{name[:19]}…") for name in class_names]
+        names = _shortened(class_names)
         upright, size = max(map(len, names)) > 2, 10 if len(names) <= _NUMBERED else 8
         axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
@@ -266,7 +247,13 @@ def _draw_shares(axes: Axes, percent: np.ndarray, class_names: Sequence[str], co
         for (row, column), share in np.ndenumerate(percent):
             if share:
                 color = "white" if share > 35 else "black"
-                axes.text(column, row, f"{share:.0f}", color=color, ha="center", va="center", fontsize=8)
+                text = f"{share:.0f}" if share >= 1 else "<1"
+                axes.text(column, row, text, color=color, ha="center", va="center", fontsize=8)
+    return image
+
+
+def _shortened(class_names: Sequence[str]) -> list[str]:
+    return [literal(name if len(name) <= 20 else f"{name[:19]}…") for name in class_names]
 
 
 def _legend_above(axes: Axes, title: str) -> None:

@@ -33,6 +33,8 @@ from experiments.digits import get_config
 
 _METHODS = {"erm": "ERM (plain training)", "mwnet": "MW-Net (K = 1)", "cmwnet": "CMW-Net (K = 3)"}
 
+_LEARNED = {method: name for method, name in _METHODS.items() if method != "erm"}
+
 _SHOWN = (stored.ACCURACY, "seconds", "num_examples", "wrong_rate")
 
 
@@ -90,7 +92,8 @@ def main(argv: list[str]) -> None:
     runs = run_all(workdir, _SEEDS.value, _DATA_DIR.value)
     print_table(runs)
     picture = workdir / "weighting.png"
-    save_weighting_figure([(_METHODS[method], runs[method]) for method in ("mwnet", "cmwnet")], picture)
+    weights = {name: [run.arrays("weights") for run in runs[method]] for method, name in _LEARNED.items()}
+    save_weighting_figure(weights, picture)
     print(
         "weight AUC: 1 where every right label weighs more than every wrong one, 0.5 where weights tell nothing"
     )

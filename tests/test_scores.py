@@ -136,5 +136,5 @@ def test_top_5_is_left_out_where_there_are_ten_classes():
 
 def test_arrays_of_an_evaluation(random):
     logits, labels = random
-    arrays = evaluation_arrays(measured(logits, labels), labels, 12)
+    arrays = evaluation_arrays(measured(logits, labels), labels, [str(c) for c in range(12)])
     assert arrays["confusion"].sum() == len(arrays["labels"]) == len(arrays["ranks"]) == 500

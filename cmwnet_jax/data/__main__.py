@@ -109,7 +109,7 @@ def _classes(data: Data, meta_classes: MetaClasses) -> Table:
         k = meta_classes.of_class[c]
         center = f"{k} (size {meta_classes.centers[k]:.0f})"
         numbers = (before[c], np.sum(biased.true == c), np.sum(given), wrong, center)
-        table.add_row(data.source.class_names[c], *map(str, numbers))
+        table.add_row(data.class_names[c], *map(str, numbers))
     return table
 
 
@@ -119,11 +119,11 @@ def _transitions(data: Data) -> Table:
     table = Table(title="given label (column) of each true label (row), per cent")
     table.add_column("true")
     for c in shown:
-        table.add_column(data.source.class_names[c], justify="right")
+        table.add_column(data.class_names[c], justify="right")
     matrix = 100 * data.biased.transition_matrix
     for row in shown:
         cells = [f"{matrix[row, column]:.0f}" if matrix[row, column] else "" for column in shown]
-        table.add_row(data.source.class_names[row], *cells)
+        table.add_row(data.class_names[row], *cells)
     return table
 
 
@@ -136,7 +136,7 @@ def _draw(data: Data, picture: Path) -> None:
         wrong, right = members[biased.is_wrong[members]], members[~biased.is_wrong[members]]
         rows.append(np.concatenate([right[: 12 - min(4, len(wrong))], wrong[:4]]))
     take = data.splits["train"].take
-    names = np.array([*data.source.class_names, "another set's"])  # a true label of -1 picks the last
+    names = np.array([*data.class_names, "another set's"])  # a true label of -1 picks the last
     sheet = [(take(r).image, names[biased.given[r]], names[biased.true[r]]) for r in rows if len(r)]
     save_contact_sheet(sheet, picture)
 

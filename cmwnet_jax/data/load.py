@@ -9,6 +9,7 @@ from cmwnet_jax.data import bias, kinds, meta_set, sources
 from cmwnet_jax.data.also_test import SPLIT as ALSO_TEST
 from cmwnet_jax.data.also_test import AlsoTest, open_also_test
 from cmwnet_jax.data.batches import Raw
+from cmwnet_jax.data.bias.similar import shown_names
 from cmwnet_jax.data.bias_record import Record, load_record
 from cmwnet_jax.data.human_labels import human_labels
 from cmwnet_jax.data.image_sizes import check_one_size
@@ -37,6 +38,7 @@ class Data:
         image_shape: shape of the network's input: (height, width, channels), or (d,) or (length,).
         kind: one of `kinds.DTYPES`.
         also_test: the second test split; None for none.
+        known_as: the published set that a user's own files are; empty for none.
     """
 
     source: sources.Source
@@ -47,6 +49,12 @@ class Data:
     image_shape: tuple[int, ...]
     kind: str = kinds.IMAGES
     also_test: AlsoTest | None = None
+    known_as: str = ""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """C names for tables and pictures: the published ones, where the files have numbers."""
+        return shown_names(self.source.class_names, self.known_as)
 
     @property
     def biased(self) -> bias.BiasedLabels:
@@ -97,7 +105,7 @@ def load_data(config: ConfigDict) -> Data:
             splits[ALSO_TEST] = Raw.whole(inputs, second.labels)
     if second is not None:
         _check_inputs(config, source, second, splits, shape)
-    return Data(source, record, true_labels, splits, test_labels, shape, kind, second)
+    return Data(source, record, true_labels, splits, test_labels, shape, kind, second, config.data.known_as)
 
 
 def _check_inputs(config, source: sources.Source, second: AlsoTest, splits: dict, shape) -> None:

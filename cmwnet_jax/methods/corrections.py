@@ -52,7 +52,7 @@ def correction_arrays(data: Data, pseudo_labels: np.ndarray, seed: int) -> dict[
         "num_changed": np.array(len(changed)),
         "num_changed_rightly": np.array(np.sum(new[changed] == biased.true[changed]) if known else -1),
         "truth_known": np.array(known),
-        "class_names": np.array(data.source.class_names),
+        "class_names": np.array(data.class_names),
     }
 
 

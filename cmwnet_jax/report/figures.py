@@ -1,58 +1,103 @@
 """Figures in the style of the paper's, with colours for the colour-blind."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cmwnet_jax import drawing
+from cmwnet_jax.report import curves
 from cmwnet_jax.report.contact_sheet import save_corrected_sheet
-from cmwnet_jax.report.find import Found
 
 _ACROSS = 3  # largest number of panels side by side
+_LINE = 15  # points, of a legend's line
+
+_POOLED = (
+    "weighting functions up to the largest loss seen: each seed (thin), their mean (thick)\n"
+    "histograms: all seeds together"
+)
+
+# Rows of `save_weighting_figure`: what is drawn, and its height in inches.
+_FUNCTIONS = (drawing.draw_weighting_functions, 3.0)
+_OBSERVED = (drawing.draw_observed_losses, 1.5)
+_HISTOGRAM = (drawing.draw_weight_histogram, 2.2)
+_SHORT = (_FUNCTIONS, _HISTOGRAM)
+
+Runs = Sequence[drawing.Arrays]
+"""Arrays of runs of one method, with different seeds."""
 
 
-def save_weighting_figure(columns: Sequence[tuple[str, Sequence[Found]]], path: Path) -> None:
+def save_weighting_figure(columns: Mapping[str, Runs], path: Path, rows: Sequence[tuple] = _SHORT) -> None:
     """One column per method: its weighting functions, with the histogram of its weights below.
 
     Args:
-        columns: (title, runs) of each method.
+        columns: title -> the arrays of weights.npz of each run of a method.
         path: a PNG file, written with 150 dots per inch.
+        rows: what to draw, from top to bottom, with the heights in inches.
     """
+    down = -(-len(columns) // _ACROSS)
+    across = -(-len(columns) // down)
+    heights = [height for _, height in rows]
     with matplotlib.rc_context(drawing.STYLE):
-        figure = Figure(figsize=(4.6 * len(columns), 7.6), layout="constrained")
-        for part, (title, runs) in zip(
-            figure.subfigures(1, len(columns), squeeze=False)[0], columns, strict=True
-        ):
-            part.suptitle(drawing.literal(title), fontweight="bold")
-            functions, histogram = part.subplots(2, 1)
-            arrays = [run.arrays("weights") for run in runs]
-            drawing.draw_weighting_functions(functions, arrays)
-            drawing.draw_weight_histogram(histogram, arrays)
+        size = (0.5 + 4.2 * across, down * (sum(heights) + 0.6 * len(heights) + 1.2))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(down * len(rows), across, squeeze=False, height_ratios=heights * down)
+        place = [axes[len(rows) * (i // across) :, i % across][: len(rows)] for i in range(down * across)]
+        lines = 1 + max(len(runs[0]["centers"]) for runs in columns.values())
+        for own, (title, runs) in zip(place, columns.items(), strict=False):
+            for panel, (draw, _) in zip(own, rows, strict=True):
+                draw(panel, runs)
+            _title(own[0], f"{title}, {drawing.seeds(len(runs))}", lines=lines)
+        for own in place[len(columns) :]:
+            for panel in own:
+                panel.remove()
+        for row in zip(*place[: len(columns)], strict=True):
+            _share(row, across)
+        if any(len(runs) > 1 for runs in columns.values()):
+            figure.supxlabel(_POOLED, **drawing.NOTE)
         figure.savefig(path, dpi=150)
 
 
-def save_weighting_functions(arrays: drawing.Arrays, path: Path) -> None:
+def _title(axes: Axes, text: str, lines: int = 0) -> None:
+    """A title above a legend of so many lines."""
+    axes.set_title(drawing.literal(text), fontweight="bold", fontsize=11, loc="left", pad=10 + _LINE * lines)
+
+
+def _share(panels: Sequence[Axes], across: int) -> None:
+    """Gives panels side by side the same limits, and labels to the first of each line alone."""
+    for limits, set_limits in ((Axes.get_xlim, Axes.set_xlim), (Axes.get_ylim, Axes.set_ylim)):
+        low, high = zip(*map(limits, panels), strict=True)
+        # An image's axis points down.
+        ends = (min(low), max(high)) if low[0] < high[0] else (max(low), min(high))
+        for panel in panels:
+            set_limits(panel, ends)
+    for number, panel in enumerate(panels):
+        if number % across:
+            panel.set_ylabel("")
+            panel.tick_params(labelleft=False)
+
+
+def save_weighting_functions(arrays: drawing.Arrays, title: str, path: Path) -> None:
     """The weighting functions of one weight net.
 
     Args:
         arrays: `grid` [g], `functions` [K, g] and `centers` [K].
+        title: where it was learned.
         path: a PNG file, written with 150 dots per inch; its folder is created if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(drawing.STYLE):
-        figure = Figure(figsize=(5, 4.4), layout="constrained")
-        drawing.draw_weighting_functions(figure.subplots(), [arrays])
+        figure = Figure(figsize=(5, 4.6), layout="constrained")
+        axes = figure.subplots()
+        drawing.draw_weighting_functions(axes, [arrays])
+        _title(axes, title, lines=1 + len(arrays["centers"]))
         figure.savefig(path, dpi=150)
 
 
-ByRow = Mapping[str, Sequence[Found]]
-"""Runs of one column by table row: method -> one run per seed."""
-
-
-def save_column_figures(runs: ByRow, folder: Path) -> list[Path]:
+def save_column_figures(runs: curves.ByRow, folder: Path) -> list[Path]:
     """All figures for one column of a table, i.e. one data set with one bias.
 
     Args:
@@ -67,31 +112,27 @@ def save_column_figures(runs: ByRow, folder: Path) -> list[Path]:
     done = {row: found for row, found in done.items() if found}
     weights = {row: [run.arrays("weights") for run in found] for row, found in done.items()}
     learned = {row: arrays for row, arrays in weights.items() if all("functions" in one for one in arrays)}
-    confusions = {
-        row: sum(run.arrays("evaluation")["confusion"] for run in found) for row, found in done.items()
-    }
-    written = [_learning_curves(runs, folder / "learning_curves.png")]
-    if any(line.get("weight_mean_wrong") is not None for line in _lines(runs)):
-        written.append(_mean_weights(runs, folder / "mean_weights.png"))
+    written = curves.save_curves(runs, folder)
     if learned:
-        panels = {
-            row: (lambda part, arrays=arrays: _weighting_panel(part, arrays)) for row, arrays in learned.items()
-        }
-        written.append(_panels(panels, folder / "weighting.png", height=8.6))
+        written.append(folder / "weighting.png")
+        save_weighting_figure(learned, written[-1], rows=(_FUNCTIONS, _OBSERVED, _HISTOGRAM))
     if done:
-        draw = drawing.draw_confusion
-        panels = {row: _matrix(draw, confusion) for row, confusion in confusions.items()}
-        written.append(_panels(panels, folder / "confusion.png", height=4.2))
-        panels = {row: _in_axes(drawing.draw_loss_densities, arrays) for row, arrays in weights.items()}
-        written.append(_panels(panels, folder / "loss_densities.png", height=5.2))
-        bias = next(iter(done.values()))[0].arrays("bias")
+        first = next(iter(done.values()))[0]
+        names = first.class_names()
+        confusions = {
+            f"{row}, {drawing.seeds(len(found))}": sum(run.arrays("evaluation")["confusion"] for run in found)
+            for row, found in done.items()
+        }
+        written.append(_matrices(drawing.draw_confusion, confusions, names, folder / "confusion.png"))
+        written.append(_loss_densities(weights, names, folder / "loss_densities.png"))
+        bias = first.arrays("bias")
         if "transition_matrix" in bias:
-            panels = {"given labels": _matrix(drawing.draw_transition, bias["transition_matrix"])}
-            written.append(_panels(panels, folder / "transition.png", height=4.2))
+            given = {"given labels": bias["transition_matrix"]}
+            written.append(_matrices(drawing.draw_transition, given, names, folder / "transition.png"))
     return written + corrected_sheets(done, folder)
 
 
-def corrected_sheets(runs: ByRow, folder: Path) -> list[Path]:
+def corrected_sheets(runs: curves.ByRow, folder: Path) -> list[Path]:
     """One sheet of corrected labels for each row whose first seed's run has changed any image's label.
 
     Args:
@@ -110,62 +151,41 @@ def corrected_sheets(runs: ByRow, folder: Path) -> list[Path]:
     return written
 
 
-def _lines(runs: ByRow) -> Iterator[Mapping]:
-    """The metrics of all epochs of all runs."""
-    return (line for found in runs.values() for run in found for line in run.history)
+def _grid(count: int, height: float, layout: str = "constrained") -> tuple[Figure, list[Axes], int]:
+    """(figure, panels, panels side by side); height in inches of each panel."""
+    down = -(-count // _ACROSS)
+    across = -(-count // down)
+    figure = Figure(figsize=(0.6 + 4.2 * across, height * down), layout=layout)
+    axes = list(figure.subplots(down, across, squeeze=False).ravel())
+    for panel in axes[count:]:
+        panel.remove()
+    return figure, axes[:count], across
 
 
-def _histories(runs: ByRow) -> dict[str, list]:
-    return {drawing.literal(row): [run.history for run in found] for row, found in runs.items()}
-
-
-def _mean_weights(runs: ByRow, path: Path) -> Path:
+def _matrices(draw: Callable, matrices: Mapping[str, np.ndarray], names: Sequence[str], path: Path) -> Path:
+    """One panel per matrix, with a colour bar for all of them."""
     with matplotlib.rc_context(drawing.STYLE):
-        figure = Figure(figsize=(7.4, 3.6), layout="constrained")
-        drawing.draw_mean_weights(figure.subplots(), _histories(runs))
+        figure, panels, across = _grid(len(matrices), height=4.8, layout="compressed")
+        for panel, (title, matrix) in zip(panels, matrices.items(), strict=True):
+            image = draw(panel, matrix, names)
+            _title(panel, title)
+        _share(panels, across)
+        drawing.add_share_bar(image, panels)
+        if any("seeds" in title for title in matrices):
+            figure.supxlabel("all seeds together", **drawing.NOTE)
         figure.savefig(path, dpi=150)
     return path
 
 
-def _learning_curves(runs: ByRow, path: Path) -> Path:
-    histories = _histories(runs)
-    shown = [("test_accuracy_percent", "test accuracy (%)")]
-    if any(line.get("weight_auc") is not None for line in _lines(runs)):
-        shown.append(("weight_auc", "weight AUC"))
+def _loss_densities(weights: Mapping[str, Runs], names: Sequence[str], path: Path) -> Path:
+    largest = max(map(drawing.largest_drawn_loss, weights.values()))
     with matplotlib.rc_context(drawing.STYLE):
-        figure = Figure(figsize=(7.4, 3.4 * len(shown)), layout="constrained")
-        all_axes = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
-        for axes, (field, label) in zip(all_axes, shown, strict=True):
-            drawing.draw_learning_curves(axes, histories, field, label)
-        figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        figure, panels, across = _grid(len(weights), height=5.4)
+        for panel, (row, runs) in zip(panels, weights.items(), strict=True):
+            drawing.draw_loss_densities(panel, runs, names, largest)
+            _title(panel, f"{row}, {drawing.seeds(len(runs))}", lines=3)
+        _share(panels, across)
+        note = "height: share of the examples of a class or size, square-root scale; all seeds together"
+        figure.supxlabel(note, **drawing.NOTE)
         figure.savefig(path, dpi=150)
     return path
-
-
-def _panels(draw: Mapping[str, Callable], path: Path, height: float) -> Path:
-    """Draws one panel per name."""
-    down = -(-len(draw) // _ACROSS)
-    across = -(-len(draw) // down)
-    with matplotlib.rc_context(drawing.STYLE):
-        figure = Figure(figsize=(4.6 * across, height * down), layout="constrained")
-        parts = figure.subfigures(down, across, squeeze=False).ravel()
-        for part, (title, fill) in zip(parts, draw.items(), strict=False):
-            part.suptitle(drawing.literal(title), fontweight="bold")
-            fill(part)
-        figure.savefig(path, dpi=150)
-    return path
-
-
-def _weighting_panel(part: Figure, arrays: Sequence[drawing.Arrays]) -> None:
-    functions, observed, histogram = part.subplots(3, 1, height_ratios=(3, 1.4, 2.2))
-    drawing.draw_weighting_functions(functions, arrays)
-    drawing.draw_observed_losses(observed, arrays)
-    drawing.draw_weight_histogram(histogram, arrays)
-
-
-def _in_axes(draw: Callable[[Axes, Sequence[drawing.Arrays]], None], arrays) -> Callable:
-    return lambda part: draw(part.subplots(), arrays)
-
-
-def _matrix(draw: Callable, matrix) -> Callable:
-    return lambda part: draw(part.subplots(), matrix, [str(c) for c in range(len(matrix))])

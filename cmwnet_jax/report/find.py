@@ -93,6 +93,14 @@ class Found:
         """
         return has_arrays(self.path, name)
 
+    def class_names(self) -> list[str]:
+        """C names of the classes; their numbers, where the run does not know any."""
+        evaluation = self.arrays("evaluation")
+        for name in ("evaluation", "corrected", "predictions"):
+            if self.has(name) and "class_names" in (arrays := self.arrays(name)):
+                return arrays["class_names"].tolist()
+        return [str(c) for c in range(len(evaluation["confusion"]))]
+
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Reads an .npz of the folder.
 

@@ -98,23 +98,24 @@ def save_risk_coverage_figures(runs: Sequence[Found], folder: Path) -> list[Path
 def _save(methods: Mapping[str, Sequence[Found]], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(drawing.STYLE):
-        figure = Figure(figsize=(9.6, 4.6), layout="constrained")
-        calibrated, curves = figure.subplots(1, 2)
+        figure = Figure(figsize=(9.6, 4.8), layout="constrained")
+        calibrated, curves = figure.subplots(1, 2, sharex=True, sharey=True)
         for number, (method, found) in enumerate(methods.items()):
             arrays = [run.arrays("selective") for run in found]
             style = {"color": drawing.LINES[number % len(drawing.LINES)], "linestyle": _STYLES[number % 4]}
-            _draw_errors(calibrated, arrays, drawing.literal(method), style)
+            count = len({run.seed for run in found})
+            _draw_errors(calibrated, arrays, f"{drawing.literal(method)}, {drawing.seeds(count)}", style)
             _draw_curves(curves, arrays, style)
-        calibrated.set(xlabel="coverage (%)", ylabel="selective error (%)")
-        calibrated.set_title("at calibrated thresholds", fontsize=10)
-        curves.set(xlabel="coverage on the test split (%)", ylabel="selective error (%)", xlim=(0, 100))
-        curves.set_title("each network at all coverages", fontsize=10)
+        calibrated.set(ylabel="wrong among the accepted (%)", xlim=(0, 100), ylim=(0, None))
+        calibrated.set_title("thresholds from calibration images, at the coverage asked for", fontsize=10)
+        curves.set_title("all thresholds on the test split; faint: trained for one coverage", fontsize=10)
         for axes in (calibrated, curves):
-            axes.set_ylim(bottom=0)
+            axes.set_xlabel("coverage: share of the examples that is accepted (%)")
             axes.grid(alpha=0.25)
         figure.legend(
             *calibrated.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False
         )
+        figure.supxlabel("lines: mean over seeds; bands: lowest to highest", **drawing.NOTE)
         figure.savefig(folder / "risk_coverage.png", dpi=150)
     return folder / "risk_coverage.png"
 

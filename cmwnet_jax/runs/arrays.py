@@ -27,7 +27,7 @@ _LAYOUTS = {
         "grid?": ("f", "g"),
         "functions?": ("f", "Kg"),
     },
-    "evaluation": {"confusion": ("iu", "CC")},
+    "evaluation": {"confusion": ("iu", "CC"), "class_names?": ("U", "C")},
     "predictions": {
         "given_probability": ("f", "n"),
         "other": ("iu", "n"),

@@ -1,6 +1,6 @@
 """Test metrics of a classifier, from its results on each example."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -71,13 +71,16 @@ def _top5(place: str, measured: Measured, num_classes: int) -> dict[str, float]:
     return {f"{place}_top5_percent": scores.top_k_percent(measured.ranks, 5)} if num_classes > 10 else {}
 
 
-def evaluation_arrays(measured: Measured, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """The arrays of evaluation.npz: the fields of `Measured` and `labels`, [N] each, and `confusion` [C, C].
+def evaluation_arrays(
+    measured: Measured, labels: np.ndarray, class_names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The arrays of evaluation.npz: those of `Measured` and `labels`, [N] each, `confusion` and `class_names`.
 
     Args:
         measured: the classifier's results on the test split.
         labels: [N] int, the true classes.
-        num_classes: C.
+        class_names: C names.
     """
-    confusion = scores.confusion_matrix(labels, measured.predictions, num_classes)
-    return {**measured._asdict(), "labels": labels, "confusion": confusion}
+    confusion = scores.confusion_matrix(labels, measured.predictions, len(class_names))
+    named = {"confusion": confusion, "class_names": np.array(class_names)}
+    return {**measured._asdict(), "labels": labels, **named}

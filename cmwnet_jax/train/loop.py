@@ -237,8 +237,8 @@ def _picture(
     arrays = weight_arrays(data, _meta_classes(launch, state), epoch)
     weight_params = parallel.unreplicate(state.weight_params)
     arrays |= weighting_arrays(method, weight_params, folder.history)
-    tested = evaluation_arrays(test, data.test_labels, data.source.num_classes)
-    board.add_pictures(epoch.number, arrays, tested["confusion"], data.source.class_names)
+    tested = evaluation_arrays(test, data.test_labels, data.class_names)
+    board.add_pictures(epoch.number, arrays, tested["confusion"], data.class_names)
     if is_last:
         whole = parallel.unreplicate(state)
         health.check_state(whole, epoch.run_steps_done)

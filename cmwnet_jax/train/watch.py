@@ -101,7 +101,7 @@ def pictures(
             axes.set_xlabel("weight")
             drawn["weights/histogram"] = drawing.pixels(figure)
         figure, axes = _figure(6, 5.2, f"test split after epoch {epoch + 1}")
-        drawing.draw_confusion(axes, confusion, class_names)
+        drawing.add_share_bar(drawing.draw_confusion(axes, confusion, class_names), [axes])
         drawn["test/confusion"] = drawing.pixels(figure)
     return drawn
 

@@ -106,6 +106,22 @@ CLASS_NAMES: Mapping[str, Sequence[str]] = {
 """Published class names of the data sets that have maps, in the label order of the maps."""
 
 
+def shown_names(class_names: Sequence[str], known_as: str) -> tuple[str, ...]:
+    """Class names to show: the published ones, if a published set's files have none but its numbers.
+
+    Args:
+        class_names: the C names of the files, in label order.
+        known_as: the published data set, empty for none.
+
+    Example:
+        >>> shown_names([str(c) for c in range(10)], "cifar10")[:3]
+        ('airplane', 'automobile', 'bird')
+    """
+    published = CLASS_NAMES.get(known_as, ())
+    numbers = [str(c) for c in range(len(published))]
+    return tuple(published if list(class_names) == numbers else class_names)
+
+
 # Spellings in common copies: PyTorch's tutorials, and lists of CIFAR-100's classes with a letter missing.
 _OTHER_SPELLINGS = {"plane": "airplane", "car": "automobile", "cra": "crab", "tshirt": "tshirttop"}
 
