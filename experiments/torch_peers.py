@@ -201,12 +201,16 @@ class Trainer:
         """Takes a step of plain training."""
         self._update_classifier(self._losses(self._params(), batch).mean())
 
-    def second_order(self, batch: Batch, meta_batch: Batch) -> None:
-        """Algorithm 1 as published: `backward` of the meta loss through the virtual step, to all leaves."""
+    def second_order(self, batch: Batch, meta_batch: Batch) -> torch.Tensor:
+        """Algorithm 1 as published: `backward` of the meta loss through the virtual step, to all leaves.
+
+        Returns:
+            The batch's losses [n] before the step, without gradient.
+        """
         self.weight_optimizer.zero_grad()
         self._virtual_meta_loss(batch, meta_batch).backward()
         self.weight_optimizer.step()
-        self._weighted_step(batch)
+        return self._weighted_step(batch)
 
     def pruned_second_order(self, batch: Batch, meta_batch: Batch) -> None:
         """As `second_order`, but only with the weight net's gradient, so that autograd skips the rest."""
@@ -274,12 +278,13 @@ class Trainer:
             p.grad = g
         self.weight_optimizer.step()
 
-    def _weighted_step(self, batch: Batch) -> None:
-        """Eq. 9 after a second forward pass, as published."""
+    def _weighted_step(self, batch: Batch) -> torch.Tensor:
+        """Eq. 9 after a second forward pass, as published; returns its losses."""
         losses = self._losses(self._params(), batch)
         with torch.no_grad():
             weights = self.weight_net(losses, self.of_class[batch[1]])
         self._update_classifier((weights / weights.sum() * losses).sum())
+        return losses.detach()
 
     def _update_classifier(self, loss: torch.Tensor) -> None:
         self.optimizer.zero_grad()
