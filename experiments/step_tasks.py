@@ -155,10 +155,16 @@ def examples(task: Task) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     return draw(0.3), draw(0.0)
 
 
-def parts(task: Task, dtype) -> tuple[dict, cmw.MetaState]:
-    """Makes (arguments of `make_meta_step`, initial state)."""
-    model = NETWORKS[task.model](num_classes=10, dtype=dtype, **task.fields)
-    weight_net, key = cmw.WeightNet(num_meta_classes=3), jax.random.key(0)
+def parts(task: Task, dtype, meta_classes: cmw.MetaClasses = META_CLASSES) -> tuple[dict, cmw.MetaState]:
+    """Makes (arguments of `make_meta_step`, initial state).
+
+    Args:
+        task: the network and its batches.
+        dtype: dtype of the computation.
+        meta_classes: of all classes; they set the numbers of classes and of meta-classes.
+    """
+    model = NETWORKS[task.model](num_classes=len(meta_classes.of_class), dtype=dtype, **task.fields)
+    weight_net, key = cmw.WeightNet(meta_classes.num_meta_classes), jax.random.key(0)
 
     def create(key):
         kind = jnp.int32 if task.fields.get("vocabulary") else jnp.float32
@@ -172,7 +178,7 @@ def parts(task: Task, dtype) -> tuple[dict, cmw.MetaState]:
         )
 
     arguments = {
-        "objective": cmw.classification_objective(model.apply, META_CLASSES),
+        "objective": cmw.classification_objective(model.apply, meta_classes),
         "meta_loss": cmw.classification_meta_loss(model.apply),
         "weight_fn": weight_net.apply,
         "virtual_lr": LEARNING_RATE,

@@ -132,7 +132,7 @@ def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
         ways[SCANNED_ERM] = [Step.scanned(erm_step, batch)]
         ways[SCANNED_META] = [Step.scanned(meta_step, batch, meta_batch)]
     baselines = {SCANNED_META: SCANNED_ERM}
-    return {name: _variant(way, state, baselines.get(name, ERM)) for name, way in ways.items()}, state
+    return {name: variant_of(way, state, baselines.get(name, ERM)) for name, way in ways.items()}, state
 
 
 def exact_meta_gradient(task: Task, state: cmw.MetaState) -> np.ndarray:
@@ -148,8 +148,14 @@ def exact_meta_gradient(task: Task, state: cmw.MetaState) -> np.ndarray:
     return vector(new.weight_opt_state[0])
 
 
-def _variant(steps: list[Step], state: cmw.MetaState, baseline: str = ERM) -> Variant:
-    """Makes a variant that takes the given steps in turn; compiles all of them."""
+def variant_of(steps: list[Step], state: cmw.MetaState, baseline: str = ERM) -> Variant:
+    """Makes a variant that takes the given steps in turn; compiles all of them.
+
+    Args:
+        steps: the steps of one cycle.
+        state: the initial state, which is copied.
+        baseline: as in `Variant`.
+    """
     holder = [jax.tree.map(jnp.copy, state)]
 
     def take(step):

@@ -254,7 +254,7 @@ def test_a_group_is_the_steps_of_its_programs():
         dataclasses.replace(step, call=lambda *arguments, step=step: seen.append(step) or step.call(*arguments))
         for step in (loop, single)
     ]
-    variant = step_variants._variant(steps, state)
+    variant = step_variants.variant_of(steps, state)
     seen.clear()
     variant.run(22)
     assert variant.group == 11
