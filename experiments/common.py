@@ -1,4 +1,4 @@
-"""Shared parts of the configs for the paper's tables on CIFAR."""
+"""Shared parts of the configs for the paper's tables on CIFAR and on images from the web."""
 
 from ml_collections import ConfigDict
 
@@ -34,6 +34,50 @@ def cifar_config(dataset: str, method: str, seed: int, recipe: str, *, pad_mode:
     config.augment.flip = True
     config.watch.pictures_every_epochs = 0
     return config
+
+
+def web_config(dataset: str, args: ConfigDict) -> ConfigDict:
+    """The default config with a set of web images, generated meta data, and plots only at the end.
+
+    Args:
+        dataset: name of the set.
+        args: `method`, `seed`, `raw_dir` and `recipe` from the config's argument.
+
+    Raises:
+        UsageError: the recipe is unknown.
+    """
+    if args.recipe not in RECIPES:
+        raise unknown_name("recipe", args.recipe, RECIPES)
+    config = default_config()
+    config.method = args.method
+    config.seed = args.seed
+    config.data.name = dataset
+    config.data.raw_dir = args.raw_dir
+    config.augment.flip = True
+    config.meta_set.rank_by = "now"  # as the paper and its code do
+    config.watch.pictures_every_epochs = 0
+    if args.recipe == "published":
+        config.weight_net.normalize = "mean"
+        config.soft_labels.start_from = "given"
+        config.soft_labels.teacher_statistics = "batch"
+    return config
+
+
+def as_for_animal10n(config: ConfigDict, recipe: str) -> None:
+    """Sets the classifier, its optimiser and the schedule as for ANIMAL-10N (C.1).
+
+    Args:
+        config: a config, changed in place.
+        recipe: `paper` or `published`, which has no momentum.
+    """
+    config.model.name = "vgg19_bn"
+    config.num_epochs = 100
+    config.warmup_epochs = 20
+    config.batch_size = 128
+    config.optimizer.decay_at_percent = step_epochs(config, 50, 75)
+    config.optimizer.decay_factor = 0.2
+    config.optimizer.momentum = 0.0 if recipe == "published" else 0.9
+    config.optimizer.weight_decay = 1e-3
 
 
 def step_epochs(config: ConfigDict, *epochs: int) -> tuple[float, ...]:

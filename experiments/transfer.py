@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import unknown_name
 from cmwnet_jax.train.config import default_config, parse_arg
-from experiments.common import RECIPES, step_epochs
+from experiments.common import RECIPES, as_for_animal10n, step_epochs
 
 _METHODS = ("erm", "cmwnet", "cmwnet_sl")
 
@@ -73,14 +73,7 @@ def _webvision(config: ConfigDict, published: bool) -> None:
 
 
 def _animal10n(config: ConfigDict, published: bool) -> None:
-    config.model.name = "vgg19_bn"
-    config.num_epochs = 100
-    config.warmup_epochs = 20
-    config.batch_size = 128
-    config.optimizer.decay_at_percent = step_epochs(config, 50, 75)
-    config.optimizer.decay_factor = 0.2
-    config.optimizer.momentum = 0.0 if published else 0.9
-    config.optimizer.weight_decay = 1e-3
+    as_for_animal10n(config, RECIPES[published])
 
 
 _SETTINGS = {"imagenet_lt": _imagenet_lt, "webvision": _webvision, "animal10n": _animal10n}

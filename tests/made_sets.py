@@ -15,9 +15,14 @@ SHAPES = {
     "cifar100": (100, (32, 32, 3)),
     "fashion_mnist": (10, (28, 28, 1)),
     "imagenet_lt": (1000, (40, 50, 3)),
+    "imagenet_val": (1000, (60, 50, 3)),
     "kmnist": (10, (28, 28, 1)),
     "mnist": (10, (28, 28, 1)),
+    "web_aircraft": (100, (50, 60, 3)),
+    "web_bird": (200, (50, 60, 3)),
+    "web_car": (196, (50, 60, 3)),
     "webvision": (1000, (50, 40, 3)),
+    "webvision_mini": (50, (50, 40, 3)),
 }
 
 
@@ -52,13 +57,13 @@ def stand_in(monkeypatch, per_class: int = 10) -> None:
         names = tuple(f"class {c}" for c in range(SHAPES[name][0]))
         return Dataset(name, train, test, names)
 
-    def open(name, data_dir="", raw_dir="", options=None):
+    def open(name, data_dir="", raw_dir="", options=None, needed=()):
         dataset = load(name)
         splits = {
             split: _Records({"image": x, "label": y} for x, y in zip(part.images, part.labels, strict=True))
             for split, part in (("train", dataset.train), ("test", dataset.test))
         }
-        return Source(name, dataset.class_names, splits, "test", folder="")
+        return Source(name, dataset.class_names, splits, "test", folder=name)
 
     def read_labels(source, split):
         return np.array([example["label"] for example in source.splits[split]], np.int32)

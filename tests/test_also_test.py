@@ -98,7 +98,7 @@ def test_accuracies_are_named_by_classifier_and_split():
         ({"also_test": "digits"}, "data.also_test is 'digits', none of whose classes, e.g. '0', has the name"),
         (
             {"also_test": "imagenet_val", "also_test_raw_dir": "own"},
-            "data.also_test: .*no validation image",
+            "^data.also_test_raw_dir is .*no validation image",
         ),
         ({"name": "imagenet_val", "raw_dir": "val"}, "imagenet_val', which has nothing to train on.*also_test"),
         (

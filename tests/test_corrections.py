@@ -9,7 +9,7 @@ from test_train import small_config
 
 from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.data.load import load_data
-from cmwnet_jax.methods.corrections import correction_arrays, spread_over_classes
+from cmwnet_jax.methods.corrections import correction_arrays, few_of_each
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.loop import train
@@ -38,12 +38,12 @@ def test_the_examples_are_of_the_table_and_the_counts_are_of_all(dtype):
     found = correction_arrays(data, pseudo, seed=3)
     row_of = {example: row for row, example in enumerate(biased.ids)}
     rows = [row_of[example] for example in found["ids"]]
-    assert len(set(rows)) == 40
+    assert np.bincount(biased.given[sorted(set(rows))]).tolist() == [8] * 10
     np.testing.assert_array_equal(found["new"], [int(np.argmax(pseudo[row])) for row in rows])
     np.testing.assert_array_equal(found["given"], biased.given[rows])
     np.testing.assert_array_equal(found["true"], biased.true[rows])
     np.testing.assert_array_equal(found["images"], data.splits["train"].image[rows])
-    np.testing.assert_array_equal(found["probability"], np.full(40, 1 - 9 * 0.03125))
+    np.testing.assert_array_equal(found["probability"], np.full(80, 1 - 9 * 0.03125))
     assert (found["new"] != found["given"]).all()
     assert tuple(found["class_names"]) == data.source.class_names
     pairs = [
@@ -88,17 +88,27 @@ def test_images_of_no_class_are_wrong_and_never_changed_rightly():
     assert set(found["true"]) > {-1} and (found["given"] == found["true"]).any()
 
 
-def test_classes_take_turns():
+def test_a_few_of_each_class_are_drawn():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 5], [100, 2, 7, 50]))
-    chosen = spread_over_classes(labels, 20, np.random.default_rng(1))
-    assert len(set(chosen)) == 20
+    chosen = few_of_each(labels, 6, np.random.default_rng(1))
+    assert len(set(chosen)) == 20 and (np.diff(labels[chosen]) >= 0).all()
     np.testing.assert_array_equal(np.bincount(labels[chosen]), [6, 2, 6, 0, 0, 6])
-    everyone = spread_over_classes(labels, 1000, np.random.default_rng(1))
+    everyone = few_of_each(labels, 1000, np.random.default_rng(1))
     np.testing.assert_array_equal(np.sort(everyone), np.arange(len(labels)))
-    firsts = [spread_over_classes(labels, 4, np.random.default_rng(seed)) for seed in range(20)]
-    assert all(set(labels[places]) == {0, 1, 2, 5} for places in firsts)
+    firsts = [few_of_each(labels, 1, np.random.default_rng(seed)) for seed in range(20)]
     assert len(set(np.concatenate(firsts))) > 30
-    assert spread_over_classes(labels[:0], 5, np.random.default_rng(1)).shape == (0,)
+    assert few_of_each(labels[:0], 5, np.random.default_rng(1)).shape == (0,)
+
+
+def test_of_many_classes_fifty_are_shown_and_of_few_classes_more_examples():
+    data = made()
+    given = np.arange(len(data.biased.given), dtype=np.int32) % 200
+    for classes, shown in ((200, [6] * 50), (2, [20, 20])):
+        labels = dataclasses.replace(data.biased, given=given % classes, true=given % classes)
+        of_these = dataclasses.replace(data, record=dataclasses.replace(data.record, labels=labels))
+        pseudo = np.eye(200, dtype=np.float32)[(labels.given + 1) % classes]
+        counts = np.bincount(correction_arrays(of_these, pseudo, seed=0)["given"])
+        assert counts[counts > 0].tolist() == shown
 
 
 def test_streamed_images_are_the_same_and_large_ones_become_small():
@@ -108,7 +118,7 @@ def test_streamed_images_are_the_same_and_large_ones_become_small():
     for name, array in expected.items():
         np.testing.assert_array_equal(got[name], array, err_msg=name)
     large = made(data__path="stream", data__resize_pixels=130, data__crop_pixels=120)
-    assert correction_arrays(large, pseudo, seed=0)["images"].shape == (40, 96, 96, 1)
+    assert correction_arrays(large, pseudo, seed=0)["images"].shape == (80, 96, 96, 1)
     tall = np.zeros((len(pseudo), 200, 99, 3), np.uint8) + np.array([0, 100, 200], np.uint8)
     splits = {"train": Raw.whole(tall, device.biased.given)}
     images = correction_arrays(

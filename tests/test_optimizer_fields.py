@@ -55,11 +55,15 @@ def assert_same(one, other):
         ({"optimizer__clip_norm": 0.5}, optax.chain(optax.clip_by_global_norm(0.5), sgd(RATE))),
         (ADAM, optax.adamw(RATE, weight_decay=5e-4)),
         (
+            {**ADAM, "optimizer__name": "adam"},
+            optax.chain(optax.add_decayed_weights(5e-4), optax.adam(RATE)),
+        ),
+        (
             {**ADAM, "optimizer__clip_norm": 2.0, "optimizer__momentum": 0.3},
             optax.chain(optax.clip_by_global_norm(2.0), optax.adamw(RATE, weight_decay=5e-4)),
         ),
     ],
-    ids=["sgd", "sgd, clipped", "adamw", "adamw, clipped"],
+    ids=["sgd", "sgd, clipped", "adamw", "adam", "adamw, clipped"],
 )  # fmt: skip
 def test_the_optimizer_is_the_one_by_hand_bit_for_bit(changes, by_hand):
     config = small_config(**changes)
@@ -192,6 +196,15 @@ def test_each_method_looks_ahead_as_the_config_says(method, monkeypatch):
     assert chosen == {"Dense_1": {"bias": True, "kernel": False}, "body": {"bias": False}}
 
 
+def test_adams_weight_decay_is_coupled_as_torchs_is():
+    """The first step of Adam is the sign of the gradient with the decay in it, whatever their sizes."""
+    config = small_config(optimizer__name="adam", optimizer__weight_decay=100.0, optimizer__learning_rate=0.1)
+    made = make_optimizer(config, learning_rate_schedule(config, 20))
+    params, _ = moved(made, steps=1)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * jnp.sign(g + 100 * p), PARAMS, GRADS)
+    jax.tree.map(lambda got, wanted: np.testing.assert_allclose(got, wanted, rtol=1e-5), params, expected)
+
+
 @pytest.mark.parametrize("method", META_METHODS)
 def test_adamw_needs_a_rate_of_its_own_to_look_ahead(method):
     with pytest.raises(UsageError, match=r"^optimizer.virtual_learning_rate is 0.0, .*adamw"):
@@ -213,7 +226,7 @@ def test_adamw_needs_none_where_no_weights_are_learned(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer__name": "adamW"}, "optimizer.name is 'adamW', expected one of adamw, sgd"),
+        ({"optimizer__name": "adamW"}, "optimizer.name is 'adamW', expected one of adam, adamw, sgd"),
         ({"optimizer__clip_norm": 1e-60}, "clip_norm is 1e-60, with which the classifier would never learn"),
         ({"optimizer__trainable": ("",)}, "optimizer.trainable is .*, expected patterns"),
         ({"optimizer__trainable": (3,)}, "optimizer.trainable is .3,., expected patterns"),

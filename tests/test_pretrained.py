@@ -123,6 +123,32 @@ def test_a_resnet50s_names_are_all_of_torchvisions(tmp_path):
     assert report.as_initialised == () and len(report.loaded) == len(jax.tree.leaves(loaded)) == 53 * 5 + 2
 
 
+def wrapped(state, wrapper, classifier=False):
+    """The same network as self-supervised training saves it, with a projection head."""
+    kept = {name: array for name, array in state.items() if classifier or not name.startswith("fc.")}
+    own = {f"{wrapper}{name.replace('.downsample.', '.shortcut.')}": array for name, array in kept.items()}
+    return {**own, **{f"head.{layer}.weight": np.zeros((3, 2048), np.float32) for layer in (0, 2)}}
+
+
+@pytest.mark.parametrize("wrapper", ["encoder.", "module.backbone."])
+def test_a_self_supervised_network_is_read_by_its_inner_names(wrapper, state, fresh, tmp_path):
+    np.savez(tmp_path / "plain.npz", **{name: a for name, a in state.items() if not name.startswith("fc.")})
+    np.savez(tmp_path / "wrapped.npz", **wrapped(state, wrapper))
+    (expected, plain), (got, report) = (
+        load_pretrained(tmp_path / name, "resnet50", fresh[1]) for name in ("plain.npz", "wrapped.npz")
+    )
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    assert report == plain._replace(unused=("head.0.weight", "head.2.weight"))
+    assert report.as_initialised == ("params/head/bias", "params/head/kernel")
+
+
+def test_of_two_networks_in_a_file_none_is_taken(state, fresh, tmp_path):
+    both = {**wrapped(state, "module.encoder_q."), **wrapped(state, "module.encoder_k.")}
+    np.savez(tmp_path / "moco.npz", **both)
+    with pytest.raises(UsageError, match="holds 2 networks, .* module.encoder_k. and module.encoder_q."):
+        load_pretrained(tmp_path / "moco.npz", "resnet50", fresh[1])
+
+
 class TinyVGG(nn.Module):
     """VGG's names on 2 channels: a convolution with bias, 7x7 places, and two linear layers."""
 

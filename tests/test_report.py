@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.report.contact_sheet import save_corrected_sheet
+from cmwnet_jax.report.contact_sheet import corrected_pages, save_corrected_sheet
 from cmwnet_jax.report.figures import corrected_sheets, save_column_figures
 from cmwnet_jax.report.find import find_cells, find_runs
 from cmwnet_jax.report.tables import accuracy_table, auc_table, csv_text, missing, read_paper
@@ -209,6 +209,16 @@ def test_a_sheet_shows_given_over_new_and_whether_that_is_right(monkeypatch, tmp
     heading, pictures, _ = sheet(monkeypatch, tmp_path / "sheet.png", corrected(known=False))
     assert "1,100 of 1,234 labels changed, whether rightly is not known" in heading
     assert all(len(texts) == 2 for texts in pictures)
+
+
+def test_many_corrected_labels_are_on_sheets_of_five_rows_of_eight(monkeypatch, tmp_path):
+    arrays = corrected(97, names=["n01440764 tench, Tinca tinca", "n0144 eel", "cat"])
+    pages = corrected_pages(arrays)
+    assert [len(page["images"]) for page in pages] == [40, 40, 17]
+    np.testing.assert_array_equal(np.concatenate([page["new"] for page in pages]), arrays["new"])
+    _, pictures, _ = sheet(monkeypatch, tmp_path / "sheet.png", pages[2])
+    shown = {text.get_text() for texts in pictures for text in texts}
+    assert len(pictures) == 17 and any(text.startswith("tench") for text in shown) and "n0144 eel" in shown
 
 
 @pytest.mark.parametrize("count", [1, 40])

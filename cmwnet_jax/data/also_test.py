@@ -1,14 +1,15 @@
 """A second split to test on: another data set's, with classes matched by name, or another one of the set."""
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cmwnet_jax.data import sources
-from cmwnet_jax.errors import UsageError, naming_field, unknown_name
+from cmwnet_jax.errors import UsageError, unknown_name
 
 SPLIT = "also_test"
 """Its name in `Data.splits`."""
@@ -57,7 +58,7 @@ def open_also_test(config: ConfigDict, source: sources.Source) -> AlsoTest | Non
     if wanted in source.splits and not raw_dir:
         other, split = source, wanted
     elif wanted in sources.DATASETS:
-        with naming_field("data.also_test"):
+        with _under_its_fields():
             other = sources.open(wanted, config.data.dir, raw_dir, needed=())
         split = other.test_split
     else:
@@ -77,6 +78,16 @@ def open_also_test(config: ConfigDict, source: sources.Source) -> AlsoTest | Non
             f"WordNet identifiers (of WebVision, info/synsets.txt has them)"
         )
     return AlsoTest(re.sub(r"[^A-Za-z0-9]", "_", wanted), other, split, ids, labels[ids])
+
+
+@contextlib.contextmanager
+def _under_its_fields() -> Iterator[None]:
+    """Names the fields of the second set in the messages about opening it."""
+    try:
+        yield
+    except UsageError as error:
+        said = str(error).replace("data.raw_dir", "data.also_test_raw_dir")
+        raise UsageError(said.replace("data.name", "data.also_test")) from error
 
 
 def _choice(others: Sequence[str]) -> str:

@@ -9,13 +9,14 @@ from ml_collections import ConfigDict
 from cmwnet_jax.core import objectives, soft_labels
 from cmwnet_jax.core.soft_labels import Teacher
 from cmwnet_jax.core.table import Table, remembering
+from cmwnet_jax.core.top_k import TopK, WholeRows
 from cmwnet_jax.core.types import MetaState, StepFn
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.errors import UsageError, naming_field
 from cmwnet_jax.methods import mixup, steps, weight_nets
 from cmwnet_jax.methods.base import Method, Parts, Spec, Variables, one_classifier, the_classifier
 from cmwnet_jax.methods.corrections import correction_arrays, pseudo_label_arrays
 from cmwnet_jax.methods.elr import empty_table
-from cmwnet_jax.methods.fields import Field, one_of, percent_of_steps, within
+from cmwnet_jax.methods.fields import Field, between, one_of, percent_of_steps, within
 from cmwnet_jax.methods.plain import warmup, weighted_step
 from cmwnet_jax.methods.weight_nets import with_weight_net
 
@@ -56,6 +57,12 @@ _OWN_FIELDS = {
         "float32",
         "cmwnet_sl only: dtype of the stored pseudo-labels: float32 or bfloat16.",
         one_of(("float32", "bfloat16")),
+    ),
+    "soft_labels.top_k": Field(
+        0,
+        "cmwnet_sl only: the number of classes that a stored pseudo-label keeps, its most likely ones, at 4 "
+        "bytes each; 0: all, in `soft_labels.dtype`.",
+        between(0, 2**16),
     ),
 }
 """Config fields of this method alone."""
@@ -98,8 +105,8 @@ def build(parts: Parts) -> Method:
         memory=_table(parts),
         classifiers=lambda state: {**the_classifier(state), "teacher": the_teacher(state)},
         leave=lambda state: {
-            "corrected.npz": correction_arrays(parts.data, state.memory.values, parts.config.seed),
-            "pseudo_labels.npz": pseudo_label_arrays(parts.data, state.memory.values),
+            "corrected.npz": correction_arrays(parts.data, _rows(state.memory), parts.config.seed),
+            "pseudo_labels.npz": pseudo_label_arrays(parts.data, _rows(state.memory)),
         },
     )
 
@@ -121,12 +128,24 @@ def _with_teacher(*arguments) -> dict:
 
 def _table(parts: Parts) -> Table:
     """The initial pseudo-labels: the given labels, or zeros until the teacher's first prediction."""
-    fields = parts.config.soft_labels
+    fields, num_classes = parts.config.soft_labels, parts.num_classes
+    if fields.top_k:
+        with naming_field("soft_labels.top_k"):
+            empty = TopK.empty(parts.num_examples, num_classes, fields.top_k)
+        return (
+            TopK.of_labels(parts.data.biased.given, num_classes, fields.top_k)
+            if fields.start_from == "given"
+            else empty
+        )
     table = empty_table(parts, jnp.dtype(fields.dtype))
     if fields.start_from == "given":
-        given = np.eye(parts.num_classes, dtype=np.float32)[parts.data.biased.given]
-        table = Table.full(given.astype(table.values.dtype))
+        table.values[np.arange(parts.num_examples), parts.data.biased.given] = 1
     return table
+
+
+def _rows(table: Table) -> np.ndarray | WholeRows:
+    """The pseudo-labels of a whole table, to be sliced."""
+    return WholeRows(table) if isinstance(table, TopK) else table.values
 
 
 def _predict(parts: Parts):
@@ -145,6 +164,12 @@ def _predict(parts: Parts):
 def check(config: ConfigDict) -> None:
     """Raises a UsageError if fields contradict each other or nothing would be learned."""
     weight_nets.check(config)
+    fields = config.soft_labels
+    if fields.top_k and fields.dtype != "float32":
+        raise UsageError(
+            f"soft_labels.dtype is {fields.dtype!r}, but with soft_labels.top_k = {fields.top_k} a class takes "
+            f"4 bytes in any case: set it to 'float32', or soft_labels.top_k to 0"
+        )
     if not np.float32(config.soft_labels.teacher_momentum) < 1:
         raise UsageError(
             f"soft_labels.teacher_momentum is {config.soft_labels.teacher_momentum}, with which the teacher "

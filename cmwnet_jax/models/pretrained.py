@@ -1,4 +1,4 @@
-"""ImageNet weights from a local file with torchvision's names and layouts."""
+"""ImageNet weights from a local file with torchvision's names and layouts, or of self-supervised training."""
 
 import re
 from collections.abc import Mapping
@@ -56,6 +56,9 @@ def load_pretrained(path: str | Path, model_name: str, variables: PyTree) -> tup
     if it has the same number of classes. It stays as initialised if the number differs, if the file has no
     head, or if the model's head uses cosines.
 
+    A ResNet's file may also be of self-supervised training, such as SimCLR (C2D) or SupCon: wrappers before the
+    names are left out (`module.encoder.`), `shortcut` is read as `downsample`, and a projection head is unused.
+
     Args:
         path: a `.safetensors` or `.npz` file with torchvision's names, such as `layer1.0.bn1.running_mean`;
             for `bilinear_cnn`, a VGG-16 file.
@@ -72,6 +75,7 @@ def load_pretrained(path: str | Path, model_name: str, variables: PyTree) -> tup
     if model_name not in _LAYOUTS:
         raise unknown_name("the model to load pretrained weights into", model_name, _LAYOUTS)
     layout, arrays = _LAYOUTS[model_name], _read(Path(path).expanduser())
+    arrays, beside = _inner_network(path, arrays) if layout.head == "fc" else (arrays, set())
     flat = traverse_util.flatten_dict(variables)
     names = {key: _torch_name(key, layout.head) for key in flat}
     head = {key for key in names if key[1] == "head"}
@@ -85,7 +89,7 @@ def load_pretrained(path: str | Path, model_name: str, variables: PyTree) -> tup
     report = LoadReport(
         loaded=tuple(sorted(names.values())),
         as_initialised=tuple(sorted("/".join(key) for key in flat if key not in names)),
-        unused=tuple(sorted(unused)),
+        unused=tuple(sorted(unused | beside)),
     )
     return traverse_util.unflatten_dict({**flat, **loaded}), report
 
@@ -108,6 +112,32 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         arrays = array_files.read_npz(path, *said)
     arrays = {name: array for name, array in arrays.items() if not name.endswith(".num_batches_tracked")}
     return array_files.to_float32(arrays, *said)
+
+
+_FIRST_OF_A_BLOCK = "layer1.0.conv1.weight"
+
+
+def _inner_network(
+    path: str | Path, arrays: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], set[str]]:
+    """A ResNet's arrays by torchvision's names, and the names of all others in the file.
+
+    Raises:
+        UsageError: there are several networks in the file.
+    """
+    wrappers = [name.removesuffix(_FIRST_OF_A_BLOCK) for name in arrays if name.endswith(_FIRST_OF_A_BLOCK)]
+    if len(wrappers) > 1:
+        raise UsageError(
+            f"{path} holds {len(wrappers)} networks, whose names begin with {' and '.join(sorted(wrappers))}, "
+            f"expected one: leave out the arrays of the others (of MoCo, those of the momentum encoder)"
+        )
+    wrapper = wrappers[0] if wrappers else ""
+    own = {
+        name.removeprefix(wrapper).replace(".shortcut.", ".downsample."): array
+        for name, array in arrays.items()
+        if name.startswith(wrapper)
+    }
+    return own, {name for name in arrays if not name.startswith(wrapper)}
 
 
 def _torch_name(key: tuple[str, ...], head: str) -> str:

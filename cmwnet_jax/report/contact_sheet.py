@@ -1,6 +1,7 @@
 """Sheets of example images with their given and true labels, or with their corrected labels."""
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from matplotlib.textpath import TextPath
 _WRONG = "#D55E00"
 _GIVEN, _NEW, _NOTE = "#C00000", "#0050B0", "#555555"  # the paper's red and blue, dark enough for print
 _ACROSS = 8
+_ON_A_SHEET = 5 * _ACROSS
 _HEADING_INCHES = (6.8, 0.55)
 _PITCH, _TEXT = 1.15, 0.44  # inches between images, and for the text above each
 _POINTS = 7
@@ -48,8 +50,19 @@ def save_contact_sheet(rows: Sequence[tuple[np.ndarray, Sequence[str], Sequence[
         figure.savefig(path, dpi=110)
 
 
+def corrected_pages(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Divides the examples of corrected labels into sheets of 40, five rows of eight.
+
+    Args:
+        arrays: as in `save_corrected_sheet`.
+    """
+    own = ("images", "given", "new", "true")
+    starts = range(0, len(arrays["given"]), _ON_A_SHEET)
+    return [{**arrays, **{name: arrays[name][start : start + _ON_A_SHEET] for name in own}} for start in starts]
+
+
 def save_corrected_sheet(arrays: Mapping[str, np.ndarray], title: str, path: Path) -> None:
-    """Shows examples with the given label in red and the new one in blue below it (Fig. 6, 16).
+    """Shows examples with the given label in red and the new one in blue below it (Fig. 6, 16, 17).
 
     If the truth is known, a third line says whether the new label is right, and otherwise gives the right one.
     The heading counts all changed labels, not only those on the sheet.
@@ -59,7 +72,7 @@ def save_corrected_sheet(arrays: Mapping[str, np.ndarray], title: str, path: Pat
         title: beginning of the heading.
         path: a PNG file, written with 150 dots per inch; its folder is created if it is missing.
     """
-    names = arrays["class_names"]
+    names = [re.sub(r"^n\d{8} ", "", name) for name in arrays["class_names"]]  # without WordNet identifiers
     labels = [(names[given], names[new]) for given, new in zip(arrays["given"], arrays["new"], strict=True)]
     notes = [""] * len(labels)
     if arrays["truth_known"]:

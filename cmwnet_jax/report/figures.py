@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from cmwnet_jax import drawing
 from cmwnet_jax.report import curves
-from cmwnet_jax.report.contact_sheet import save_corrected_sheet
+from cmwnet_jax.report.contact_sheet import corrected_pages, save_corrected_sheet
 
 _ACROSS = 3  # largest number of panels side by side
 _LINE = 15  # points, of a legend's line
@@ -133,7 +133,7 @@ def save_column_figures(runs: curves.ByRow, folder: Path) -> list[Path]:
 
 
 def corrected_sheets(runs: curves.ByRow, folder: Path) -> list[Path]:
-    """One sheet of corrected labels for each row whose first seed's run has changed any image's label.
+    """Sheets of 40 corrected labels for each row whose first seed's run has changed any image's label.
 
     Args:
         runs: finished runs.
@@ -146,8 +146,11 @@ def corrected_sheets(runs: curves.ByRow, folder: Path) -> list[Path]:
     for row, found in runs.items():
         first = min(found, key=lambda run: run.seed)
         if first.has("corrected") and len((arrays := first.arrays("corrected")).get("images", ())):
-            written.append(folder / f"corrected_{row}.png")
-            save_corrected_sheet(arrays, f"{row}, seed {first.seed}", written[-1])
+            pages = corrected_pages(arrays)
+            for number, page in enumerate(pages, 1):
+                written.append(folder / f"corrected_{row}{f'_{number}' if number > 1 else ''}.png")
+                of_pages = f", sheet {number} of {len(pages)}" if len(pages) > 1 else ""
+                save_corrected_sheet(page, f"{row}, seed {first.seed}{of_pages}", written[-1])
     return written
 
 
