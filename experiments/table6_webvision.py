@@ -10,7 +10,8 @@ r"""Table 6: mini-WebVision, ResNet-50; tested on WebVision's and ImageNet's val
 METHOD: erm, mwnet, cmwnet, cmwnet_sl, any other method of cmwnet_jax, or cmwnet_sl_c2d: cmwnet_sl, but not
 without init. init: a self-supervised ResNet-50 to start from (docs/data.md says how to make the file). raw_dir
 and imagenet: the files, needed once. WebVision's folder must have info/synsets.txt, by which ImageNet's classes
-are found; each set has 2,500 validation images of the 50 classes.
+are found; each set has 2,500 validation images of the 50 classes. --config.data.also_test= tests on WebVision's
+alone.
 recipe=paper (the default): 90 epochs in batches of 64, a meta step at each step.
 recipe=published: 100 epochs in batches of 32, a meta step every 10 steps, the weight net's weight decay 1e-4,
 weighted losses divided by the batch size (Q3), pseudo-labels that start as the given labels, and a teacher in
