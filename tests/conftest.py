@@ -61,3 +61,10 @@ def x64():
     yield
     jax.config.update("jax_enable_x64", False)
     jax.config.update("jax_numpy_rank_promotion", "allow")
+
+
+@pytest.fixture
+def quick_programs():
+    """Programs with a generator of few operations, which compile faster."""
+    with jax.default_prng_impl("unsafe_rbg"):
+        yield

@@ -154,13 +154,6 @@ def made_data(config, files, monkeypatch):
     return load_data(config)
 
 
-@pytest.fixture
-def quick_programs():
-    """Programs with a generator of few operations, which compile faster."""
-    with jax.default_prng_impl("unsafe_rbg"):
-        yield
-
-
 def leaves(tree):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
