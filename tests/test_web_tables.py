@@ -70,6 +70,7 @@ def made_webvision(tmp_path):
 def test_animal10n(tmp_path, monkeypatch):
     folder = raw_data.animal_folder(tmp_path / "raw_image")
     config = small(table5_animal10n.get_config(f"cmwnet_sl,raw_dir={folder}"), tmp_path)
+    config.soft_labels.top_k = 3
     result = killed_and_resumed(config, tmp_path / "run", 1, monkeypatch)
     assert (result["dataset"], result["num_examples"]) == ("animal10n", 20)
     names = read_arrays(tmp_path / "run", "corrected")["class_names"]
@@ -89,7 +90,7 @@ def test_mini_webvision_is_tested_on_both_validation_sets(tmp_path, monkeypatch)
 
 @pytest.mark.whole_runs
 def test_a_cell_of_webfg_goes_on_in_the_stage_where_it_was_killed(tmp_path, monkeypatch):
-    """Each stage has four chunks of steps; the first kill is inside of the first, the second of the other one."""
+    """Each stage has four chunks of steps; the first kill is inside of the first one, the second of the other."""
     folder = raw_data.image_folder(
         tmp_path / "web-aircraft",
         classes=tuple(f"plane {c:03d}" for c in range(100)),

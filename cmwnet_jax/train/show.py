@@ -6,7 +6,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from cmwnet_jax.runs.stored import LAST_EPOCHS, few_epochs
+from cmwnet_jax.runs.stored import ALSO_TEST, LAST_EPOCHS, few_epochs
 from cmwnet_jax.screen import console
 
 _SHOWN = (
@@ -102,6 +102,7 @@ def print_result(result: dict) -> None:
         ("wrong labels among them", _optional(100 * result["wrong_rate"], "{:.1f}%")),
         ("test accuracy, last epoch", f"{result['test_accuracy_percent_last']:.2f}%"),
         (f"test accuracy, {last}", f"{result['test_accuracy_percent_last10']:.2f}%"),
+        *_also_tested(result, last),
         (f"weight AUC, {last}", _optional(result["weight_auc_last10"], "{:.3f}")),
         ("time", f"{result['seconds']:.1f} s"),
         ("time, of which compiling", f"{result['seconds_compile']:.1f} s"),
@@ -109,6 +110,14 @@ def print_result(result: dict) -> None:
         table.add_row(label, text)
     console().print(table)
     console().print(f"written to {result['workdir']}", style="dim", soft_wrap=True)
+
+
+def _also_tested(result: dict, last: str) -> list[tuple[str, str]]:
+    """The rows of a second test split, if there is one."""
+    name = result.get(ALSO_TEST)
+    field = f"{name}_accuracy_percent"
+    labels = {f"accuracy on {name}, last epoch": "last", f"accuracy on {name}, {last}": "last10"}
+    return [(label, f"{result[f'{field}_{part}']:.2f}%") for label, part in labels.items()] if name else []
 
 
 def _optional(value: float, form: str) -> str:
