@@ -90,7 +90,7 @@ def test_mini_webvision_is_tested_on_both_validation_sets(tmp_path, monkeypatch)
 
 @pytest.mark.whole_runs
 def test_a_cell_of_webfg_goes_on_in_the_stage_where_it_was_killed(tmp_path, monkeypatch):
-    """Each stage has four chunks of steps; the first kill is inside of the first one, the second of the other."""
+    """Each stage has four chunks of steps; the first kill is in the first one, the second in the other."""
     folder = raw_data.image_folder(
         tmp_path / "web-aircraft",
         classes=tuple(f"plane {c:03d}" for c in range(100)),
