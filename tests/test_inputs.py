@@ -14,7 +14,8 @@ from cmwnet_jax.core.types import MetaState
 from cmwnet_jax.data import augment as augment_module
 from cmwnet_jax.data.augment import Augmentation, augment, pixel_moments
 from cmwnet_jax.data.batches import BatchOrder, PassOrder, Raw, Selection
-from cmwnet_jax.data.streaming import Fit, StreamedSplit
+from cmwnet_jax.data.fit import Fit
+from cmwnet_jax.data.streaming import StreamedSplit
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods.base import Phase, Stream
 from cmwnet_jax.train import parallel

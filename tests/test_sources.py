@@ -162,7 +162,7 @@ class TestThoseOfTfds:
         for version in ("3.0.2", "10.0.0", "9.0.0"):
             raw_data.write(tmp_path / version / "dataset_info.json", b"{}")
         raw_data.write(tmp_path / "11.0.0.incompleteABC" / "dataset_info.json", b"{}")
-        assert prepare._newest(tmp_path) == tmp_path / "10.0.0"
+        assert prepare.newest(tmp_path) == tmp_path / "10.0.0"
 
     def test_a_split_that_is_missing(self, tmp_path):
         prepare_like_tfds("imagenet2012", tmp_path)

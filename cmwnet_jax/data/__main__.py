@@ -1,10 +1,14 @@
-"""`python -m cmwnet_jax.data describe --config=FILE.py[:args] [--picture=FILE.png]`, and `posterior`.
+"""`python -m cmwnet_jax.data doctor|describe --config=FILE.py[:args]`, and `posterior`.
 
+doctor      says, before a set is prepared, which of its files are missing or damaged, and how much disk and
+            time it will take; writes nothing. The exit status is 1 if something is wrong.
 describe    shows the data that a config gives and draws a sheet of examples; trains nothing.
+            [--picture=FILE.png]
 posterior   writes a finished run's class probabilities for the training split of its data set, for
             pmd biases: --workdir=RUN --output=FILE.npy
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from rich.table import Table
 from cmwnet_jax import command
 from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.data import kinds
+from cmwnet_jax.data.doctor import examine, report_line, verdict
 from cmwnet_jax.data.load import Data, load_data
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.files import file_to_write
@@ -33,6 +38,19 @@ _OF_GIVEN_LABELS = flags.DEFINE_bool(
 _OUTPUT = flags.DEFINE_string("output", None, "where the probabilities are written, for posterior")
 
 _MOST_CLASSES = 20  # of more classes, only the largest and the smallest are shown
+
+
+def doctor() -> None:
+    """Prints what is found of the data before they are prepared; exits with status 1 if something is wrong."""
+    config = command.required(_CONFIG.value, "config", "e.g. --config=experiments/digits.py")
+    check_config(config)
+    findings, screen = [], console()
+    for finding in examine(config):
+        screen.print(report_line(finding), soft_wrap=True)
+        findings.append(finding)
+    screen.print(verdict(findings))
+    if any(finding.is_problem for finding in findings):
+        sys.exit(1)
 
 
 def describe() -> None:
@@ -150,7 +168,7 @@ def posterior() -> None:
 
 def main(argv: list[str]) -> None:
     """Dispatches on the first argument."""
-    verbs = {"describe": describe, "posterior": posterior}
+    verbs = {"doctor": doctor, "describe": describe, "posterior": posterior}
     if len(argv) != 2:
         raise UsageError(f"got the arguments {argv[1:]}, expected one of {', '.join(verbs)}, then flags")
     if argv[1] not in verbs:

@@ -1,4 +1,4 @@
-"""Image augmentation inside the compiled step: padding, cropping, flipping, RandAugment, normalising.
+"""Image augmentation inside the compiled step: crops, flips, colour jitter, RandAugment, normalising.
 
 The random draws of an example depend only on the key and the example's row. A batch is therefore augmented
 in the same way when it is split over devices, or read by the other input path.
@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cmwnet_jax.data.color_jitter import jitter_colors
 from cmwnet_jax.data.rand_augment import cut_out, rand_augment
 from cmwnet_jax.errors import UsageError, unknown_name
 
 PAD_MODES = ("reflect", "constant")
 
-_RAND = 0x72616E64  # stream of the key; larger than any row, whose streams it must not meet
+# Streams of the key; larger than any row, whose streams they must not meet.
+_RAND, _COLOR = 0x72616E64, 0x636F6C6F
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,31 +29,33 @@ class Augmentation:
         pad_pixels: border added on each side before a random crop of the original size.
         pad_mode: "reflect" or "constant" (black).
         flip: whether to mirror images left to right with probability 1/2.
-        rand_ops: number of RandAugment ops per example, applied after crop and flip. Their strength is
-            drawn as in FixMatch.
+        color_jitter: strength of random changes of brightness, contrast and saturation, after crop and flip.
+        rand_ops: number of RandAugment ops per example, applied after those. Their strength is drawn
+            as in FixMatch.
         cutout_pixels: side of a grey square at a random place, drawn last; 0 for none.
     """
 
     pad_pixels: int = 0
     pad_mode: str = "reflect"
     flip: bool = False
+    color_jitter: float = 0.0
     rand_ops: int = 0
     cutout_pixels: int = 0
 
     def __post_init__(self):
         if self.pad_mode not in PAD_MODES:
             raise unknown_name("augment.pad_mode", self.pad_mode, PAD_MODES)
-        for field in ("pad_pixels", "rand_ops", "cutout_pixels"):
+        for field in ("pad_pixels", "color_jitter", "rand_ops", "cutout_pixels"):
             if getattr(self, field) < 0:
                 raise UsageError(f"augment.{field} is {getattr(self, field)}, expected at least 0")
 
 
 def augment(images: jax.Array, rows: jax.Array, key: jax.Array, change: Augmentation) -> jax.Array:
-    """Crops and flips at random, then applies RandAugment and cutout.
+    """Crops and flips at random, then applies colour jitter, RandAugment and cutout.
 
     Args:
-        images: [n, height, width, channels] of any dtype; RandAugment needs uint8 with 1 or 3 channels, and
-            cutout uint8.
+        images: [n, height, width, channels] of any dtype; colour jitter and RandAugment need uint8 with 1 or 3
+            channels, and cutout uint8.
         rows: [n] int32, the examples' rows.
         key: random key of this step and purpose.
         change: the changes to apply.
@@ -60,10 +64,17 @@ def augment(images: jax.Array, rows: jax.Array, key: jax.Array, change: Augmenta
         Images of the same shape and dtype.
 
     Raises:
-        UsageError: RandAugment is requested for images that are neither grey nor RGB.
+        UsageError: colour jitter or RandAugment is requested for images that are neither grey nor RGB.
     """
     if change.pad_pixels or change.flip:
         images = _crop_and_flip(images, rows, key, change)
+    if change.color_jitter:
+        if images.shape[-1] not in (1, 3):
+            raise UsageError(
+                f"augment.color_jitter is {change.color_jitter}, but images have {images.shape[-1]} channels, "
+                f"expected 1 or 3: set it to 0.0"
+            )
+        images = jitter_colors(images, rows, jax.random.fold_in(key, _COLOR), change.color_jitter)
     if change.rand_ops:
         rand_key = jax.random.fold_in(key, _RAND)
         images = rand_augment(images, rows, rand_key, num_ops=change.rand_ops, magnitude=None)
@@ -141,12 +152,12 @@ def check_augmentation(change: Augmentation, image_shape: tuple[int, ...]) -> No
         image_shape: (height, width, channels), or the shape of an input that is no image.
 
     Raises:
-        UsageError: the inputs are no images, the images are too small for the border, or RandAugment does not
-            support their channels.
+        UsageError: the inputs are no images, the images are too small for the border, or colour jitter or
+            RandAugment do not support their channels.
     """
     if len(image_shape) != 3:
-        for field, off in (("pad_pixels", 0), ("flip", False), ("rand_ops", 0), ("cutout_pixels", 0)):
-            if getattr(change, field) != off:
+        for field, off in dataclasses.asdict(Augmentation()).items():
+            if field != "pad_mode" and getattr(change, field) != off:
                 raise UsageError(
                     f"augment.{field} is {getattr(change, field)}, but the inputs are no images but have the "
                     f"shape {tuple(image_shape)}: leave it {off}"

@@ -7,8 +7,8 @@ import numpy as np
 
 from cmwnet_jax.array_files import read_npy
 from cmwnet_jax.data.builders import images
+from cmwnet_jax.data.fit import Fit
 from cmwnet_jax.data.sources import ExampleReader, Source
-from cmwnet_jax.data.streaming import Fit
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import replace_file
 

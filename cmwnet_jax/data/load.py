@@ -11,12 +11,13 @@ from cmwnet_jax.data.also_test import AlsoTest, open_also_test
 from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.data.bias.similar import shown_names
 from cmwnet_jax.data.bias_record import Record, load_record
+from cmwnet_jax.data.fit import Fit
 from cmwnet_jax.data.human_labels import human_labels
 from cmwnet_jax.data.image_sizes import check_one_size
 from cmwnet_jax.data.prepare import options_of
 from cmwnet_jax.data.probabilities import check_class_order, load_probabilities
 from cmwnet_jax.data.random import Purpose, generator
-from cmwnet_jax.data.streaming import Fit, StreamedSplit
+from cmwnet_jax.data.streaming import StreamedSplit
 from cmwnet_jax.data.truth import check_known_as, is_truth_known
 from cmwnet_jax.errors import UsageError, naming_field
 
@@ -124,14 +125,33 @@ def _check_inputs(config, source: sources.Source, second: AlsoTest, splits: dict
         )
 
 
+_SIZES = ("resize_pixels", "crop_pixels", "resize_up_to_pixels", "least_area_percent")
+"""Fields of `data` about the sizes of streamed images."""
+
+
 def _check_kind(config: ConfigDict, kind: str) -> None:
     """Raises a UsageError for fields that are for images only."""
-    for field in ("resize_pixels", "crop_pixels"):
+    for field in _SIZES:
         if config.data[field] and kind != kinds.IMAGES:
             raise UsageError(
                 f"data.{field} is {config.data[field]}, but {config.data.name} holds {kind}, expected images: "
                 f"leave it 0"
             )
+
+
+def fit_of(config: ConfigDict) -> Fit:
+    """How the config brings streamed images to one size.
+
+    Args:
+        config: the run's config.
+    """
+    fields = config.data
+    return Fit(
+        fields.resize_pixels,
+        fields.crop_pixels,
+        fields.resize_up_to_pixels,
+        fields.least_area_percent / 100,
+    )
 
 
 def _on_device(config: ConfigDict, source: sources.Source, example_bytes: int) -> bool:
@@ -277,7 +297,7 @@ def _streamed(
             "data.record is of an open-set bias, which is for sets in memory: set data.path to 'device', and "
             "no resize_pixels or crop_pixels"
         )
-    fit = Fit(config.data.resize_pixels, config.data.crop_pixels)
+    fit = fit_of(config)
     check_one_size(source, fit, None if second is None else (second.source, second.split))
     options = {
         "fit": fit,

@@ -75,7 +75,7 @@ def prepared(
     """
     if name not in DATASETS:
         raise unknown_name("data.name", name, DATASETS)
-    root = _root(data_dir)
+    root = data_root(data_dir)
     if not is_utf8(str(root)):
         raise UsageError(
             f"data.dir is {str(root)!r}, which is no name in UTF-8: set --config.data.dir to another folder"
@@ -93,7 +93,7 @@ def prepared(
             f"data.dir is {str(root)!r}, where {name} cannot be prepared ({error}): set --config.data.dir to a "
             "folder that can be written"
         ) from error
-    builder = _opened(folder)
+    builder = opened(folder)
     formats = builder.info.available_file_formats()
     if tfds.core.FileFormat.ARRAY_RECORD not in formats:
         raise UsageError(
@@ -103,8 +103,11 @@ def prepared(
     return builder
 
 
-def _opened(folder: Path) -> tfds.core.DatasetBuilder:
+def opened(folder: Path) -> tfds.core.DatasetBuilder:
     """The builder that reads one prepared version of a set.
+
+    Args:
+        folder: the version's folder.
 
     Raises:
         UsageError: it is damaged, or names a class that tfds must not import.
@@ -122,8 +125,15 @@ def _opened(folder: Path) -> tfds.core.DatasetBuilder:
         raise checksums.damaged(folder, first_line(error)) from error
 
 
-def _root(data_dir: str) -> Path:
-    """The folder of all prepared data sets."""
+def data_root(data_dir: str) -> Path:
+    """The folder of all prepared data sets.
+
+    Args:
+        data_dir: as in `prepared`.
+
+    Raises:
+        UsageError: it is no path that could be one.
+    """
     field, given = "data.dir", data_dir
     if not given:
         field, given = "TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
@@ -137,7 +147,7 @@ def _root(data_dir: str) -> Path:
 def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str, options: Mapping[str, str]) -> Path:
     version = str(builder_class.VERSION)
     if builder_class.WANTS and not raw_dir:
-        return _only_one(builder_class, root)
+        return only_one(builder_class, root)
     with _quiet():
         if not builder_class.WANTS and (root / builder_class.name / version).exists():
             return root / builder_class.name / version
@@ -149,7 +159,7 @@ def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str, options:
             raise
         except Exception:  # the builder reads the prepared set, if there is one
             for prepared_before in _prepared_folders(builder_class, root):
-                _opened(prepared_before)
+                opened(prepared_before)
             raise
         folder = Path(builder.data_dir)
         if folder.exists():
@@ -176,8 +186,16 @@ def _prepared_folders(builder_class: type[LocalBuilder], root: Path) -> list[Pat
     return sorted((root / builder_class.name).glob(f"*/{builder_class.VERSION}"))
 
 
-def _only_one(builder_class: type[LocalBuilder], root: Path) -> Path:
-    """The prepared folder of a set, if no raw files are given."""
+def only_one(builder_class: type[LocalBuilder], root: Path) -> Path:
+    """The prepared folder of a set, if no raw files are given.
+
+    Args:
+        builder_class: the set's builder.
+        root: the folder of all prepared data sets.
+
+    Raises:
+        UsageError: the set is not prepared, or from several collections of files.
+    """
     found = _prepared_folders(builder_class, root)
     if len(found) == 1:
         return found[0]
@@ -186,7 +204,7 @@ def _only_one(builder_class: type[LocalBuilder], root: Path) -> Path:
             f"data.name is {builder_class.name!r}, which is not prepared in {str(root)!r}: "
             f"{builder_class.wanted()}"
         )
-    sources = [_opened(path).info.config_description for path in found]
+    sources = [opened(path).info.config_description for path in found]
     raise UsageError(
         f"data.name is {builder_class.name!r}, of which {len(found)} are in {str(root)!r} "
         f"({'; '.join(sorted(sources))}): set --config.data.raw_dir to say which"
@@ -194,7 +212,7 @@ def _only_one(builder_class: type[LocalBuilder], root: Path) -> Path:
 
 
 def _by_tfds(name: str, root: Path, raw_dir: str) -> Path:
-    folder = _newest(root / name)
+    folder = newest(root / name)
     if folder is None:
         if importlib.util.find_spec("tensorflow") is None:
             raise UsageError(
@@ -207,7 +225,7 @@ def _by_tfds(name: str, root: Path, raw_dir: str) -> Path:
             leftovers.preparing(root / name),
         ):
             _prepare_by_tfds(name, root, raw_dir)
-            folder = _newest(root / name)
+            folder = newest(root / name)
             checksums.begin(folder)
     return folder
 
@@ -226,8 +244,12 @@ def _prepare_by_tfds(name: str, root: Path, raw_dir: str) -> None:
         ) from error
 
 
-def _newest(folder: Path) -> Path | None:
-    """The highest version that is prepared, complete or not; None if there is none."""
+def newest(folder: Path) -> Path | None:
+    """The highest version that is prepared, complete or not; None if there is none.
+
+    Args:
+        folder: the set's folder, with a folder per version.
+    """
     versions = [
         ((path / "dataset_info.json").exists(), tuple(int(number) for number in path.name.split(".")), path)
         for path in folder.glob("*")

@@ -11,52 +11,11 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags
-from PIL import Image
 
 from cmwnet_jax.data.batches import Raw
+from cmwnet_jax.data.fit import Fit
 from cmwnet_jax.data.random import generator
 from cmwnet_jax.errors import UsageError
-
-
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    """Resizes and crops images of any size to one size.
-
-    Attributes:
-        resize_pixels: the shorter side after resizing; 0 keeps the size.
-        crop_pixels: side of the square crop; 0 does not crop.
-    """
-
-    resize_pixels: int = 0
-    crop_pixels: int = 0
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Resizes with the aspect ratio kept, then crops.
-
-        Args:
-            image: [height, width, channels] uint8.
-            rng: generator for a random crop; None crops the centre.
-
-        Returns:
-            uint8, [crop_pixels, crop_pixels, channels] if `crop_pixels` is set.
-        """
-        if self.resize_pixels:
-            image = _resized(image, self.resize_pixels / min(image.shape[:2]))
-        if self.crop_pixels:
-            image = _resized(image, max(self.crop_pixels / min(image.shape[:2]), 1))
-            room = np.array(image.shape[:2]) - self.crop_pixels
-            y, x = room // 2 if rng is None else rng.integers(room + 1)
-            image = image[y : y + self.crop_pixels, x : x + self.crop_pixels]
-        return image
-
-
-def _resized(image: np.ndarray, scale: float) -> np.ndarray:
-    if scale == 1:
-        return image
-    height, width, channels = image.shape
-    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-    picture = picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
-    return np.asarray(picture).reshape(round(height * scale), round(width * scale), channels)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,7 +34,7 @@ class StreamedSplit:
     source: Sequence[Any]
     ids: np.ndarray
     labels: np.ndarray
-    fit: Fit = Fit()
+    fit: Fit = dataclasses.field(default_factory=Fit)
     workers: int = 0
     prefetch: int = 4
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from cmwnet_jax.data import kinds
+from cmwnet_jax.data.fit import Fit
 from cmwnet_jax.data.load import Data
 from cmwnet_jax.data.random import Purpose, generator
-from cmwnet_jax.data.streaming import Fit
 from cmwnet_jax.methods.measure import BesideGiven, beside_given
 
 _OF_A_CLASS = 8  # as many as a row of the report's sheets has

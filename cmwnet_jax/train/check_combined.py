@@ -37,7 +37,8 @@ def check_combined(config: ConfigDict, defaults: ConfigDict) -> None:
 
 
 def _check_input(config: ConfigDict) -> None:
-    if config.data.path == "device" and (config.data.resize_pixels or config.data.crop_pixels):
+    fields = config.data
+    if fields.path == "device" and (fields.resize_pixels or fields.crop_pixels):
         raise UsageError(
             "data.path is 'device', where data.resize_pixels and data.crop_pixels do nothing: set it to "
             "'stream'"
@@ -47,6 +48,23 @@ def _check_input(config: ConfigDict) -> None:
             f"data.also_test_raw_dir is {config.data.also_test_raw_dir!r}, but data.also_test is "
             f"{config.data.also_test!r}, expected the name of the data set that these files are: set it, e.g. "
             f"to imagenet_val or image_folder"
+        )
+    for name in ("resize_up_to_pixels", "least_area_percent"):
+        if fields[name] and not fields.crop_pixels:
+            raise UsageError(
+                f"data.{name} is {fields[name]}, but data.crop_pixels is 0, expected the size that the network "
+                f"should see, which images of random sizes are cropped to: set it"
+            )
+    up_to, least = fields.resize_up_to_pixels, fields.resize_pixels
+    if up_to and not 0 < least < up_to:
+        raise UsageError(
+            f"data.resize_up_to_pixels is {up_to} and data.resize_pixels {least}, expected sides between which "
+            f"the image's is drawn: set resize_pixels to less, and more than 0"
+        )
+    if up_to and fields.least_area_percent:
+        raise UsageError(
+            f"data.resize_up_to_pixels is {up_to} and data.least_area_percent {fields.least_area_percent}, "
+            f"expected one of them at most, since a random area is of the image as it is stored: leave one 0"
         )
     if 0 < config.mixup_alpha < 1e-3:
         raise UsageError(

@@ -20,6 +20,7 @@ from cmwnet_jax.methods.fields import (
     local_file,
     one_of,
     shown,
+    within,
 )
 from cmwnet_jax.models import MODELS
 from cmwnet_jax.train import optimizers
@@ -192,6 +193,19 @@ FIELDS = {
         "stream only: side of the square crop after resizing, in pixels; 0: no crop.",
         between(0, 2**13),
     ),
+    "data.resize_up_to_pixels": Field(
+        0,
+        "stream only: largest shorter side of training images after resizing, drawn uniformly from "
+        "resize_pixels on (scale jitter); 0: always resize_pixels.",
+        between(0, 2**13),
+    ),
+    "data.least_area_percent": Field(
+        0.0,
+        "stream only: smallest per cent of its image's area that a training crop shows, e.g. 8.0. Crops then "
+        "have a random area and aspect ratio (3:4 to 4:3) and are resized to crop_pixels. 0.0: crops of "
+        "crop_pixels, of the resized image.",
+        within("[0, 100)"),
+    ),
     "data.workers": Field(
         0,
         "stream only: number of processes that read and decode; 0: threads of the main process.",
@@ -215,6 +229,12 @@ FIELDS = {
     "augment.flip": Field(
         False,
         "Whether training images are flipped left to right at random.",
+    ),
+    "augment.color_jitter": Field(
+        0.0,
+        "Strength of random changes of brightness, contrast and saturation of training images, in random "
+        "order, each by a factor from 1 minus to 1 plus this; 0.0: none.",
+        within("[0, 1]"),
     ),
     "augment.rand_ops": Field(
         0,

@@ -17,6 +17,9 @@ from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
 from cmwnet_jax.data.texts import ENCODERS
 from cmwnet_jax.errors import naming_field
 
+PREPARING_THREADS = min(8, os.cpu_count() or 1)
+"""Threads that check images while a set is prepared."""
+
 
 class Contents(abc.ABC):
     """Contents of a data set before it is prepared.
@@ -30,6 +33,8 @@ class Contents(abc.ABC):
         more_features: name -> tfds feature of what an example has beyond `id`, `image` and `label`.
         facts: what is known of the whole set by name, stored with it as JSON: of tokens, `vocabulary`, their
             number, and perhaps `words`, what each stands for.
+        num_bytes: bytes of the inputs as they will be stored.
+        image_files: the encoded files that they are; None for inputs in memory.
     """
 
     class_names: Sequence[str]
@@ -38,6 +43,8 @@ class Contents(abc.ABC):
     image_feature: tfds.features.FeatureConnector
     more_features: Mapping[str, tfds.features.FeatureConnector] = {}
     facts: Mapping[str, Any] = {}
+    num_bytes: int = 0
+    image_files: "ImageFiles | None" = None
 
     @abc.abstractmethod
     def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
@@ -69,6 +76,7 @@ class InMemory(Contents):
         rows = {split: range(len(labels)) for split, (_, labels) in splits.items()}
         self._ids = {**rows, **(ids or {})}
         self.sizes = {split: len(labels) for split, (_, labels) in splits.items()}
+        self.num_bytes = sum(inputs.nbytes for inputs, _ in splits.values())
         first = next(iter(splits.values()))[0]
         self.image_feature = _tensor(first.shape[1:], first.dtype)
 
@@ -111,7 +119,9 @@ class Texts(Contents):
             self._encoder = ENCODERS[encoder](texts["train"])
         self._texts, self._labels, self._ids = texts, labels, ids
         self.class_names, self.sizes = class_names, {split: len(own) for split, own in texts.items()}
-        self.image_feature = _tensor((self._encoder.length,), kinds.DTYPES[self._encoder.kind])
+        dtype = kinds.DTYPES[self._encoder.kind]
+        self.image_feature = _tensor((self._encoder.length,), dtype)
+        self.num_bytes = sum(self.sizes.values()) * self._encoder.length * np.dtype(dtype).itemsize
         words = list(self._encoder.words)
         self.facts = {"vocabulary": len(words), "words": words} if words else {}
         # Of the texts, not of the vectors, whose last digits may differ between machines.
@@ -160,7 +170,8 @@ class ImageFiles(Contents):
             shape: required (height, width) of every image; None allows any.
         """
         self._files, self._splits, self.class_names = files, splits, class_names
-        self._channels, self._shape = channels, shape
+        self._channels, self._shape, self.image_files = channels, shape, self
+        self.num_bytes = sum(files.sizes[item.path] for items in splits.values() for item in items)
         self.sizes = {split: len(items) for split, items in splits.items()}
         self.image_feature = tfds.features.Image(shape=(*(shape or (None, None)), channels or 3))
         rows = (
@@ -179,10 +190,10 @@ class ImageFiles(Contents):
             UsageError: some images cannot be used; raised after the last one, to report how many.
         """
         bad = []
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(PREPARING_THREADS) as pool:
             for at in range(start, stop, 256):  # limits how far the threads read ahead
                 items = self._splits[split][at : min(at + 256, stop)]
-                for item, (data, problem) in zip(items, pool.map(self._checked, items), strict=True):
+                for item, (data, problem) in zip(items, pool.map(self.checked, items), strict=True):
                     if problem:
                         bad.append(f"{item.path!r}: {problem}")
                     else:
@@ -194,7 +205,22 @@ class ImageFiles(Contents):
                 f"{bad[0]}: convert them, fetch them again, or take them out",
             )
 
-    def _checked(self, item: ImageFile) -> tuple[bytes, str]:
+    def items(self, split: str) -> Sequence[ImageFile]:
+        """The examples of a split, in their order."""
+        return self._splits[split]
+
+    def empty_files(self) -> list[str]:
+        """Paths of the images that are files without a byte."""
+        return [
+            item.path for items in self._splits.values() for item in items if not self._files.sizes[item.path]
+        ]
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """The pixels [height, width, channels] of an image's bytes, as training reads them."""
+        return images.decode(data, self._channels or 3)
+
+    def checked(self, item: ImageFile) -> tuple[bytes, str]:
+        """The bytes of an image, and what is wrong with it; the latter is empty if it can be used."""
         try:
             data = self._files.read(item.path)
         except OSError as error:

@@ -40,7 +40,8 @@ class WithColumns(Contents):
         """
         self._contents, self.facts = contents, facts or {}
         self.class_names, self.sizes = contents.class_names, contents.sizes
-        self.image_feature = contents.image_feature
+        self.image_feature, self.num_bytes = contents.image_feature, contents.num_bytes
+        self.image_files = contents.image_files
         columns = {"given_label": given, "path": paths, "id": ids}
         self._columns = {name: column for name, column in columns.items() if column is not None}
         kinds = {

@@ -1,0 +1,242 @@
+"""Examines a config's data before they are prepared: missing and damaged files, disk space and time."""
+
+import dataclasses
+import importlib.util
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
+
+from cmwnet_jax.data import bias, prepare
+from cmwnet_jax.data.builders import BUILDERS, LocalBuilder
+from cmwnet_jax.data.builders.contents import PREPARING_THREADS, ImageFiles
+from cmwnet_jax.data.fit import Fit
+from cmwnet_jax.data.load import fit_of
+from cmwnet_jax.errors import UsageError, first_line
+
+SAMPLE = 64
+"""Images that are read whole: as many of each split."""
+
+_OVERHEAD = 1.05  # of a prepared set: records, names and labels beside the images
+_IMAGENET = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+_BY_HAND = {
+    "imagenet_lt": _IMAGENET,
+    "imagenet2012": _IMAGENET,
+    "imagenet2012_subset/10pct": _IMAGENET,
+    "cifar10_n": ("CIFAR-10_human_annotations.csv", "side_info_cifar10N.csv", "image_order_c10.npy"),
+    "cifar100_n": ("CIFAR-100_human_annotations.csv", "image_order_c100.npy"),
+}
+"""Files that tfds wants in `data.raw_dir`, by data set."""
+
+_PATHS = (
+    *("data.record", "data.posterior", "data.confidences", "data.human_labels"),
+    *("model.pretrained", "model.init", "weight_net.init"),
+)
+_OF_BIAS = {"posterior": "data.posterior", "confidences": "data.confidences"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of the examination.
+
+    Attributes:
+        text: what was found, in plain words.
+        is_problem: whether a run cannot start like this.
+    """
+
+    text: str
+    is_problem: bool = False
+
+
+def examine(config: ConfigDict) -> Iterator[Finding]:
+    """Examines the data of a config; writes nothing.
+
+    Args:
+        config: a checked config.
+
+    Yields:
+        The findings, in the order in which a run would meet them.
+    """
+    for name in _PATHS:
+        path = config[name.split(".")[0]][name.split(".")[1]]
+        if path:
+            there = os.path.exists(os.path.expanduser(path))
+            yield Finding(f"{name}: {path!r} {'is there' if there else 'does not exist'}", not there)
+    needed = frozenset() if config.data.record else bias.needs(config.data.bias)
+    for need, field in _OF_BIAS.items():
+        if need in needed and not config[field.split(".")[0]][field.split(".")[1]]:
+            yield Finding(f"{field} is empty, which the bias {config.data.bias!r} needs: set it", True)
+    fit = fit_of(config)
+    sets = [(config.data.name, config.data.raw_dir)]
+    if "foreign" in needed:
+        sets.append((config.data.open_set_from, config.data.open_set_raw_dir))
+    for name, raw_dir in sets:
+        try:
+            yield from _of_set(name, config.data.dir, raw_dir, fit, config.data.workers)
+        except UsageError as error:
+            yield Finding(str(error), True)
+
+
+def _of_set(name: str, data_dir: str, raw_dir: str, fit: Fit, workers: int) -> Iterator[Finding]:
+    root = prepare.data_root(data_dir)
+    if name not in BUILDERS:
+        yield from _of_tfds(name, root, raw_dir)
+    elif BUILDERS[name].WANTS and not raw_dir:
+        yield _prepared(prepare.only_one(BUILDERS[name], root))
+    else:
+        yield from _of_files(BUILDERS[name], root, raw_dir, fit, workers)
+
+
+def _prepared(folder: Path) -> Finding:
+    """A prepared set, whose files have the sizes and the checksums that they were given."""
+    splits = prepare.opened(folder).info.splits
+    sizes = ", ".join(f"{split.num_examples:,} in {name}" for name, split in splits.items())
+    return Finding(f"prepared in {str(folder)!r}: {sizes}; its files are unchanged")
+
+
+def _of_tfds(name: str, root: Path, raw_dir: str) -> Iterator[Finding]:
+    """A set that tfds builds: prepared, or what it will need."""
+    folder = prepare.newest(root / name)
+    if folder is not None:
+        yield _prepared(folder)
+        return
+    if importlib.util.find_spec("tensorflow") is None:
+        yield Finding("TensorFlow is not installed, which tfds needs once: pip install tensorflow-cpu", True)
+    sizes = _listed_sizes(name.partition("/")[0])
+    wanted = _BY_HAND.get(name, ())
+    known = _listed_sizes("imagenet2012") if wanted == _IMAGENET else {}
+    for file in wanted:
+        yield _by_hand(Path(os.path.expanduser(raw_dir)) / file if raw_dir else None, file, known.get(file))
+    downloads = sum(size for file, size in sizes.items() if file not in wanted)
+    said = f" of {_bytes(downloads)}" if downloads else ""
+    place = str(root / "downloads")
+    yield Finding(f"{name} is not prepared yet; tfds will download what it needs{said} into {place!r}")
+    yield _disk(root, 2 * downloads + sum(known.values()))
+
+
+def _by_hand(path: Path | None, file: str, size: int | None) -> Finding:
+    """A file that has to be in `data.raw_dir`, and its size if that is known."""
+    if path is None:
+        return Finding(f"data.raw_dir is empty, expected a folder with {file}: download it by hand", True)
+    if not path.is_file():
+        return Finding(f"{str(path)!r} is missing: download it by hand", True)
+    found = path.stat().st_size
+    if size is not None and found != size:
+        return Finding(f"{str(path)!r} has {found:,} bytes, expected {size:,}: fetch it again", True)
+    return Finding(f"{str(path)!r} is there, {_bytes(found)}")
+
+
+def _listed_sizes(name: str) -> dict[str, int]:
+    """Sizes of a set's files by name, as the installed tfds lists them; empty if it has no list."""
+    package = Path(tfds.__file__).parent
+    lists = (package / "url_checksums" / f"{name}.txt", package / "datasets" / name / "checksums.tsv")
+    lines = [line.split() for path in lists if path.exists() for line in path.read_text().splitlines()]
+    return {line[0].rpartition("/")[2]: int(line[1]) for line in lines if line[1:] and line[1].isdecimal()}
+
+
+def _of_files(
+    builder_class: type[LocalBuilder], root: Path, raw_dir: str, fit: Fit, workers: int
+) -> Iterator[Finding]:
+    """A set of the user's files; listing them finds what is missing."""
+    builder = builder_class(data_dir=os.fspath(root), raw_dir=raw_dir)
+    contents, folder = builder.contents, Path(builder.data_dir)
+    try:
+        sizes = " and ".join(f"{count:,} in {split}" for split, count in contents.sizes.items())
+        where = f", in {raw_dir!r}" if raw_dir else ""
+        yield Finding(f"{len(contents.class_names):,} classes, {sizes}{where}")
+        if contents.image_files is not None:
+            yield from _of_images(contents.image_files, fit, workers)
+        if folder.exists():
+            yield _prepared(folder)
+        else:
+            yield _disk(root, round(_OVERHEAD * contents.num_bytes))
+    except OSError as error:
+        yield Finding(f"{raw_dir!r} cannot be read ({first_line(error)})", True)
+    finally:
+        contents.close()
+
+
+def _of_images(contents: ImageFiles, fit: Fit, workers: int) -> Iterator[Finding]:
+    """Empty files, and a sample that is read whole, which gives the times."""
+    empty = contents.empty_files()
+    if empty:
+        yield Finding(f"{len(empty):,} files are empty, the first {empty[0]!r}: fetch them again", True)
+    bad, checked, seconds, decoding = [], 0, 0.0, 0.0
+    for split, count in contents.sizes.items():
+        for row in np.unique(np.linspace(0, count - 1, SAMPLE).astype(int)):
+            item, started = contents.items(split)[row], time.perf_counter()
+            data, problem = contents.checked(item)
+            seconds, checked = seconds + time.perf_counter() - started, checked + 1
+            if problem:
+                bad.append(f"{item.path!r}: {problem}")
+                continue
+            started = time.perf_counter()
+            fit(contents.decode(data), np.random.default_rng(0))
+            decoding += time.perf_counter() - started
+    if bad:
+        yield Finding(f"{len(bad)} of {checked} images tried cannot be used, the first {bad[0]}", True)
+        return
+    yield Finding(f"{checked} images, evenly spaced, were read whole: none is damaged")
+    yield from _times(contents.sizes, seconds / checked, decoding / checked, workers)
+
+
+def _times(sizes, checking: float, decoding: float, workers: int) -> Iterator[Finding]:
+    """Estimates from seconds per image."""
+    whole = checking * sum(sizes.values()) / PREPARING_THREADS
+    yield Finding(
+        f"preparing will take about {_duration(whole)}, once (an estimate: {1e3 * checking:.2g} ms an image to "
+        f"read and check, {PREPARING_THREADS} at a time)"
+    )
+    readers = workers or os.cpu_count() or 1
+    epoch = decoding * sizes["train"] / readers
+    yield Finding(
+        f"if it is streamed, an epoch takes at least {_duration(epoch)} (an estimate: {1e3 * decoding:.2g} ms "
+        f"an image to decode and crop, {readers} at a time; data.workers is {workers})"
+    )
+
+
+def _disk(root: Path, needed: int) -> Finding:
+    place = next(path for path in (root, *root.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    text = f"about {_bytes(needed)} will be written to {str(root)!r}, where {_bytes(free)} are free"
+    if not os.access(place, os.W_OK):
+        return Finding(f"{str(place)!r} cannot be written: set --config.data.dir to another folder", True)
+    return Finding(text if free > needed else f"{text}: make room, or set --config.data.dir", free <= needed)
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} seconds"
+
+
+def report_line(finding: Finding) -> str:
+    """A mark and the sentence.
+
+    Args:
+        finding: the finding.
+    """
+    return f"{'WRONG' if finding.is_problem else 'ok':5}  {finding.text}"
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """The last line: how many things are wrong.
+
+    Args:
+        findings: all findings.
+    """
+    problems = sum(finding.is_problem for finding in findings)
+    return {0: "nothing is wrong", 1: "1 thing is wrong"}.get(problems, f"{problems} things are wrong")

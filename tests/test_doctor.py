@@ -1,0 +1,135 @@
+"""What the doctor says of data before they are prepared, on made folders; it writes nothing."""
+
+import gzip
+import os
+import shutil
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import raw_data
+from test_train import small_config
+
+from cmwnet_jax.data import __main__ as data_command
+from cmwnet_jax.data import doctor, prepare, sources
+from cmwnet_jax.data.doctor import examine, report_line, verdict
+
+
+def examined(tmp_path, name, raw_dir="", **fields):
+    """(the lines, the texts of what is wrong); nothing has been written."""
+    folder = tmp_path / "tfds"
+    before = sorted(path for path in tmp_path.rglob("*"))
+    config = small_config(data__name=name, data__dir=str(folder), data__raw_dir=str(raw_dir), **fields)
+    findings = list(examine(config))
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+    assert all(finding.text.isprintable() for finding in findings)
+    wrong = [finding.text for finding in findings if finding.is_problem]
+    return [report_line(finding) for finding in findings] + [verdict(findings)], wrong
+
+
+def test_a_folder_of_images_in_good_order_and_prepared(tmp_path):
+    folder = raw_data.image_folder(tmp_path / "raw")
+    size = sum(path.stat().st_size for path in folder.rglob("*.jpg"))
+    lines, wrong = examined(tmp_path, "image_folder", folder, data__resize_pixels=6, data__crop_pixels=4)
+    assert not wrong and lines[-1] == "nothing is wrong"
+    text = "\n".join(lines)
+    assert "3 classes, 9 in train and 6 in test" in text
+    assert "15 images, evenly spaced, were read whole: none is damaged" in text
+    assert f"about {1.05 * size / 1000:.1f} kB will be written to" in text
+    assert "preparing will take about 1 seconds, once (an estimate: " in text and "data.workers is 0" in text
+    sources.open("image_folder", str(tmp_path / "tfds"), str(folder))
+    lines, wrong = examined(tmp_path, "image_folder", folder)
+    assert not wrong and any("prepared in '" in line and "9 in train, 6 in test" in line for line in lines)
+    lines, wrong = examined(tmp_path, "image_folder")  # by its name alone
+    assert not wrong and len(lines) == 2
+    (shard,) = (tmp_path / "tfds").rglob("*train.array_record*")
+    raw_data.truncate(shard)
+    assert "damaged" in examined(tmp_path, "image_folder")[1][0]
+
+
+def test_what_is_missing_empty_or_damaged_is_counted(tmp_path):
+    folder = raw_data.image_folder(tmp_path / "raw")
+    for number in range(2):
+        (folder / "train/cat" / f"000{number}.jpg").write_bytes(b"")
+    raw_data.truncate(folder / "test/dog/0000.jpg")
+    _, wrong = examined(tmp_path, "image_folder", folder)
+    assert wrong[0].startswith("2 files are empty, the first 'train/cat/0000.jpg'")
+    assert wrong[1].startswith("3 of 15 images tried cannot be used, the first 'train/cat/0000.jpg'")
+    shutil.rmtree(folder / "test")
+    lines, wrong = examined(tmp_path, "image_folder", folder)
+    assert "has no test or val or validation split" in wrong[0] and lines[-1] == "1 thing is wrong"
+    assert "does not exist" in examined(tmp_path, "image_folder", tmp_path / "nowhere")[1][0]
+    assert "is not prepared in" in examined(tmp_path, "webvision_mini")[1][0]
+    folder = raw_data.webvision_folder(tmp_path / "web", classes=50)
+    (folder / "google/q0007/a.jpg").unlink()
+    assert (
+        "where 1 of the 50 images that info/train_filelist_google.txt"
+        in examined(tmp_path, "webvision_mini", folder)[1][0]
+    )
+
+
+def test_files_in_memory_and_the_bundled_set(tmp_path):
+    assert examined(tmp_path, "digits")[1] == []
+    folder = tmp_path / "mnist"
+    raw_data.mnist_folder(folder)
+    lines, wrong = examined(tmp_path, "mnist_format", folder)
+    assert not wrong and "about 378 bytes will be written" in lines[1]  # 18 images of 20 pixels, and a bit
+    name = "train-images-idx3-ubyte.gz"
+    (folder / name).write_bytes(gzip.compress(b"not an array"))
+    assert name in examined(tmp_path, "mnist_format", folder)[1][0]
+
+
+def test_a_full_disk_and_one_that_cannot_be_written(tmp_path, monkeypatch):
+    folder = raw_data.image_folder(tmp_path / "raw")
+    with monkeypatch.context() as patch:
+        usage = namedtuple("usage", "total used free")(100, 90, 10)
+        patch.setattr(shutil, "disk_usage", lambda path: usage)
+        assert "10 bytes are free: make room" in examined(tmp_path, "image_folder", folder)[1][0]
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "cannot be written: set --config.data.dir" in examined(tmp_path, "image_folder", folder)[1][0]
+
+
+def test_what_tfds_will_download_and_what_it_wants_by_hand(tmp_path, monkeypatch):
+    lines, wrong = examined(tmp_path, "fashion_mnist")
+    assert (
+        not wrong
+        and "fashion_mnist is not prepared yet; tfds will download what it needs of 30.9 MB" in lines[0]
+    )
+    _, wrong = examined(tmp_path, "imagenet_lt")
+    assert wrong[0].startswith("data.raw_dir is empty, expected a folder with ILSVRC2012_img_train.tar")
+    raw = tmp_path / "raw"
+    raw_data.write(raw / "ILSVRC2012_img_train.tar", b"too short")
+    _, wrong = examined(tmp_path, "imagenet_lt", raw)
+    assert "ILSVRC2012_img_train.tar' has 9 bytes, expected 147,897,477,120: fetch it again" in wrong[0]
+    assert "ILSVRC2012_img_val.tar' is missing: download it by hand" in wrong[1]
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    assert "TensorFlow is not installed" in examined(tmp_path, "cifar10")[1][0]
+    for name in prepare.DATASETS:
+        examined(tmp_path, name)
+
+
+def test_other_files_that_the_config_names(tmp_path):
+    _, wrong = examined(
+        tmp_path, "digits", data__bias="pmd1_35", data__human_labels=str(tmp_path / "no"), model__init="~/no"
+    )
+    assert [text.partition(" ")[0] for text in wrong] == ["data.human_labels:", "model.init:", "data.posterior"]
+    np.save(tmp_path / "p.npy", np.ones(1))
+    lines, wrong = examined(tmp_path, "digits", data__bias="pmd1_35", data__posterior=str(tmp_path / "p.npy"))
+    assert not wrong and lines[0].endswith("p.npy' is there")
+    _, wrong = examined(tmp_path, "digits", data__bias="open_set_40", data__open_set_from="image_folder")
+    assert "image_folder" in wrong[0] and "not prepared" in wrong[0]
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_the_exit_status_says_whether_all_is_well(status, tmp_path, monkeypatch, capsys):
+    raw = raw_data.image_folder(tmp_path / "raw") if not status else tmp_path / "nowhere"
+    config = small_config(data__name="image_folder", data__dir=str(tmp_path), data__raw_dir=str(raw))
+    monkeypatch.setattr(data_command, "_CONFIG", namedtuple("flag", "value")(config))
+    if status:
+        with pytest.raises(SystemExit) as stopped:
+            data_command.main(["data", "doctor"])
+        assert stopped.value.code == 1
+    else:
+        data_command.main(["data", "doctor"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == ("1 thing is wrong" if status else "nothing is wrong")
