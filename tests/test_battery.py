@@ -18,6 +18,7 @@ from cmwnet_jax.methods import METHODS, weight_nets
 from cmwnet_jax.models import MODELS
 from cmwnet_jax.models.heads import linear_head, unit
 from cmwnet_jax.models.layers import Classifier
+from cmwnet_jax.models.memory_head import memory_head
 from cmwnet_jax.models.selective_heads import selective_heads
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import build_recipe
@@ -89,8 +90,8 @@ class Float64Classifier(Classifier, kw_only=True):
         x = jnp.tanh(x)
         if self.make_head is linear_head:
             return dense(self.num_classes)(x)
-        if self.make_head is selective_heads:
-            return selective_heads(
+        if self.make_head in (selective_heads, memory_head):
+            return self.make_head(
                 self.num_classes,
                 kernel_init=nn.initializers.lecun_normal(),
                 norm=functools.partial(

@@ -37,6 +37,7 @@ FILES = (
     "table10_semi_supervised",
     "human_noise",
     "transfer_mnist",
+    "oltr_fashion",
     "compare",
     "ablation",
     "digits",
@@ -60,8 +61,8 @@ def args_of(name):
         more = ""
         if name == "table6_webvision":
             more = ",init=c2d.npz"
-        elif name == "transfer":
-            more = ",init=net"
+        elif name in ("transfer", "oltr_fashion"):
+            more = ",init=net" + (",stage1=." if "oltr" in cell or "longer" in cell else "")
         elif name == "transfer_mnist":
             more = f",published=net,stage1={'net_of_one' if 'mwnet' in cell.split(',') else 'net'},posteriors=."
         elif name == "table13_partial_labels" and not cell.endswith("proden"):
@@ -165,7 +166,8 @@ def moved(before, after):
 def check_two_steps(config, data):
     """The first two steps after the warm-up, as the launcher takes them: sound, and everything has learned."""
     config.model.name, config.model.hidden, config.model.batch_norm = "mlp", (), False
-    config.model.pretrained = config.model.init = ""
+    # These name another run, and parts of the cell's classifier.
+    config.model.pretrained, config.model.init, config.optimizer.slow = "", "", ()
     if config.optimizer.trainable:
         config.optimizer.trainable = ("Dense_0/*",)  # this classifier's head
     recipe = build_recipe(config, data)

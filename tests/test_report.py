@@ -13,7 +13,15 @@ from cmwnet_jax.errors import UsageError
 from cmwnet_jax.report.contact_sheet import corrected_pages, save_corrected_sheet
 from cmwnet_jax.report.figures import corrected_sheets, save_column_figures
 from cmwnet_jax.report.find import find_cells, find_runs
-from cmwnet_jax.report.tables import accuracy_table, auc_table, csv_text, missing, read_paper
+from cmwnet_jax.report.tables import (
+    accuracy_table,
+    auc_table,
+    csv_text,
+    missing,
+    read_paper,
+    shots_table,
+)
+from cmwnet_jax.runs.stored import SHOTS
 
 C = 3
 
@@ -105,6 +113,24 @@ def test_cells_are_means_over_seeds_with_the_teacher_apart_and_the_paper_beside(
 
 def test_the_weight_auc_is_a_table_of_the_methods_that_have_weights(tmp_path):
     assert auc_table(made(tmp_path)).texts()[1:] == [["cmwnet_sl", "0.750 ± 0.000 (2)", "-"]]
+
+
+def test_rare_classes_have_a_table_of_their_own(tmp_path):
+    """Runs whose classes are all of one size group are not in it; a group without classes has no row."""
+    of_set = {"many": 80.0, "medium": None, "few": 12.5}
+    for name, values in (("lt/erm", of_set), ("lt/oltr", of_set | {"few": 30.0}), ("even/erm", {"many": 90.0})):
+        folder = tmp_path / "set" / name / "seed0"
+        make_run(folder, 50.0, method=folder.parent.name)
+        result = json.loads((folder / "result.json").read_text())
+        result |= {field: values.get(group) for group, field in SHOTS.items()}
+        (folder / "result.json").write_text(json.dumps(result))
+    assert shots_table(find_runs([tmp_path])).texts() == [
+        ["", "set lt"],
+        ["erm, many shot", "80.00 (1)"],
+        ["erm, few shot", "12.50 (1)"],
+        ["oltr, many shot", "80.00 (1)"],
+        ["oltr, few shot", "30.00 (1)"],
+    ]
 
 
 def test_a_csv_has_a_line_a_cell_with_all_digits(tmp_path):

@@ -24,6 +24,7 @@ FILES = (
     "fig15_ablations",
     "transfer",
     "transfer_mnist",
+    "oltr_fashion",
 )
 HAS_RECIPES = {"table1_long_tail", "table2_noise", "table3_pmd", "table4_hybrid", "transfer"}
 
@@ -34,8 +35,10 @@ def load(name):
 
 def with_init(name, arg):
     own_run = "_".join(arg.split(",")[:2])
-    files = {"transfer": ",init=net", "transfer_mnist": f",published=net,stage1={own_run}"}
-    return arg + files.get(name, "")
+    files = dict.fromkeys(("transfer", "oltr_fashion"), ",init=net")
+    files["transfer_mnist"] = f",published=net,stage1={own_run}"
+    stage1 = f",stage1={own_run}" if "oltr" in arg or "longer" in arg else ""
+    return arg + files.get(name, "") + stage1
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -107,6 +107,60 @@ class BatchOrder:
         return self.epoch(epoch)[index]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class BalancedOrder:
+    """A `BatchOrder`, but from some epoch on, every class equally often (class-aware sampling).
+
+    Consecutive random permutations of the classes give the class of each place, and consecutive random
+    permutations of a class's examples fill its places. A batch may hold an example of a small class twice.
+
+    Attributes:
+        usual: the order before.
+        labels: [M] int, the class of each example of the stream; -1 without a label, which is never drawn.
+        first_epoch: first epoch with balanced classes.
+    """
+
+    usual: BatchOrder
+    labels: np.ndarray
+    first_epoch: int
+
+    @property
+    def batch_size(self) -> int:
+        """Largest size of a batch."""
+        return self.usual.batch_size
+
+    @property
+    def epoch_steps(self) -> int:
+        """Batches per epoch."""
+        return self.usual.epoch_steps
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019  (a few epochs' rows)
+    def epoch(self, epoch: int) -> np.ndarray:
+        """The rows of an epoch, [steps, min(n, M)] int32."""
+        rows = self.usual.epoch(epoch)
+        if epoch < self.first_epoch:
+            return rows
+        rng = generator(self.usual.seed, *order_purpose(self.usual.stream), epoch)
+        classes = np.unique(self.labels[self.labels >= 0])
+        chosen = classes[_permutations(rng, len(classes), rows.size)]
+        balanced = np.empty(rows.size, np.int32)
+        for c in classes:
+            members, places = np.flatnonzero(self.labels == c), np.flatnonzero(chosen == c)
+            balanced[places] = members[_permutations(rng, len(members), len(places))]
+        return balanced.reshape(rows.shape)
+
+    def __call__(self, step: int) -> np.ndarray:
+        """The rows of a step; steps are counted from the start of the run."""
+        epoch, index = divmod(step, self.epoch_steps)
+        return self.epoch(epoch)[index]
+
+
+def _permutations(rng: np.random.Generator, size: int, length: int) -> np.ndarray:
+    """The first `length` numbers of consecutive random permutations of `range(size)`."""
+    passes = [rng.permutation(size) for _ in range(-(-length // size))]
+    return np.concatenate([*passes, np.empty(0, int)])[:length]
+
+
 def order_purpose(stream: str) -> tuple[int, ...]:
     """Random purpose of a stream's order; the counter that follows is the epoch.
 

@@ -54,6 +54,8 @@ class Stream:
             run.
         planned_by: what determines `least_planned`, for error messages.
         views: name of the view -> augmentation of its images.
+        balanced_from: first epoch in which every class of given labels is drawn equally often, examples of
+            small classes more often than others; None for never. Not of planned streams.
     """
 
     batch_size: int
@@ -63,6 +65,7 @@ class Stream:
     least_planned: int | None = None
     planned_by: str = ""
     views: Mapping[str, Augmentation] = dataclasses.field(default_factory=lambda: {"image": Augmentation()})
+    balanced_from: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,8 @@ class EpochStart:
             included: NumPy `mean` [N] float64 (NaN without a visit) and `count` [N] int32. Needs no pass.
         read: part of `state` -> the same on one device, readable by the host.
         replicate: part of a state, on the host -> the same as in `state`.
+        map: (split, function, variables of `state`) -> the results of (variables, batch) -> [n, ...] for all
+            examples of the split, [N, ...], as `measure` otherwise. Compiled anew at each call.
     """
 
     number: int
@@ -105,6 +110,7 @@ class EpochStart:
     loss_history: LossHistory
     read: Callable[[PyTree], PyTree]
     replicate: Callable[[PyTree], PyTree]
+    map: Callable[[str, Callable, Variables], PyTree] | None = None
 
 
 class Plan(NamedTuple):
@@ -313,6 +319,8 @@ class Spec:
         check: checks combinations of its config fields before any data are read; raises a UsageError.
         check_data: raises a UsageError for data that it cannot learn from.
         head: config -> the classifier's head.
+        starts_from: config -> the head of the runs that `model.init` may name, if it is another. Its parameters
+            must be among those of `head`; the others then start at random.
         num_meta_classes: config -> K; 1 for methods that ignore the class.
         follows_warmup: config -> whether training differs from the warm-up, so that the run must have epochs
             after the warm-up.
@@ -328,6 +336,7 @@ class Spec:
     check: Callable[[ConfigDict], None] = lambda config: None
     check_data: Callable[[ConfigDict, Data], None] = single_labels_only
     head: Callable[[ConfigDict], Head] = lambda config: linear_head
+    starts_from: Callable[[ConfigDict], Head] | None = None
     num_meta_classes: Callable[[ConfigDict], int] = lambda config: 1
     follows_warmup: Callable[[ConfigDict], bool] = lambda config: True
     fields: Fields = dataclasses.field(default_factory=dict)

@@ -184,6 +184,22 @@ def aurc_table(runs: Sequence[Found]) -> Table:
     return _table(runs, title, (("{}", stored.AURC),), {}, decimals=2)
 
 
+def shots_table(runs: Sequence[Found]) -> Table:
+    """Table of the mean accuracy over the classes with many, medium and few training examples (Table 8).
+
+    Args:
+        runs: finished or not; those whose classes are all of one such group are left out.
+    """
+    title = (
+        "test accuracy (%) of the classes with more than 100, 20 to 100, and fewer than 20 training examples, "
+        "after the last epoch; mean ± sd over seeds (number of runs)"
+    )
+    groups = {run.path: [(run.result or {}).get(field) for field in stored.SHOTS.values()] for run in runs}
+    of_several = [run for run in runs if sum(value is not None for value in groups[run.path]) > 1]
+    scores = tuple((f"{{}}, {name} shot", field) for name, field in stored.SHOTS.items())
+    return _table(of_several, title, scores, {}, decimals=2)
+
+
 def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
     columns = list(dict.fromkeys(sorted((run.column for run in runs), key=natural)))
     values, notes = {}, {}
@@ -192,7 +208,8 @@ def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
             row, value = name.format(run.row), (run.result or {}).get(field)
             if value is not None:
                 values.setdefault((row, run.column), {})[run.seed] = value
-                note = "" if field == stored.AURC else few_epochs(run.result)
+                is_last = field in (stored.AURC, *stored.SHOTS.values())
+                note = "" if is_last else few_epochs(run.result)
                 notes.setdefault((row, run.column), set()).add(note)
     # A method without finished runs still has a row; a teacher's row needs a finished run.
     named = [name.format(row) for row in _in_order(runs) for name, _ in scores]

@@ -19,6 +19,7 @@ from cmwnet_jax.report.tables import (
     csv_text,
     missing,
     read_paper,
+    shots_table,
 )
 from cmwnet_jax.screen import console
 
@@ -53,7 +54,7 @@ def write_report(
     absent = missing(runs, find_cells(folders, leave_out))
     drawn = _drawable(runs, leave_out) if figures else []
     with refused("--output", Path(output), "cannot be written"):
-        own = (accuracy_table(runs, numbers), auc_table(runs))
+        own = (accuracy_table(runs, numbers), shots_table(runs), auc_table(runs))
         also = also_tables(runs, lambda score: read_paper(paper, (score,)) if paper else {})
         tables = [table for table in (*own, *also, *_selective_tables(runs, errors, leave_out)) if table.rows]
         _write(Path(output).expanduser(), tables, drawn, absent, problems)

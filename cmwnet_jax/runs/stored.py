@@ -31,6 +31,10 @@ ACCURACY = "test_accuracy_percent_last10"
 TEACHER_ACCURACY = "teacher_test_accuracy_percent_last10"
 WEIGHT_AUC = "weight_auc_last10"
 AURC = "test_aurc_percent_last"
+SHOTS = {
+    name: f"test_{name}_shot_accuracy_percent_last"
+    for name in ("many", "medium", "few")  # training examples of a class, see `train.scores.shot_groups`
+}
 AVERAGED, IN_WARMUP = "last_epochs_averaged", "last_epochs_are_warmup"
 """Number of epochs that the means are over, and whether all were warm-up; fields of result.json."""
 ALSO_TEST = "also_test"

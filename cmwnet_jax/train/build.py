@@ -17,7 +17,7 @@ from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.core.types import MetaState
 from cmwnet_jax.data import kinds
 from cmwnet_jax.data.augment import check_augmentation
-from cmwnet_jax.data.batches import BatchOrder
+from cmwnet_jax.data.batches import BalancedOrder, BatchOrder, Raw
 from cmwnet_jax.data.load import Data
 from cmwnet_jax.errors import UsageError, naming_field
 from cmwnet_jax.methods import DEFAULT, METHODS
@@ -56,7 +56,7 @@ class Recipe:
     method: Method
     learning_rate: optax.Schedule
     state: MetaState
-    orders: Mapping[str, BatchOrder]
+    orders: Mapping[str, BatchOrder | BalancedOrder]
     epoch_steps: int
     one_step_a_call: bool
 
@@ -191,12 +191,19 @@ def _check_streams(config: ConfigDict, method: Method, data: Data) -> None:
             parallel.round_down(stream.planned_by or stream.field, stream.least_planned, config.micro_batches)
 
 
-def _orders(config: ConfigDict, data: Data, method: Method, epoch_steps: int) -> dict[str, BatchOrder]:
-    return {
-        name: batch_order(config, name, stream, len(data.splits[stream.split]), epoch_steps)
-        for name, stream in method.streams.items()
-        if not stream.planned
-    }
+def _orders(
+    config: ConfigDict, data: Data, method: Method, epoch_steps: int
+) -> dict[str, BatchOrder | BalancedOrder]:
+    orders = {}
+    for name, stream in method.streams.items():
+        if stream.planned:
+            continue
+        split = data.splits[stream.split]
+        orders[name] = batch_order(config, name, stream, len(split), epoch_steps)
+        if stream.balanced_from is not None:
+            labels = split.label if isinstance(split, Raw) else split.labels
+            orders[name] = BalancedOrder(orders[name], np.asarray(labels), stream.balanced_from)
+    return orders
 
 
 def batch_order(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from cmwnet_jax.core.types import PyTree
@@ -33,18 +34,35 @@ def start_variables(config: ConfigDict, model: nn.Module, inputs: jax.Array) -> 
     Raises:
         UsageError: the variables cannot be read, or do not fit the model.
     """
-    init = partial(model.init, train=False)
+
+    def at_random(model):
+        return jax.jit(lambda key: model.init(key, inputs, train=False))(jax.random.key(config.seed))
+
+    other_head = METHODS[config.method].starts_from
     if config.model.init:
-        return read_classifier(config.model.init, jax.eval_shape(init, jax.random.key(0), inputs))
+        source = model if other_head is None else model.clone(make_head=other_head(config))
+        init = partial(source.init, train=False)
+        read = read_classifier(config.model.init, jax.eval_shape(init, jax.random.key(0), inputs))
+        return read if source is model else with_arrays(at_random(model), read)
     if not config.model.pretrained:
         return None
-    blank = jax.jit(lambda key: init(key, inputs))(jax.random.key(config.seed))
+    blank = at_random(model)
     with naming_field("model.pretrained"):
         variables, report = load_pretrained(config.model.pretrained, config.model.name, blank)
     if parallel.is_first():
         kept = ", ".join(report.as_initialised) or "nothing"
         print(f"{len(report.loaded)} arrays are pretrained; at random as before: {kept}", file=sys.stderr)
     return variables
+
+
+def with_arrays(variables: PyTree, some: PyTree) -> PyTree:
+    """Replaces some of a classifier's variables.
+
+    Args:
+        variables: nested dictionaries of arrays.
+        some: the new arrays, a part of `variables`.
+    """
+    return unflatten_dict(flatten_dict(variables) | flatten_dict(some))
 
 
 def read_classifier(run: str, expected: PyTree) -> PyTree:

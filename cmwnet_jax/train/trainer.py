@@ -1,14 +1,14 @@
 """A run's computations on the devices: an epoch's plan, its chunks of steps, and evaluation on a split."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmwnet_jax.core.types import MetaState
+from cmwnet_jax.core.types import MetaState, PyTree
 from cmwnet_jax.data.batches import BatchOrder, Selection
 from cmwnet_jax.data.load import Data
 from cmwnet_jax.methods.base import EpochStart, Variables
@@ -70,7 +70,9 @@ class Trainer:
         if reported:  # the plan was made at the epoch's start; the state already contains its changes
             selections = {name: saved_selection(name, saved) for name in planned}
         else:
-            start = EpochStart(number, state, self.measure, history, parallel.unreplicate, parallel.replicate)
+            start = EpochStart(
+                number, state, self.measure, history, parallel.unreplicate, parallel.replicate, self._map_once
+            )
             plan = method.plan_epoch(start)
             check_selections(plan.selections, self._planned, planned, number)
             selections, state = dict(plan.selections), state.replace(**plan.state)
@@ -139,6 +141,9 @@ class Trainer:
 
         (classifier, *_) = self._method.classifiers(state).values()
         return self._inputs.map_split("train", compared)(classifier)
+
+    def _map_once(self, split: str, function: Callable, variables: Variables) -> PyTree:
+        return self._inputs.map_split(split, function)(variables)
 
     def _order(self, name: str, selections: Mapping[str, Selection]) -> BatchOrder:
         """A stream's batch order: of its whole split or, if it is planned, of the examples selected."""
