@@ -137,6 +137,42 @@ def test_a_module_without_a_switch_needs_none():
     assert check_module(wrapped) is wrapped
 
 
+IMAGES = (40 * (Y[:, None, None, None] == [*"abc"]) + RNG.integers(200, size=(24, 5, 4, 3))).astype(np.uint8)
+TOKENS = np.where(np.arange(6) < RNG.integers(2, 7, size=(24, 1)), RNG.integers(1, 9, size=(24, 6)), 0)
+
+
+class Flat(nn.Module):
+    """A user's own network of images."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "module"),
+    [("images", IMAGES, Flat()), ("tokens", TOKENS, None)],
+    ids=["images", "tokens"],
+)
+def test_images_and_tokens_are_taken_by_name_alone(kind, inputs, module):
+    """Their predictions in `fit` are the launcher's; `predict_proba` makes them anew."""
+    own = cmw.CMWNetClassifier(**TINY, method="erm", kind=kind, module=module).fit(inputs, Y)
+    chances, labels = own.predict_proba(inputs), np.searchsorted(own.classes_, Y)
+    left = own._run.files["predictions"]
+    np.testing.assert_allclose(chances[np.arange(24), labels], left["given_probability"], rtol=1e-5)
+    np.testing.assert_allclose(chances[np.arange(24), left["other"]], left["other_probability"], rtol=1e-5)
+    assert own.predict(inputs).tolist() == own.classes_[np.argmax(chances, axis=1)].tolist()
+    assert own.score(inputs, Y) == np.mean(own.predict(inputs) == Y)
+    table = own.find_suspects()
+    suggested = own.classes_[left["other"]]
+    assert table["suggested"].tolist() == suggested[table["id"]].tolist() and len(own.sample_weight_) == 24
+    with pytest.raises(UsageError, match=f"expected {kind} of shape .* each as in fit"):
+        own.predict(inputs[:, :-1])
+    if kind == "tokens":
+        with pytest.raises(UsageError, match="X has the token 9, expected at most 8, the largest in fit"):
+            own.predict(inputs + (inputs == 8))
+
+
 def test_what_does_not_fit_small_data_is_lowered():
     arguments = {**ARGUMENTS, "batch_size": 100, "epochs": 35}
     del arguments["random_state"]
@@ -169,6 +205,9 @@ def test_what_does_not_fit_small_data_is_lowered():
         ({"module": Dropping(widths=[6])}, "fields cannot be hashed"),
         ({"module": Dropping(), "method": "selectivenet"}, "head of its own"),
         ({"module": nn.Conv(3, (3, 3, 3))}, "cannot be applied"),
+        ({"kind": "pictures"}, "kind is 'pictures', expected one of images, tokens, vectors"),
+        ({"kind": "images"}, r"X is float64 of shape \(24, 3\), expected images \[N, h, w, 1 or 3\] uint8"),
+        ({"kind": "tokens"}, r"X is float64 of shape \(24, 3\), expected tokens \[N, length\], whole numbers"),
     ],
 )
 def test_a_wrong_argument_is_named(fields, message):
@@ -189,6 +228,7 @@ def test_a_wrong_argument_is_named(fields, message):
         (X[:5], Y[:4], "inconsistent numbers of samples"),
         (np.where(X > 2, np.nan, X), Y, "NaN"),
         (X * 1e300, Y, "infinity or a value too large"),
+        (IMAGES, Y, "Found array with dim 4"),
     ],
 )
 def test_bad_data_are_named(inputs, labels, message):

@@ -25,13 +25,15 @@ def data_in_memory(inputs: np.ndarray, labels: np.ndarray, class_names: Sequence
     Raises:
         UsageError: a label is not a class.
     """
+    kind = kinds.kind_of(inputs.dtype)
+    vocabulary = 1 + int(inputs.max()) if kind == kinds.TOKENS else 0
     given = bias.BiasedLabels.clean(labels, len(class_names), truth_known=False)
     return Data(
-        source=sources.Source(NAME, tuple(class_names), splits={}, test_split="test", folder=""),
+        source=sources.Source(NAME, tuple(class_names), {}, "test", folder="", vocabulary=vocabulary),
         record=Record(given, name="none", seed=0, dataset=NAME),
         true_labels=given.true,
         splits={"train": Raw.whole(inputs, given.given)},
         test_labels=np.zeros(0, np.int32),
         image_shape=inputs.shape[1:],
-        kind=kinds.kind_of(inputs.dtype),
+        kind=kind,
     )

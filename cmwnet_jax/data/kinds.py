@@ -5,6 +5,8 @@ An example's input is stored under the name `image`, as in tfds, whatever its ki
 
 import numpy as np
 
+from cmwnet_jax.errors import UsageError
+
 IMAGES, VECTORS, TOKENS = "images", "vectors", "tokens"
 
 DTYPES = {IMAGES: np.dtype(np.uint8), VECTORS: np.dtype(np.float32), TOKENS: np.dtype(np.int32)}
@@ -12,6 +14,10 @@ DTYPES = {IMAGES: np.dtype(np.uint8), VECTORS: np.dtype(np.float32), TOKENS: np.
 
 PADDING = 0
 """The token that fills up sequences shorter than the longest one; models must ignore it."""
+
+
+MOST_TOKENS = 2**24
+"""Largest vocabulary."""
 
 
 def kind_of(dtype: np.dtype) -> str:
@@ -25,3 +31,44 @@ def kind_of(dtype: np.dtype) -> str:
         'vectors'
     """
     return next(kind for kind, own in DTYPES.items() if own == dtype)
+
+
+def check_images(name: str, images: np.ndarray) -> np.ndarray:
+    """Checks images, and returns them.
+
+    Args:
+        name: their name, for the error.
+        images: [N, height, width, 1 or 3] uint8.
+
+    Raises:
+        UsageError: they are something else, or there is none.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
+        raise UsageError(
+            f"{name} is {images.dtype} of shape {images.shape}, expected images [N, h, w, 1 or 3] uint8: "
+            f"convert them to pixels from 0 to 255"
+        )
+    return images
+
+
+def check_tokens(name: str, tokens: np.ndarray) -> np.ndarray:
+    """Checks tokens, and returns them as int32.
+
+    Args:
+        name: their name, for the error.
+        tokens: [N, length] whole numbers, 0 for padding.
+
+    Raises:
+        UsageError: they are something else, are negative or too large, or there is none.
+    """
+    if tokens.dtype.kind not in "iu" or tokens.ndim != 2 or not tokens.size:
+        raise UsageError(
+            f"{name} is {tokens.dtype} of shape {tokens.shape}, expected tokens [N, length], whole numbers: "
+            f"fill short texts up with {PADDING}"
+        )
+    if tokens.min() < 0 or tokens.max() >= MOST_TOKENS:
+        raise UsageError(
+            f"{name} has {tokens.min()} to {tokens.max()}, expected tokens from {PADDING} (padding) to "
+            f"{MOST_TOKENS - 1}: number the words anew, or write floats if these are vectors"
+        )
+    return tokens.astype(np.int32)

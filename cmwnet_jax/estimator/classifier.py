@@ -7,29 +7,32 @@ import numpy as np
 from flax import linen as nn
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.preprocessing import LabelEncoder
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from cmwnet_jax.audit.examples import Table, examples_in_memory
 from cmwnet_jax.audit.scores import AUTO
 from cmwnet_jax.audit.suspects import filled_weights, list_suspects
+from cmwnet_jax.data import kinds
 from cmwnet_jax.data.in_memory import data_in_memory
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.estimator.inputs import check_inputs, check_training_data
 from cmwnet_jax.estimator.settings import check_module, make_config
 from cmwnet_jax.methods import DEFAULT
 from cmwnet_jax.train.in_memory import train_in_memory
 
 
 class CMWNetClassifier(ClassifierMixin, BaseEstimator):
-    """A network on vectors that learns how much each training example should count, or any other method here.
+    """A network that learns how much each training example should count, or any other method here.
 
-    It trains as the launcher does, in memory: columns are standardised, and programs are cached on disk as
-    `python -m cmwnet_jax.train` does. Works in pipelines, searches over parameters and cross-validation, and
-    can be pickled; with a module, if the values of its fields can (not those of `nn.Dense` itself).
+    It trains as the launcher does, in memory: inputs are standardised, and programs are cached on disk as
+    `python -m cmwnet_jax.train` does. X holds vectors, or images or tokens if `kind` says so. Works in
+    pipelines, searches over parameters and cross-validation, and can be pickled; with a module, if the values
+    of its fields can (not those of `nn.Dense` itself).
 
     Args:
         method: one of `cmwnet_jax.methods.METHODS` that takes one label per example.
-        hidden: units of each hidden layer of the MLP, from input to output.
+        hidden: units of each hidden layer, from input to output, of the MLP, and of the bag of embeddings that
+            is the model of tokens.
         epochs: number of epochs; the first tenth, at most 10, are plain training unless `config` sets
             `warmup_epochs`.
         batch_size: examples per step; lowered to the number of examples if they are fewer, and to a multiple
@@ -37,10 +40,13 @@ class CMWNetClassifier(ClassifierMixin, BaseEstimator):
         learning_rate: initial learning rate. The optimiser is SGD with momentum unless `config` says otherwise.
         num_meta_classes: K, the number of meta-classes; lowered to the number of distinct class sizes, since
             K-means could not tell more apart.
-        module: a Linen module, inputs [n, d] float32 -> logits [n, C], instead of the MLP; `hidden` is then
-            unused. It may have a switch for training, e.g. `train` or `deterministic`,
+        module: a Linen module, inputs [n, ...] float32 (tokens: int32) -> logits [n, C], instead of these;
+            `hidden` is then unused. It may have a switch for training, e.g. `train` or `deterministic`,
             and may have BatchNorm and dropout.
-        config: values of further config fields by dotted name, e.g. `{"model.batch_norm": False}`; see
+        kind: what X holds: `vectors`, [N, d] finite numbers; `images`, [N, height, width, 1 or 3] uint8; or
+            `tokens`, [N, length] whole numbers, 0 for padding.
+        config: values of further config fields by dotted name, e.g. `{"model.batch_norm": False}`, or
+            `{"model.name": "small_cnn", "augment.flip": True}` for images; see
             `python -m cmwnet_jax.train --explain_config`.
         random_state: seed of the parameters and of the batches' order: a whole number, a NumPy `RandomState`,
             or None for NumPy's global one.
@@ -48,7 +54,7 @@ class CMWNetClassifier(ClassifierMixin, BaseEstimator):
 
     Attributes:
         classes_: [C] the labels, sorted.
-        n_features_in_: d, the number of columns.
+        n_features_in_: d, the number of columns, or the tokens of a text, or the height of an image.
         feature_names_in_: [d] names of the columns, if X had any.
         sample_weight_: [N] float32, the learned weight of each training example, for any trainer; 1 for methods
             that learn none.
@@ -78,6 +84,7 @@ class CMWNetClassifier(ClassifierMixin, BaseEstimator):
         learning_rate: float = 0.1,
         num_meta_classes: int = 3,
         module: nn.Module | None = None,
+        kind: str = kinds.VECTORS,
         config: Mapping[str, Any] | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
@@ -89,6 +96,7 @@ class CMWNetClassifier(ClassifierMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.num_meta_classes = num_meta_classes
         self.module = module
+        self.kind = kind
         self.config = config
         self.random_state = random_state
         self.verbose = verbose
@@ -97,7 +105,7 @@ class CMWNetClassifier(ClassifierMixin, BaseEstimator):
         """Trains from new parameters.
 
         Args:
-            X: [N, d] finite numbers, computed with in float32.
+            X: [N, ...] as `kind` says; vectors are computed with in float32.
             y: [N] labels of any kind that can be sorted.
 
         Raises:
@@ -105,17 +113,16 @@ class CMWNetClassifier(ClassifierMixin, BaseEstimator):
             UsageError: there is one class only, or an argument of the constructor is wrong; a ValueError.
             TrainingDiverged: the losses became NaN or infinite.
         """
-        X, y = validate_data(self, X, y, dtype=np.float32)
-        check_classification_targets(y)
+        X, y = check_training_data(self, self.kind, X, y)
         encoder = LabelEncoder()
-        labels = encoder.fit_transform(column_or_1d(y, warn=True))
+        labels = encoder.fit_transform(y)
         if len(encoder.classes_) < 2:
             raise UsageError(
                 f"y has 1 class, {encoder.classes_[0]!r}, expected at least 2: there is nothing to tell apart"
             )
         names = ("method", "hidden", "epochs", "batch_size", "learning_rate", "num_meta_classes")
         arguments = {name: getattr(self, name) for name in names}
-        config = make_config(arguments, self.config, self.random_state, np.bincount(labels))
+        config = make_config(arguments, self.config, self.random_state, np.bincount(labels), self.kind)
         data = data_in_memory(X, labels, [str(label) for label in encoder.classes_])
         model = None if self.module is None else check_module(self.module)
         run = train_in_memory(config, data, model, silent=not self.verbose)
@@ -128,17 +135,19 @@ class CMWNetClassifier(ClassifierMixin, BaseEstimator):
         """Class probabilities, [n, C] float64, columns in the order of `classes_`.
 
         Args:
-            X: [n, d] finite numbers.
+            X: [n, ...] as in `fit`.
+
+        Raises:
+            ValueError: X cannot be used, or is of another shape than in `fit`.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, reset=False)
-        return self._run.probabilities(X)
+        return self._run.probabilities(check_inputs(self, self._run, X))
 
     def predict(self, X: Any) -> np.ndarray:
         """The most likely class of each example, [n] of the labels' dtype.
 
         Args:
-            X: [n, d] finite numbers.
+            X: [n, ...] as in `fit`.
         """
         probabilities = self.predict_proba(X)  # before classes_, which there are none of before `fit`
         return self.classes_[np.argmax(probabilities, axis=1)]

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from sklearn.utils import check_random_state
 
 from cmwnet_jax.core.objectives import TRAIN_SWITCHES
+from cmwnet_jax.data import kinds
 from cmwnet_jax.data.in_memory import NAME
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.methods.fields import shown, value_of
@@ -31,8 +32,20 @@ _ARGUMENTS = {
 _WITHOUT_FOLDER = ("data.", "checkpoint.", "watch.", "audit.")
 
 
+_OF_KIND = {
+    kinds.VECTORS: {},
+    kinds.IMAGES: {},
+    kinds.TOKENS: {"model.name": "bag_of_embeddings", "meta_set.mixup": False},
+}
+"""Kind of input -> config fields whose defaults are not for it."""
+
+
 def make_config(
-    arguments: Mapping[str, Any], further: Mapping[str, Any] | None, random_state: Any, class_counts: np.ndarray
+    arguments: Mapping[str, Any],
+    further: Mapping[str, Any] | None,
+    random_state: Any,
+    class_counts: np.ndarray,
+    kind: str = kinds.VECTORS,
 ) -> ConfigDict:
     """Makes the config of a run on arrays.
 
@@ -45,6 +58,7 @@ def make_config(
         further: values of other config fields by dotted name; None for none.
         random_state: as scikit-learn takes it; a whole number is the run's seed.
         class_counts: [C] int, examples per class.
+        kind: one of `data.kinds.DTYPES`.
 
     Raises:
         UsageError: an argument has the wrong type or value, or a name in `further` is not for a run on arrays.
@@ -61,7 +75,7 @@ def make_config(
     values["weight_net.num_meta_classes"] = min(arguments["num_meta_classes"], distinct)
     values["warmup_epochs"] = min(config.warmup_epochs, arguments["epochs"] // 10)
     values["meta_set.batch_size"] = _shared(config.meta_set.batch_size)
-    values |= {"seed": _seed(random_state), "data.name": NAME} | _further(further)
+    values |= {"seed": _seed(random_state), "data.name": NAME} | _OF_KIND[kind] | _further(further)
     with config.ignore_type():  # check_config looks at the types, with better messages
         config.update_from_flattened_dict(values)
     if config.meta_set.kind == "held_out":
@@ -123,7 +137,7 @@ def check_module(module: Any) -> nn.Module:
     """Checks a user's module, and wraps it if it does not take `train`.
 
     Args:
-        module: a Linen module, inputs [n, d] -> logits [n, C], with any of `TRAIN_SWITCHES` or none.
+        module: a Linen module, inputs [n, ...] -> logits [n, C], with any of `TRAIN_SWITCHES` or none.
 
     Raises:
         UsageError: it is something else, or has fields that cannot be hashed.

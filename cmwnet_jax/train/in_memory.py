@@ -21,7 +21,7 @@ from cmwnet_jax.train.clock import Clock
 from cmwnet_jax.train.result import weight_arrays
 from cmwnet_jax.train.show import ProgressBar
 from cmwnet_jax.train.trainer import Trainer
-from cmwnet_jax.train.views import vector_moments
+from cmwnet_jax.train.views import Scaling, scaling_of, standardize
 from cmwnet_jax.transfer.array_facts import to_host
 
 _ROWS = 256  # per call of the network in predictions
@@ -34,7 +34,10 @@ class Trained:
     Attributes:
         predict: (variables, batch of `image`, [n, ...] standardised) -> class probabilities [n, C].
         variables: the variables of the method's own classifier.
-        moments: mean and standard deviation of the training inputs, by which inputs are standardised.
+        kind: one of `data.kinds.DTYPES`.
+        shape: shape of an input.
+        vocabulary: number of tokens; 0 for inputs of another kind.
+        scaling: how inputs are standardised.
         losses: [epochs] float64, the mean training loss of each epoch.
         files: name -> arrays; `weights` and `predictions`, and of some methods `pseudo_labels`, as in the
             files of these names in a run's folder.
@@ -42,28 +45,32 @@ class Trained:
 
     predict: Predict
     variables: PyTree
-    moments: tuple[np.ndarray, np.ndarray]
+    kind: str
+    shape: tuple[int, ...]
+    vocabulary: int
+    scaling: Scaling
     losses: np.ndarray
     files: Mapping[str, Mapping[str, np.ndarray]]
 
-    def probabilities(self, vectors: np.ndarray) -> np.ndarray:
+    def probabilities(self, inputs: np.ndarray) -> np.ndarray:
         """Class probabilities [n, C] float64, whose rows sum to 1.
 
         Args:
-            vectors: [n, d] float32, not standardised.
+            inputs: [n, ...] of the kind's dtype and the training inputs' shape, not standardised.
         """
         parts = []
-        for start in range(0, len(vectors), _ROWS):  # one shape, so that one program serves any n
-            part = vectors[start : start + _ROWS]
-            filled = np.pad(part, ((0, _ROWS - len(part)), (0, 0)))
-            parts.append(np.asarray(_predict(self.predict, self.variables, *self.moments, filled))[: len(part)])
+        for start in range(0, len(inputs), _ROWS):  # one shape, so that one program serves any n
+            part = inputs[start : start + _ROWS]
+            filled = np.pad(part, [(0, _ROWS - len(part)), *[(0, 0)] * (part.ndim - 1)])
+            chances = _predict(self.predict, self.variables, self.scaling, filled)
+            parts.append(np.asarray(chances)[: len(part)])
         values = np.concatenate(parts).astype(np.float64)
         return values / values.sum(axis=1, keepdims=True)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _predict(predict, variables, mean, std, vectors):
-    return predict(variables, {"image": (vectors - mean) / std})
+def _predict(predict, variables, scaling, inputs):
+    return predict(variables, {"image": standardize(inputs, scaling)})
 
 
 def train_in_memory(
@@ -73,7 +80,7 @@ def train_in_memory(
 
     Args:
         config: `default_config()` with changes; its section `data` is not read.
-        data: the data, whose inputs are vectors.
+        data: the data.
         model: as in `build_recipe`.
         silent: whether to show no progress bar.
 
@@ -107,7 +114,10 @@ def train_in_memory(
     return Trained(
         predict=method.predict,
         variables=to_host(parallel.unreplicate(classifier)),
-        moments=vector_moments(data.splits["train"]),
+        kind=data.kind,
+        shape=data.image_shape,
+        vocabulary=data.source.vocabulary,
+        scaling=scaling_of(data.splits["train"]),
         losses=np.array(losses),
         files={
             "weights": weight_arrays(data, classes, epoch),
@@ -126,7 +136,8 @@ def _check_logits(model: nn.Module, data: Data) -> None:
     except Exception as error:
         raise UsageError(
             f"module is a {type(model).__name__}, which cannot be applied to {data.blank().shape} "
-            f"({first_line(error)}), expected one that maps [n, {data.image_shape[0]}] to logits: change it"
+            f"({first_line(error)}), expected one that maps [n, {', '.join(map(str, data.image_shape))}] to "
+            f"logits: change it"
         ) from error
     if shape != (1, data.source.num_classes):
         raise UsageError(

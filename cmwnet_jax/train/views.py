@@ -93,21 +93,12 @@ def scaling_of(train: Raw | StreamedSplit) -> Scaling:
     if kind == kinds.TOKENS:
         return Scaling()
     if kind == kinds.VECTORS:
-        mean, std = vector_moments(train)
+        mean, std = column_moments(_chunks(train))
         return Scaling(mean, 1 / std)
     rows = np.unique(np.linspace(0, len(train) - 1, _SAMPLE).astype(np.int32))
     mean, std = pixel_moments(train.image if isinstance(train, Raw) else train.read(rows).image)
     scale = 1 / (255 * std)
     return Scaling(mean * (255 * scale), scale)
-
-
-def vector_moments(train: Raw | StreamedSplit) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column, [d] float32 each, by which vectors are standardised.
-
-    Args:
-        train: the training split, of vectors.
-    """
-    return column_moments(_chunks(train))
 
 
 def _chunks(split: Raw | StreamedSplit) -> Iterator[np.ndarray]:

@@ -13,11 +13,11 @@ from cmwnet_jax.data.builders import tables
 from cmwnet_jax.data.builders.base import LocalBuilder
 from cmwnet_jax.data.builders.contents import Contents, InMemory, digest
 from cmwnet_jax.data.builders.raw_files import raw_error
+from cmwnet_jax.errors import UsageError
 
 _NEEDED = ("train_x", "train_y", "test_x", "test_y")
 _OPTIONAL = ("train_true", "ids", "paths", "class_names", "words")
 _SHAPES = "[N, d] floats (vectors), [N, length] whole numbers (tokens) or [N, h, w, 1 or 3] uint8 (images)"
-_MOST_TOKENS = 2**24
 
 
 class Arrays(LocalBuilder):
@@ -144,13 +144,10 @@ def _input(name: str, x: np.ndarray, root: Path) -> np.ndarray:
     if x.dtype == np.uint8 and x.ndim == 4 and x.shape[-1] in (1, 3):
         return x
     if x.ndim == 2 and x.dtype.kind in "iu":
-        if x.min() < 0 or x.max() >= _MOST_TOKENS:
-            raise raw_error(
-                root,
-                f"where {name} has {x.min()} to {x.max()}, expected tokens from {kinds.PADDING} (padding) to "
-                f"{_MOST_TOKENS - 1}, or floats for vectors",
-            )
-        return x.astype(np.int32)
+        try:
+            return kinds.check_tokens(name, x)
+        except UsageError as error:
+            raise raw_error(root, f"where {error}") from error
     if x.ndim == 2 and x.dtype.kind not in "bU":
         problem = f"data.raw_dir is {str(root)!r}, where {name} cannot be used"
         return to_float32({name: x}, problem, "scale it")[name]
