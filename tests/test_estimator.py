@@ -180,7 +180,8 @@ def test_what_does_not_fit_small_data_is_lowered():
     assert (config.batch_size, config.weight_net.num_meta_classes, config.warmup_epochs) == (8, 2, 3)
     assert config.optimizer.momentum == 0.5
     assert make_config(arguments, {"warmup_epochs": 9}, 5, np.array([3, 4, 4])).warmup_epochs == 9
-    two = cmw.CMWNetClassifier(**TINY).fit(X[[0, 1, 2, 6, 7]], Y[[0, 1, 2, 6, 7]])
+    rows = [0, 1, 2, 6]  # of one class, a single example
+    two = cmw.CMWNetClassifier(**TINY).fit(X[rows], Y[rows])
     assert two.predict(X[:1]).tolist() in (["a"], ["b"])
 
 
@@ -225,6 +226,7 @@ def test_a_wrong_argument_is_named(fields, message):
             Y[[0, 1, 6]],
             "a batch comes to 3 examples, expected at least one for each of 4 devices",
         ),
+        (X, np.array([None, *Y[1:]], object), "y has labels that cannot be sorted .*, expected one for each"),
         (X[:5], Y[:4], "inconsistent numbers of samples"),
         (np.where(X > 2, np.nan, X), Y, "NaN"),
         (X * 1e300, Y, "infinity or a value too large"),

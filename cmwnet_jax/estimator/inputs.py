@@ -8,7 +8,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
 from cmwnet_jax.data import kinds
-from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.errors import UsageError, first_line, unknown_name
 from cmwnet_jax.train.in_memory import Trained
 
 _CHECKS = {kinds.IMAGES: kinds.check_images, kinds.TOKENS: kinds.check_tokens}
@@ -34,9 +34,15 @@ def check_training_data(estimator: BaseEstimator, kind: str, X: Any, y: Any) -> 
     if kind == kinds.VECTORS:
         X, y = validate_data(estimator, X, y, dtype=np.float32)
     else:
-        X = validate_data(estimator, _CHECKS[kind]("X", np.asarray(X)), skip_check_array=True)
+        X, y = validate_data(estimator, _CHECKS[kind]("X", np.asarray(X)), y, skip_check_array=True)
         check_consistent_length(X, y)
-    check_classification_targets(y)
+    try:
+        check_classification_targets(y)
+    except TypeError as error:
+        raise UsageError(
+            f"y has labels that cannot be sorted ({first_line(error)}), expected one for each example, all of "
+            f"one kind: fill in missing ones or take the examples out"
+        ) from error
     return X, column_or_1d(y, warn=True)
 
 
