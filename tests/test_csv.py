@@ -1,6 +1,7 @@
 """The data set `csv`: tables of numbers and of paths to images."""
 
 import io
+import json
 import re
 
 import numpy as np
@@ -10,9 +11,11 @@ import pyarrow.parquet
 import pytest
 import raw_data
 from PIL import Image
+from test_audit import make_run, outline
 from test_builders import refused
 from test_train import small_config
 
+from cmwnet_jax.audit.write import write_audit
 from cmwnet_jax.data import sources
 from cmwnet_jax.data.human_labels import human_labels
 from cmwnet_jax.data.load import load_data
@@ -148,6 +151,24 @@ def test_texts_become_tokens_whose_words_are_known(tmp_path):
     found = [[data.source.words[number] for number in row if number] for row in data.splits["train"].image]
     assert found == [[word if word in shared else "[unknown]" for word in own] for own in texts_of]
     assert data.source.vocabulary == len(data.source.words) == 2 + len(shared)
+
+
+def test_the_gallery_shows_the_texts_or_else_the_words(tmp_path):
+    columns = texts()
+    fields = {"name": "csv", "dir": str(tmp_path / "data"), "raw_dir": str(written(tmp_path, columns))}
+    fields |= {"label_column": "kind", "texts": "tokens"}
+    names = {"id": [f"{row:05d}" for row in rows_of("train")]}
+    names["path"] = [columns["text"][row].upper() for row in rows_of("train")]  # told from the words
+    for name, left in (("texts", names), ("words", {"id": names["id"]})):
+        run = make_run(tmp_path / name, names=left, predictions__class_names=np.array(["c0", "c1", "c2"]))
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps({**config, "data": fields}))
+        write_audit([run], tmp_path / f"{name}_out")
+    source = sources.open("csv", fields["dir"])
+    tokens = sources.read(source).train.images
+    words = {" ".join(source.words[number] for number in row if number) for row in tokens}
+    for name, shown in (("texts", set(names["path"])), ("words", words)):
+        assert shown <= set(outline(tmp_path / f"{name}_out/gallery.html").texts)
 
 
 def changed(**new):

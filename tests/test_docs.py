@@ -86,8 +86,9 @@ def test_the_page_on_transfer(with_a_run, monkeypatch):
     assert namespace["metrics"]["weights"].shape == (200,)
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_page_on_data(tmp_path, monkeypatch):
-    """Its config is complete and its file can be read."""
+    """Its config is complete, its classifier predicts, and its file can be read."""
     monkeypatch.chdir(tmp_path)
     for split, name in itertools.product(("train", "test"), ("cat", "dog")):
         made_image = Path("photos", split, name, "1.jpg")

@@ -41,6 +41,7 @@ FILES = (
     "compare",
     "ablation",
     "digits",
+    "own_texts",
 )
 # Beyond their cells: what the files say can be asked for.
 MORE = {
@@ -48,6 +49,7 @@ MORE = {
         *(f"mnist,none,{method}" for method in ("cmwnet_ldam", "ldam_drw", "elr", "mixup")),
         "cifar10,human_worse_label,cmwnet,K=2,meta=held_out,human_labels=human_labels.npz",
     ],
+    "own_texts": ["folder,category"],
     "digits": ["", "long_tail_10+symmetric_20,erm", "long_tail_5+asymmetric_60,mwnet"],
 }
 
