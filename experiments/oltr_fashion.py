@@ -60,9 +60,7 @@ def _second_stage(config: ConfigDict, args: ConfigDict, first: str) -> None:
         raise UsageError(f"{args.method} is stage two: append stage1=RUN of {first}")
     config.model.init = args.stage1
     config.num_epochs = max(1, args.epochs // 2)
-    config.optimizer.slow = (
-        ("Conv_*", "BatchNorm_*") if args.model == "small_cnn" else ("Dense_[01]/*", "Batch*")
-    )
+    config.optimizer.slow = ("Dense_[01]/*", "BatchNorm_*")
     if config.method == "oltr":
         config.oltr.balanced = args.method != "oltr_unbalanced"
         config.optimizer.slow = (*config.optimizer.slow, "memory/centroids")
