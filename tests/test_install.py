@@ -62,6 +62,12 @@ def test_a_missing_extra_is_one_sentence_with_the_line_for_pip():
     assert issubclass(errors.MissingExtra, (ImportError, cmw.UsageError))
 
 
+def test_a_message_lists_names_only_if_they_are_few():
+    assert "one of aa, ab; did" in str(errors.unknown_name("x", "ac", ["aa", "ab"]))
+    many = str(errors.unknown_name("x", "name1", [f"name{i}_" for i in range(99)]))
+    assert len(many) < 100 and many.endswith("did you mean 'name1_'?")
+
+
 def distributions_of_the_core():
     """Names of the distributions that pip installs with the wheel alone, as far as they are installed here."""
     found, todo = {}, [(requirement.name, "") for requirement in CORE]

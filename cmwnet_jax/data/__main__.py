@@ -74,12 +74,13 @@ def describe() -> None:
 
 def _summary(config, data: Data) -> list[str]:
     biased = data.biased
-    wrong = f"{100 * biased.wrong_rate:.2f}%" if biased.truth_known else "unknown"
+    wrong = "how many of their labels are wrong is not known"
+    if biased.truth_known:
+        wrong = f"{100 * biased.wrong_rate:.2f}% of their labels are wrong"
     lines = [
         f"data set {data.source.name}: {len(data.true_labels)} training and {len(data.test_labels)} test "
         f"examples, {data.source.num_classes} classes, {data.kind} {' x '.join(map(str, data.image_shape))}",
-        f"bias {data.record.name!r}, seed {data.record.seed}: {len(biased.ids)} examples are kept, {wrong} of "
-        f"their labels are wrong",
+        f"bias {data.record.name!r}, seed {data.record.seed}: {len(biased.ids)} examples are kept, {wrong}",
         f"meta set: {config.meta_set.kind}"
         + ("" if data.record.held_out is None else f", {len(data.record.held_out)} examples set apart"),
     ]
