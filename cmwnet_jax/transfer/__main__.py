@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from rich.table import Table
+from rich.table import Column, Table
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError, unknown_name
@@ -51,7 +51,7 @@ def show(path: str) -> None:
     saved = load_weight_net(path)
     screen = console()
     screen.print(f"weight net of {path}", soft_wrap=True)
-    known = Table(show_header=False)
+    known = Table("", Column(overflow="fold"), show_header=False)
     for row in facts(saved).items():
         known.add_row(*row)
     screen.print(known)
@@ -65,9 +65,15 @@ def show(path: str) -> None:
     save_weighting_functions(
         {"grid": (grid := np.linspace(0, saved.loss_range[1], 200)), "functions": saved.functions(grid)}
         | {"centers": saved.centers},
+        _learned_on(saved),
         picture,
     )
     screen.print(f"picture: {picture}", soft_wrap=True)
+
+
+def _learned_on(saved: SavedWeightNet) -> str:
+    found = [saved.provenance[name] for name in ("dataset", "bias") if saved.provenance.get(name)]
+    return f"learned on {', '.join(map(str, found))}" if found else "weighting functions"
 
 
 def write_card(path: str) -> None:

@@ -12,7 +12,8 @@ It checks that
   bit, as one that nothing disturbs;
 - so does one that a job of higher priority displaces (PreemptMode=REQUEUE with a grace time);
 - so does a sweep of two array jobs, one of which is stopped;
-- plain `scancel` ends a job for good.
+- a job whose processes are still starting is requeued by that signal, too;
+- `scancel` without a signal ends a job for good.
 
 Exit status: 0 if all of it holds; 1 if not, and then the files are kept. --keep keeps them in any case.
 """
@@ -141,7 +142,10 @@ class Cluster:
 
     def _start(self, command: list[str], is_up: Callable[[], bool]) -> None:
         with (self.folder / f"{command[0]}.out").open("w") as out:
-            daemon = subprocess.Popen(command, env=self.environment, stdout=out, stderr=out)
+            # In a session of its own, so that Ctrl-C ends it only after its jobs.
+            daemon = subprocess.Popen(
+                command, env=self.environment, stdout=out, stderr=out, start_new_session=True
+            )
         self._daemons.append(daemon)
         wait(f"{command[0]} to start", lambda: daemon.poll() is not None or is_up(), 30)
         if daemon.poll() is not None:
@@ -165,6 +169,15 @@ class Cluster:
         """The fields of `scontrol show job`."""
         shown = self.call("scontrol", "--oneliner", "show", "job", number).splitlines()[0]
         return dict(field.partition("=")[::2] for field in shown.split() if "=" in field)
+
+    def end_of(self, number: str) -> tuple[str, int]:
+        """(state, how often it was requeued) of a job."""
+        job = self.job(number)
+        return job["JobState"], int(job["Restarts"])
+
+    def was_saved(self, name: str) -> bool:
+        """Whether a run that a signal stopped says in its log that it is saved."""
+        return "are done and saved in" in (self.folder / f"{name}.log").read_text()
 
     def ended(self, number: str) -> bool:
         """Whether a job has ended for good."""
@@ -223,7 +236,7 @@ def start_run(cluster: Cluster, name: str) -> tuple[str, Path]:
 
 
 def try_runs(cluster: Cluster) -> None:
-    """A run is stopped by a signal, by a job of higher priority, and for good."""
+    """A run goes on after a signal, and after a job of higher priority."""
     job, whole = start_run(cluster, "whole")
     wait("a run", lambda: cluster.ended(job))
     check(cluster.job(job)["JobState"] == "COMPLETED", "a run of two processes ends")
@@ -232,10 +245,8 @@ def try_runs(cluster: Cluster) -> None:
     wait("three epochs", lambda: epochs_done(run) >= 3)
     cluster.call("scancel", "--signal=TERM", job)
     wait("the run", lambda: cluster.ended(job))
-    last = cluster.job(job)
-    log = (cluster.folder / "signalled.log").read_text()
-    check("are done and saved in" in log, "scancel --signal=TERM stops a run, which saves")
-    check((last["JobState"], last["Restarts"]) == ("COMPLETED", "1"), "its job is requeued, once, and ends")
+    check(cluster.was_saved("signalled"), "scancel --signal=TERM stops a run, which saves")
+    check(cluster.end_of(job) == ("COMPLETED", 1), "its job is requeued, once, and ends")
     check(numbers(run) == numbers(whole), "with the numbers of the undisturbed run, bit by bit")
 
     job, run = start_run(cluster, "displaced")
@@ -245,18 +256,26 @@ def try_runs(cluster: Cluster) -> None:
     wait("the urgent job", lambda: cluster.ended(other))
     check(not (run / "result.json").exists(), "a job of higher priority displaces a run")
     wait("the run", lambda: cluster.ended(job))
-    log = (cluster.folder / "displaced.log").read_text()
-    check("are done and saved in" in log, "which saves")
-    check(cluster.job(job)["JobState"] == "COMPLETED", "and goes on afterwards")
+    check(cluster.was_saved("displaced"), "which saves")
+    check(cluster.end_of(job)[0] == "COMPLETED", "and goes on afterwards")
     check(numbers(run) == numbers(whole), "with the numbers of the undisturbed run, bit by bit")
 
-    job, run = start_run(cluster, "cancelled")
-    wait("an epoch", lambda: epochs_done(run) >= 1)
+
+def try_start(cluster: Cluster) -> None:
+    """A signal that comes while the processes start is not lost; scancel without a signal ends a job."""
+    job, run = start_run(cluster, "early")
+    wait("the job to start", lambda: cluster.job(job)["JobState"] == "RUNNING")
+    time.sleep(3)
+    cluster.call("scancel", "--signal=TERM", job)
+    wait("an epoch", lambda: epochs_done(run) >= 1 or cluster.ended(job))
+    check(
+        cluster.end_of(job) == ("RUNNING", 1),
+        "a job is requeued, too, if the signal comes before the first step",
+    )
     cluster.call("scancel", job)
     wait("its end", lambda: cluster.ended(job), 60)
     time.sleep(15)
-    last = cluster.job(job)
-    check((last["JobState"], last["Restarts"]) == ("CANCELLED", "0"), "scancel alone ends a job for good")
+    check(cluster.end_of(job) == ("CANCELLED", 1), "scancel alone ends a job for good")
 
 
 def try_sweep(cluster: Cluster) -> None:
@@ -276,8 +295,8 @@ def try_sweep(cluster: Cluster) -> None:
     wait("three epochs", lambda: epochs_done(second) >= 3)
     cluster.call("scancel", "--signal=TERM", f"{jobs}_2")
     wait("the sweep", lambda: cluster.ended(f"{jobs}_1") and cluster.ended(f"{jobs}_2"))
-    ends = [(job["JobState"], job["Restarts"]) for job in (cluster.job(f"{jobs}_{i}") for i in (1, 2))]
-    check(ends == [("COMPLETED", "0"), ("COMPLETED", "1")], "of two array jobs the stopped one is requeued")
+    ends = [cluster.end_of(f"{jobs}_{i}") for i in (1, 2)]
+    check(ends == [("COMPLETED", 0), ("COMPLETED", 1)], "of two array jobs the stopped one is requeued")
     folders = sorted(path.parent.relative_to(whole) for path in whole.rglob("result.json"))
     same = all(numbers(runs / folder) == numbers(whole / folder) for folder in folders)
     check(len(folders) == 2 and same, "their runs have the numbers of the sweep without Slurm, bit by bit")
@@ -298,6 +317,7 @@ def main() -> int:
         with cluster.running():
             try_sweep(cluster)
             try_runs(cluster)
+            try_start(cluster)
     except Failed as failed:
         print(f"{failed}\nthe logs are in {folder}", file=sys.stderr)
         status = 1
