@@ -198,10 +198,10 @@ def test_each_method_looks_ahead_as_the_config_says(method, monkeypatch):
 
 def test_adams_weight_decay_is_coupled_as_torchs_is():
     """The first step of Adam is the sign of the gradient with the decay in it, whatever their sizes."""
-    config = small_config(optimizer__name="adam", optimizer__weight_decay=100.0, optimizer__learning_rate=0.1)
+    config = small_config(optimizer__name="adam", optimizer__weight_decay=100.0, optimizer__learning_rate=0.05)
     made = make_optimizer(config, learning_rate_schedule(config, 20))
     params, _ = moved(made, steps=1)
-    expected = jax.tree.map(lambda p, g: p - 0.1 * jnp.sign(g + 100 * p), PARAMS, GRADS)
+    expected = jax.tree.map(lambda p, g: p - 0.05 * jnp.sign(g + 100 * p), PARAMS, GRADS)
     jax.tree.map(lambda got, wanted: np.testing.assert_allclose(got, wanted, rtol=1e-5), params, expected)
 
 
