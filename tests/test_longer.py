@@ -28,6 +28,8 @@ def contents(folder):
 
 
 def arrays_on_the_devices():
+    """As after a run of a sweep, which trains many in one process."""
+    jax.clear_caches()
     gc.collect()
     return len(jax.live_arrays())
 
@@ -66,7 +68,7 @@ def test_two_epochs_then_four_are_four_bit_for_bit(changes, finished, tmp_path, 
     else:
         stopped_after(1, short, run, monkeypatch)
     result = train(long, run)
-    assert arrays_on_the_devices() <= left  # a sweep trains many runs in one process
+    assert arrays_on_the_devices() <= left
     pairs = zip(final_arrays(long, tmp_path / "whole"), final_arrays(long, run), strict=True)
     for (path, expected), (_, got) in pairs:
         np.testing.assert_array_equal(got, expected, err_msg=jax.tree_util.keystr(path))
