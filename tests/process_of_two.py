@@ -1,12 +1,13 @@
-"""One process of a run of several: `python process_of_two.py PORT PROCESSES PROCESS NORMALIZE OUTPUT`.
+"""One process of a run of several: `python process_of_two.py PORT PROCESSES PROCESS OUTPUT`.
 
-Takes 20 meta steps of the float64 problem, four devices in all, and the first process writes the end.
+Takes 20 meta steps of the float64 problem, four devices in all, with each of two normalisations, and the first
+process writes the ends.
 """
 
 import os
 import sys
 
-port, processes, process, normalize, output = sys.argv[1:]
+port, processes, process, output = sys.argv[1:]
 processes, process = int(processes), int(process)
 os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={4 // processes}"  # the last one counts
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -24,8 +25,7 @@ from problems import batch, flat  # noqa: E402
 from test_meta_step import make  # noqa: E402
 
 
-def main() -> None:
-    assert parallel.device_count() == 4
+def end_of(normalize: str) -> dict[str, np.ndarray]:
     step, state = make(normalize, axis_name=parallel.AXIS)
     program, state = parallel.pmap(step), parallel.replicate(state)
     for seed in range(20):
@@ -34,10 +34,12 @@ def main() -> None:
         shares = [jax.tree.map(lambda x, r=r: np.asarray(x)[r], b) for b, r in zip(pair, rows, strict=True)]
         state, metrics = program(state, *shares)
     end, metrics = parallel.unreplicate((state, metrics))
-    if parallel.is_first():
-        names = ("params", "weight_params", "model_state")
-        arrays = {name: flat(getattr(end, name)) for name in names}
-        np.savez(output, **arrays, meta_loss=metrics["meta_loss"], objective=metrics["objective"])
+    arrays = {name: flat(getattr(end, name)) for name in ("params", "weight_params", "model_state")}
+    arrays |= {name: metrics[name] for name in ("meta_loss", "objective")}
+    return {f"{normalize}/{name}": array for name, array in arrays.items()}
 
 
-main()
+assert parallel.device_count() == 4
+ends = end_of("sum") | end_of("mean")
+if parallel.is_first():
+    np.savez(output, **ends)

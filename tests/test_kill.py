@@ -129,9 +129,7 @@ def run_under_fire(tmp_path, path, signals):
 
 
 @pytest.mark.whole_runs
-@pytest.mark.parametrize(
-    ("path", "signals"), [("device", (_KILL, _KILL, _KILL, _TERM)), ("stream", (_KILL, _TERM))]
-)
+@pytest.mark.parametrize(("path", "signals"), [("device", (_KILL, _TERM, _KILL)), ("stream", (_KILL, _TERM))])
 def test_a_run_under_fire_ends_as_one_in_peace(path, signals, tmp_path):
     run_under_fire(tmp_path, path, signals)
 
