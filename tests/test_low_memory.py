@@ -43,7 +43,7 @@ def low_memory(make_objective=lambda objective: objective, **changes):
     } | changes
     _, state = make(**OPTIMIZERS)
     in_passes = cmw.make_low_memory_step(**arguments)
-    for name in ("compile", "micro_batches", "donate"):
+    for name in ("compile", "micro_batches", "donate", "shared_forward"):
         arguments.pop(name, None)
     return cmw.make_meta_step(**arguments), in_passes, state
 
@@ -73,11 +73,12 @@ def test_the_passes_make_the_same_step(normalize, make_objective):
 
 
 @pytest.mark.usefixtures("x64")
-def test_the_passes_are_mapped_over_devices():
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_passes_are_mapped_over_devices(shared):
     step, _, state = low_memory(with_base)
-    _, in_passes, _ = low_memory(
-        with_base, axis_name="devices", compile=functools.partial(jax.pmap, axis_name="devices"), donate=True
-    )
+    mapped = functools.partial(jax.pmap, axis_name="devices")
+    changes = {"axis_name": "devices", "compile": mapped, "donate": True, "shared_forward": shared}
+    _, in_passes, _ = low_memory(with_base, **changes)
     examples = batch(0, 16), batch(1, 8)
     expected = jax.jit(step)(state, *examples)
     states = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
@@ -162,6 +163,7 @@ def only(*names):
 def test_a_virtual_filter_is_a_step_of_rate_zero_elsewhere(names):
     """Its meta-gradient against automatic differentiation of the masked virtual step, by both forms."""
     step, in_passes, state = low_memory(virtual_filter=only(*names))
+    _, shared, _ = low_memory(virtual_filter=only(*names), shared_forward=True)
     examples = batch(0, N), batch(1, M)
     net, _ = weight_net()
     objective = cmw.classification_objective(apply, meta_classes())
@@ -177,13 +179,19 @@ def test_a_virtual_filter_is_a_step_of_rate_zero_elsewhere(names):
         return cmw.classification_meta_loss(apply)(moved, state.model_state, examples[1], state.rng)
 
     value, gradient = jax.value_and_grad(meta_loss)(state.weight_params)
-    results = jax.jit(step)(state, *examples), in_passes(state, *examples)
+    results = [each(state, *examples) for each in (jax.jit(step), in_passes, shared)]
     for new, metrics in results:
         moved = flat(state.weight_params) - flat(new.weight_params)
         np.testing.assert_allclose(moved, flat(gradient), rtol=0, atol=1e-12)
         np.testing.assert_allclose(metrics["meta_loss"], value, rtol=1e-12)
         assert np.all(np.asarray(new.params["scale"] != state.params["scale"]))  # the real step moves all
-    assert_equal(results[1], results[0])
+    for result in results[1:]:
+        assert_equal(result, results[0])
+
+
+def test_nothing_is_shared_with_delayed_weights():
+    with pytest.raises(cmw.UsageError, match="shared_forward is True, but with delayed_weights"):
+        low_memory(shared_forward=True, delayed_weights=True)
 
 
 @pytest.mark.usefixtures("x64")

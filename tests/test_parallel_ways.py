@@ -80,9 +80,9 @@ def plain(axis_name):
     return lambda state, batch, meta_batch: step(state, batch), make(**OPTIMIZERS)[1]
 
 
-def low_memory(axis_name):
-    """Its four functions in the one program that is mapped."""
-    step = cmw.make_low_memory_step(**arguments_of(axis_name), compile=lambda f, **options: f)
+def low_memory(axis_name, **options):
+    """Its functions in the one program that is mapped."""
+    step = cmw.make_low_memory_step(**arguments_of(axis_name), **options, compile=lambda f, **options: f)
     return step, make(**OPTIMIZERS)[1]
 
 
@@ -91,6 +91,7 @@ STEPS = {
     "weighted": weighted,
     "plain": plain,
     "low_memory": low_memory,
+    "shared forward": functools.partial(low_memory, shared_forward=True),
     "l2rw": lambda axis_name: test_free_weights.make("l2rw", size=24, axis_name=axis_name),
     "soft_labels": test_soft_labels.whole_step,
 }

@@ -69,20 +69,26 @@ def test_independent_examples_cost_less():
         assert program.flops <= most * erm.flops, (delayed, size)
 
 
-def test_the_low_memory_step_of_a_residual_network():
-    """A ResNet-8: the peak of plain training, at 12 forward passes where the one program takes 10 and ERM 3."""
+@pytest.mark.parametrize(("shared", "flops", "peak"), [(False, 12, 1.35), (True, 11, 1.6)])
+def test_the_low_memory_step_of_a_residual_network(shared, flops, peak):
+    """A ResNet-8, near the peak of plain training, at 12 or 11 forward passes: the default takes 10, ERM 3."""
     task = Task("resnet20", 32, (), (16, 16, 3), {"depth": 8})
     arguments, state = step_tasks.parts(task, jnp.float32)
     batch, meta_batch = step_tasks.examples(task)
     erm = Program(cmw.make_weighted_step(objective=arguments["objective"], optimizer=arguments["optimizer"]))
     meta, passes = Program(cmw.make_meta_step(**arguments)), []
-    step = cmw.make_low_memory_step(**arguments, compile=lambda f: passes.append(Program(f)) or passes[-1])
+    compile = {"compile": lambda f: passes.append(Program(f)) or passes[-1]}
+    step = cmw.make_low_memory_step(**arguments, **compile, shared_forward=shared)
     erm(state, batch)
     gradients = [vector(s(state, batch, meta_batch)[0].weight_opt_state[0]) for s in (meta, step)]
     assert cosine(*gradients) > 0.99999
     assert 3 * erm.flops < meta.flops <= 3.5 * erm.flops
-    assert 3.8 * erm.flops < sum(program.flops for program in passes) <= 4.05 * erm.flops
-    assert max(program.temporary_bytes for program in passes) <= 1.35 * erm.temporary_bytes
+    assert (
+        (flops / 3 - 0.2) * erm.flops
+        < sum(program.flops for program in passes)
+        <= (flops / 3 + 0.05) * erm.flops
+    )
+    assert max(program.temporary_bytes for program in passes) <= peak * erm.temporary_bytes
     assert meta.temporary_bytes > 1.5 * erm.temporary_bytes
 
 

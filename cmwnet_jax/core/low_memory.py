@@ -6,7 +6,8 @@ derivative of the meta loss by the normalised weight of example i is `-alpha * <
 v is the gradient of the meta loss at the virtual parameters. One `jax.jvp` of the terms along v gives all
 these products and stores no activations. In units of one forward pass, the costs are: virtual gradient 3, v 3,
 products 3, real gradient 3. The total is 12, against 10 for `make_meta_step` and 3 for plain training. With
-`delayed_weights`, the virtual gradient is also the real one, and the total is 9.
+`delayed_weights`, the virtual gradient is also the real one, and the total is 9. With `shared_forward`, one
+forward pass serves products and real gradient (forward 1, products 2, backward 2), and the total is 11.
 """
 
 from collections.abc import Callable
@@ -45,6 +46,7 @@ from cmwnet_jax.core.types import (
     VirtualFilter,
     WeightFn,
 )
+from cmwnet_jax.errors import UsageError
 
 
 def make_low_memory_step(
@@ -59,6 +61,7 @@ def make_low_memory_step(
     axis_name: str | None = None,
     virtual_filter: VirtualFilter | None = None,
     delayed_weights: bool = False,
+    shared_forward: bool = False,
     micro_batches: int = 1,
     compile: Callable[..., Callable] = jax.jit,
     donate: bool = False,
@@ -70,9 +73,12 @@ def make_low_memory_step(
         virtual_lr, normalize, axis_name, virtual_filter: as in `make_meta_step`.
         delayed_weights: as in `make_meta_step`. It saves the last of the four programs; in return, the new
             parameters and optimiser state are kept beside the old ones until the end of the step.
+        shared_forward: whether the last two programs are one, whose forward pass serves both. This saves one of
+            12 forward passes; in return, its activations are kept while the products are computed. Not with
+            `delayed_weights`, whose last program is saved anyway.
         micro_batches: number of parts into which both batches are cut, processed in sequence; see
             `objective_in_micro_batches`.
-        compile: applied to each of the four functions; with `axis_name`, use
+        compile: applied to each of the functions; with `axis_name`, use
             `functools.partial(jax.pmap, axis_name=axis_name)`.
         donate: whether the last program may overwrite the old state, which cannot be used afterwards; that
             program is compiled with `donate_argnums=(0,)`. With `delayed_weights`, nothing is overwritten.
@@ -82,7 +88,8 @@ def make_low_memory_step(
         it: XLA would merge the passes and keep the activations.
 
     Raises:
-        UsageError: as `make_meta_step`; `micro_batches` is below 1 or does not divide a batch.
+        UsageError: as `make_meta_step`; `micro_batches` is below 1 or does not divide a batch; or both
+            `shared_forward` and `delayed_weights` are asked for.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -102,12 +109,18 @@ def make_low_memory_step(
         >>> int(state.step), metrics["weights"].shape
         (1, (2,))
     """
+    if shared_forward and delayed_weights:
+        raise UsageError(
+            "shared_forward is True, but with delayed_weights there is no second forward pass that could be "
+            "shared: set one of the two to False"
+        )
     if micro_batches != 1:
         objective = objective_in_micro_batches(objective, micro_batches)
         meta_loss = meta_loss_in_micro_batches(meta_loss, micro_batches)
     parts = _Parts(
         objective,
         weight_fn,
+        weight_optimizer,
         normalization(normalize, axis_name),
         schedule_of(virtual_lr),
         virtual_filter,
@@ -115,9 +128,12 @@ def make_low_memory_step(
     )
     virtual_step = compile(_first_pass(parts, optimizer if delayed_weights else None))
     meta_gradient = compile(_meta_pass(meta_loss, axis_name))
-    update_weight_net = compile(_weight_pass(parts, weight_optimizer))
     over_the_old = {"donate_argnums": (0,)} if donate else {}
-    update = None if delayed_weights else compile(_last_pass(parts, optimizer), **over_the_old)
+    if shared_forward:
+        update_both = compile(_shared_pass(parts, optimizer), **over_the_old)
+    else:
+        update_weight_net = compile(_weight_pass(parts))
+        update = None if delayed_weights else compile(_last_pass(parts, optimizer), **over_the_old)
 
     def step(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
         check_not_empty(batch=batch, meta_batch=meta_batch)
@@ -125,13 +141,16 @@ def make_low_memory_step(
         virtual, *updated = virtual_step(state, batch)
         meta_loss_value, direction = meta_gradient(state, virtual, meta_batch)
         del virtual  # these are as large as the parameters, and not needed any more
-        changes, meta_grad_norm = update_weight_net(state, batch, direction, meta_loss_value)
-        del direction
-        if delayed_weights:
-            new_state, metrics = updated
-            new_state = new_state.replace(**changes)
+        if shared_forward:
+            new_state, metrics, meta_grad_norm = update_both(state, batch, direction, meta_loss_value)
         else:
-            new_state, metrics = update(state.replace(**changes), batch)
+            changes, meta_grad_norm = update_weight_net(state, batch, direction, meta_loss_value)
+            del direction
+            if delayed_weights:
+                new_state, metrics = updated
+                new_state = new_state.replace(**changes)
+            else:
+                new_state, metrics = update(state.replace(**changes), batch)
         return new_state, {**metrics, "meta_loss": meta_loss_value, "meta_grad_norm": meta_grad_norm}
 
     step.delayed_weights = delayed_weights
@@ -143,17 +162,44 @@ class _Parts(NamedTuple):
 
     objective: ObjectiveFn
     weight_fn: WeightFn
+    weight_optimizer: optax.GradientTransformation
     normalized: Callable[[jax.Array], jax.Array]
     learning_rate: optax.Schedule
     virtual_filter: VirtualFilter | None
     axis_name: str | None
 
-    def weighted(self, state: MetaState, batch: PyTree) -> tuple[Linear, Weighted]:
-        """A forward and a backward pass with the state's weight net."""
+    def linear(self, state: MetaState, batch: PyTree) -> Linear:
+        """A forward pass."""
         rng, _ = step_rngs(state, self.axis_name)
-        linear = linearize(self.objective, state, batch, rng, self.axis_name)
+        return linearize(self.objective, state, batch, rng, self.axis_name)
+
+    def weighted(self, state: MetaState, linear: Linear) -> Weighted:
+        """A backward pass with the state's weight net."""
         weights = self.weight_fn(state.weight_params, linear.losses, linear.meta_class)
-        return linear, weigh(linear, weights, self.normalized, self.axis_name)
+        return weigh(linear, weights, self.normalized, self.axis_name)
+
+    def learned(
+        self, state: MetaState, products: jax.Array, losses: jax.Array, meta_class: jax.Array, meta_loss_value
+    ) -> tuple[dict[str, PyTree], jax.Array]:
+        """The weight-net fields after Eq. 8, from each term's product with v, and the meta-gradient's norm."""
+
+        def meta_loss_to_first_order(weight_params):
+            weights = checked_weights(self.weight_fn(weight_params, losses, meta_class), losses)
+            return -self.learning_rate(state.step) * jnp.sum(self.normalized(weights) * products)
+
+        # Sum over all devices, because examples are summed; v is already the mean over devices.
+        own_weight_params = varying(state.weight_params, self.axis_name)
+        meta_grads = psum(jax.grad(meta_loss_to_first_order)(own_weight_params), self.axis_name)
+        weight_params, weight_opt_state = apply_optimizer(
+            "weight_optimizer",
+            self.weight_optimizer,
+            meta_grads,
+            state.weight_opt_state,
+            state.weight_params,
+            meta_loss_value,
+        )
+        changes = {"weight_params": weight_params, "weight_opt_state": weight_opt_state}
+        return changes, optax.tree.norm(meta_grads)
 
 
 def _first_pass(parts: _Parts, optimizer: optax.GradientTransformation | None):
@@ -163,7 +209,8 @@ def _first_pass(parts: _Parts, optimizer: optax.GradientTransformation | None):
     """
 
     def first_pass(state, batch):
-        linear, weighted = parts.weighted(state, batch)
+        linear = parts.linear(state, batch)
+        weighted = parts.weighted(state, linear)
         params, grads = (
             virtual_part(tree, state.params, parts.virtual_filter) for tree in (state.params, weighted.grads)
         )
@@ -177,9 +224,12 @@ def _first_pass(parts: _Parts, optimizer: optax.GradientTransformation | None):
 
 def _last_pass(parts: _Parts, optimizer: optax.GradientTransformation):
     """(state, batch) -> the new state and metrics (Eq. 9)."""
-    return lambda state, batch: update_classifier(
-        state, *parts.weighted(state, batch), optimizer, parts.axis_name
-    )
+
+    def last_pass(state, batch):
+        linear = parts.linear(state, batch)
+        return update_classifier(state, linear, parts.weighted(state, linear), optimizer, parts.axis_name)
+
+    return last_pass
 
 
 def _meta_pass(meta_loss: MetaLossFn, axis_name: str | None):
@@ -198,12 +248,11 @@ def _meta_pass(meta_loss: MetaLossFn, axis_name: str | None):
     return meta_pass
 
 
-def _weight_pass(parts: _Parts, weight_optimizer: optax.GradientTransformation):
+def _weight_pass(parts: _Parts):
     """(state, batch, v, meta loss) -> weight-net fields after Eq. 8, and the meta-gradient's norm."""
-    axis_name, virtual_filter = parts.axis_name, parts.virtual_filter
 
     def weight_pass(state, batch, direction, meta_loss_value):
-        batch_rng, _ = step_rngs(state, axis_name)
+        batch_rng, _ = step_rngs(state, parts.axis_name)
 
         def terms_at(part):
             params = with_virtual_part(state.params, part)
@@ -211,25 +260,31 @@ def _weight_pass(parts: _Parts, weight_optimizer: optax.GradientTransformation):
             check_objective(out)
             return out.terms, (out.losses, out.meta_class)
 
-        part = virtual_part(state.params, state.params, virtual_filter)
-        _, slopes, (losses, meta_class) = jax.jvp(terms_at, (part,), (direction,), has_aux=True)
-
-        def meta_loss_to_first_order(weight_params):
-            weights = checked_weights(parts.weight_fn(weight_params, losses, meta_class), losses)
-            return -parts.learning_rate(state.step) * jnp.sum(parts.normalized(weights) * slopes)
-
-        # Sum over all devices, because examples are summed; v is already the mean over devices.
-        own_weight_params = varying(state.weight_params, axis_name)
-        meta_grads = psum(jax.grad(meta_loss_to_first_order)(own_weight_params), axis_name)
-        weight_params, weight_opt_state = apply_optimizer(
-            "weight_optimizer",
-            weight_optimizer,
-            meta_grads,
-            state.weight_opt_state,
-            state.weight_params,
-            meta_loss_value,
-        )
-        changes = {"weight_params": weight_params, "weight_opt_state": weight_opt_state}
-        return changes, optax.tree.norm(meta_grads)
+        part = virtual_part(state.params, state.params, parts.virtual_filter)
+        _, products, beside = jax.jvp(terms_at, (part,), (direction,), has_aux=True)
+        return parts.learned(state, products, *beside, meta_loss_value)
 
     return weight_pass
+
+
+def _shared_pass(parts: _Parts, optimizer: optax.GradientTransformation):
+    """(state, batch, v, meta loss) -> the new state and metrics, and the meta-gradient's norm.
+
+    The pullback to the parameters is linear, and its transpose at v is the derivative of the terms along v.
+    """
+
+    def shared_pass(state, batch, direction, meta_loss_value):
+        linear = parts.linear(state, batch)
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        direction = varying(with_virtual_part(zeros, direction), parts.axis_name)
+        along = jax.linear_transpose(lambda *pair: linear.pullback(pair), linear.base, linear.terms)
+        _, products = along((direction,))
+        beside = linear.losses, linear.meta_class
+        changes, meta_grad_norm = parts.learned(state, products, *beside, meta_loss_value)
+        state = state.replace(**changes)
+        new_state, metrics = update_classifier(
+            state, linear, parts.weighted(state, linear), optimizer, parts.axis_name
+        )
+        return new_state, metrics, meta_grad_norm
+
+    return shared_pass
