@@ -204,6 +204,32 @@ def test_figures_are_drawn_of_what_is_there(tmp_path):
     assert [p.stem for p in save_column_figures({"x": unfinished}, tmp_path / "more")] == ["learning_curves"]
 
 
+def test_panels_side_by_side_share_axes_and_say_seeds_bands_and_classes(tmp_path, monkeypatch):
+    by_row = {}
+    for run in made(tmp_path):
+        if run.column == ("set", "sym_20"):
+            by_row.setdefault(run.row, []).append(run)
+            named = {"confusion": np.eye(C, dtype=int), "class_names": np.array(["cat", "dog", "owl"])}
+            np.savez(run.path / "evaluation.npz", **named)
+    by_row["mwnet"] = by_row["cmwnet_sl"][:1]
+    drawn = {}
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: drawn.update({path.stem: figure}))
+    save_column_figures(by_row, tmp_path / "figures")
+    for name, count in (("confusion", 3), ("loss_densities", 3), ("weighting", 2)):
+        panels = [axes for axes in drawn[name].axes if axes.get_title(loc="left")]
+        assert [axes.get_title(loc="left") for axes in panels] == [
+            "cmwnet_sl, 2 seeds",
+            *["erm, 2 seeds"] * (count == 3),
+            "mwnet, 1 seed",
+        ]
+        assert len({(axes.get_xlim(), axes.get_ylim()) for axes in panels}) == 1
+        assert [bool(axes.get_ylabel()) for axes in panels] == [True] + [False] * (count - 1)
+        assert "all seeds together" in drawn[name].get_supxlabel()
+        if name != "weighting":
+            assert [label.get_text() for label in panels[0].get_yticklabels()] == ["cat", "dog", "owl"]
+    assert drawn["learning_curves"].legends[0].get_title().get_text().endswith("band: lowest to highest")
+
+
 def sheet(monkeypatch, path, arrays):
     """(heading, annotations of each picture, boxes of all texts in dots) of a sheet of corrected labels."""
     drawn = []

@@ -107,15 +107,16 @@ def _save(methods: Mapping[str, Sequence[Found]], folder: Path) -> Path:
             _draw_errors(calibrated, arrays, f"{drawing.literal(method)}, {drawing.seeds(count)}", style)
             _draw_curves(curves, arrays, style)
         calibrated.set(ylabel="wrong among the accepted (%)", xlim=(0, 100), ylim=(0, None))
-        calibrated.set_title("thresholds from calibration images, at the coverage asked for", fontsize=10)
-        curves.set_title("all thresholds on the test split; faint: trained for one coverage", fontsize=10)
+        calibrated.set_title("thresholds from calibration images", fontsize=10)
+        curves.set_title("all thresholds on the test split", fontsize=10)
         for axes in (calibrated, curves):
             axes.set_xlabel("coverage: share of the examples that is accepted (%)")
             axes.grid(alpha=0.25)
         figure.legend(
             *calibrated.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False
         )
-        figure.supxlabel("lines: mean over seeds; bands: lowest to highest", **drawing.NOTE)
+        note = "lines: mean over seeds; bands: lowest to highest; faint: trained for one coverage each"
+        figure.supxlabel(note, **drawing.NOTE)
         figure.savefig(folder / "risk_coverage.png", dpi=150)
     return folder / "risk_coverage.png"
 

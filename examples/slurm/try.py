@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "sinfo")
 GRACE_SECONDS = 60
+EPOCHS, WARMUP_EPOCHS = 30, 10
 PATIENCE_SECONDS = 1200
 END = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "BOOT_FAIL")
 
@@ -79,7 +80,7 @@ from experiments import digits
 
 def get_config(arg):
     config = digits.get_config(arg)
-    config.num_epochs = {epochs}
+    config.num_epochs, config.warmup_epochs = {epochs}, {warmup}
     config.chunk_steps = 2
     config.watch.pictures_every_epochs = 0
     return config
@@ -242,7 +243,7 @@ def try_runs(cluster: Cluster) -> None:
     check(cluster.job(job)["JobState"] == "COMPLETED", "a run of two processes ends")
 
     job, run = start_run(cluster, "signalled")
-    wait("three epochs", lambda: epochs_done(run) >= 3)
+    wait("its weight net to learn", lambda: epochs_done(run) > WARMUP_EPOCHS)
     cluster.call("scancel", "--signal=TERM", job)
     wait("the run", lambda: cluster.ended(job))
     check(cluster.was_saved("signalled"), "scancel --signal=TERM stops a run, which saves")
@@ -250,7 +251,7 @@ def try_runs(cluster: Cluster) -> None:
     check(numbers(run) == numbers(whole), "with the numbers of the undisturbed run, bit by bit")
 
     job, run = start_run(cluster, "displaced")
-    wait("three epochs", lambda: epochs_done(run) >= 3)
+    wait("its weight net to learn", lambda: epochs_done(run) > WARMUP_EPOCHS)
     urgent = ("--partition=urgent", "--ntasks=2", f"--output={cluster.folder}/urgent.log", "--wrap=sleep 1")
     other = cluster.call("sbatch", "--parsable", *urgent).strip()
     wait("the urgent job", lambda: cluster.ended(other))
@@ -292,7 +293,7 @@ def try_sweep(cluster: Cluster) -> None:
     options = ("--array=1-2", f"--output={cluster.folder}/sweep_%a.log")
     jobs = cluster.submit("sweep.sbatch", *arguments, f"--workdir={runs}", options=options)
     second = runs / "long_tail_5+asymmetric_60/cmwnet/seed0"
-    wait("three epochs", lambda: epochs_done(second) >= 3)
+    wait("its weight net to learn", lambda: epochs_done(second) > WARMUP_EPOCHS)
     cluster.call("scancel", "--signal=TERM", f"{jobs}_2")
     wait("the sweep", lambda: cluster.ended(f"{jobs}_1") and cluster.ended(f"{jobs}_2"))
     ends = [cluster.end_of(f"{jobs}_{i}") for i in (1, 2)]
@@ -311,7 +312,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the daemons end, too
     folder = Path(tempfile.mkdtemp(prefix="slurm_"))
     cluster, status = Cluster(folder), 0
-    (folder / "config.py").write_text(CONFIG.format(epochs=30))
+    (folder / "config.py").write_text(CONFIG.format(epochs=EPOCHS, warmup=WARMUP_EPOCHS))
     print(cluster.call("sinfo", "--version").strip(), f"in {folder}", flush=True)
     try:
         with cluster.running():
