@@ -33,7 +33,8 @@ def save_contact_sheet(rows: Sequence[tuple[np.ndarray, Sequence[str], Sequence[
     columns = max(len(images) for images, _, _ in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"font.size": _POINTS, **_LITERAL}):
-        figure = Figure(figsize=(1.05 * columns, 1.3 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(1.05 * columns, 1.3 * len(rows) + 0.3), layout="constrained")
+        figure.suptitle("given labels; in bold: wrong ones")
         axes = figure.subplots(len(rows), columns, squeeze=False)
         for line, (images, given, true) in zip(axes, rows, strict=True):
             for axis in line:
