@@ -31,6 +31,7 @@ figcaption {{ font-size: 12px; color: #555; overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .2rem .55rem; text-align: right; border-bottom: 1px solid #ddd; }}
 th {{ font-weight: 600; }} th.name, td.name {{ text-align: left; overflow-wrap: anywhere; }}
+td.id {{ min-width: 5rem; }}
 """
 
 
@@ -131,7 +132,7 @@ def _chance(probability: float) -> str:
 
 def _rows(shown: Table, inputs: Inputs) -> str:
     lines = [
-        f'<tr><td>{rank}</td><td class="name">{_text(name)}</td><td>{_chance(chance)}</td>'
+        f'<tr><td>{rank}</td><td class="name id">{_text(name)}</td><td>{_chance(chance)}</td>'
         f'<td class="name">{_text(path or inputs.texts.get(row, ""))}</td></tr>'
         for rank, name, path, chance, row in zip(
             *(shown[name].tolist() for name in ("rank", "id", "path", "wrong_probability", "row")), strict=True

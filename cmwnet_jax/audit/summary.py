@@ -137,8 +137,9 @@ def _sentences(summary: Mapping) -> list[str]:
     ]
     if 2 * summary["contradicted"] < summary["unlikely_on_average"]:
         lines.append(
-            f"Wrong labels have probably been memorised: {summary['unlikely_on_average']:,} given classes had "
-            f"less than half of the probability on average over the epochs. The ranking is the same."
+            f"Wrong labels may have been memorised: {summary['unlikely_on_average']:,} given classes had less "
+            f"than half of the probability on average over the epochs, as happens if the classifier learned "
+            f"slowly, too. The ranking is the same."
         )
     if summary["first_estimated_are_wrong"] is not None:
         lines.append(
