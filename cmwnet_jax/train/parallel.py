@@ -1,6 +1,7 @@
 """Devices and processes: the only module that knows how many there are."""
 
 import contextlib
+import functools
 import os
 import pickle
 import tempfile
@@ -166,12 +167,16 @@ def _own_blocks(table: Table) -> Table:
 
 
 def _copied(tree: PyTree) -> PyTree:
-    count = jax.local_device_count()
-    stack = jax.jit(
-        lambda tree: jax.tree.map(lambda x: jnp.broadcast_to(x[None], (count, *x.shape)), tree),
+    return _stack_on(tuple(jax.local_devices()))(jax.device_put(tree, _over_devices()))
+
+
+@functools.cache
+def _stack_on(devices: tuple[jax.Device, ...]) -> Callable[[PyTree], PyTree]:
+    """One function per set of devices, so that arrays of known shapes are copied without compiling again."""
+    return jax.jit(
+        lambda tree: jax.tree.map(lambda x: jnp.broadcast_to(x[None], (len(devices), *x.shape)), tree),
         out_shardings=_over_devices(AXIS),
     )
-    return stack(jax.device_put(tree, _over_devices()))
 
 
 def _over_devices(*axes: str) -> jax.sharding.NamedSharding:
