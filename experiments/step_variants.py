@@ -90,6 +90,15 @@ class Step:
 
         return dataclasses.replace(cls.of(several, *batches), count=SCANNED)
 
+    @classmethod
+    def in_passes(cls, arguments: Mapping, *batches) -> "Step":
+        """Makes a low-memory step with these arguments, of several programs."""
+        passes = []
+        step = cmw.make_low_memory_step(
+            **arguments, compile=lambda function: passes.append(Program(function)) or passes[-1]
+        )
+        return cls(step, batches, passes)
+
 
 def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
     """Makes this package's variants, and their common initial state: after ten steps of plain training."""
@@ -105,10 +114,6 @@ def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
     last = cmw.make_meta_step(
         **arguments, virtual_filter=lambda p: {name: name in task.last_layers for name in p}
     )
-    passes = []
-    in_passes = cmw.make_low_memory_step(
-        **arguments, compile=lambda function: passes.append(Program(function)) or passes[-1]
-    )
     ways = {
         ERM: [erm],
         "frozen weight net": [frozen],
@@ -116,7 +121,10 @@ def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
         "meta step every 10 steps": [meta, *[frozen] * 9],
         "meta step, last layers": [Step.of(last, batch, meta_batch)],
         "meta step, quarter meta batch": [Step.of(meta_step, batch, quarter)],
-        "meta step, low memory": [Step(in_passes, (batch, meta_batch), passes)],
+        "meta step, low memory": [Step.in_passes(arguments, batch, meta_batch)],
+        "meta step, low memory, shared forward": [
+            Step.in_passes({**arguments, "shared_forward": True}, batch, meta_batch)
+        ],
     }
     delayed = cmw.make_meta_step(**arguments, delayed_weights=True)
     ways[f"{META}, delayed weights"] = [Step.of(delayed, batch, meta_batch)]

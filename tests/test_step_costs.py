@@ -36,6 +36,7 @@ def test_each_variant_costs_what_it_should():
         "meta step, last layers": (2.0, 2.0, 0.8),
         "meta step, quarter meta batch": (2.8, 2.5, 0.8),
         "meta step, low memory": (4.05, 1.35, 0.9999),
+        "meta step, low memory, shared forward": (3.75, 1.6, 0.9999),
         "meta step, delayed weights": (2.75, 3.5, 0.9999),
         SCANNED_ERM: (1.01, 1.2, None),
         SCANNED_META: (3.5, 2.6, None),
@@ -69,8 +70,8 @@ def test_independent_examples_cost_less():
         assert program.flops <= most * erm.flops, (delayed, size)
 
 
-@pytest.mark.parametrize(("shared", "flops", "peak"), [(False, 12, 1.35), (True, 11, 1.6)])
-def test_the_low_memory_step_of_a_residual_network(shared, flops, peak):
+@pytest.mark.parametrize(("shared", "flops"), [(False, 12), (True, 11)])
+def test_the_low_memory_step_of_a_residual_network(shared, flops):
     """A ResNet-8, near the peak of plain training, at 12 or 11 forward passes: the default takes 10, ERM 3."""
     task = Task("resnet20", 32, (), (16, 16, 3), {"depth": 8})
     arguments, state = step_tasks.parts(task, jnp.float32)
@@ -88,7 +89,7 @@ def test_the_low_memory_step_of_a_residual_network(shared, flops, peak):
         < sum(program.flops for program in passes)
         <= (flops / 3 + 0.05) * erm.flops
     )
-    assert max(program.temporary_bytes for program in passes) <= peak * erm.temporary_bytes
+    assert max(program.temporary_bytes for program in passes) <= 1.35 * erm.temporary_bytes
     assert meta.temporary_bytes > 1.5 * erm.temporary_bytes
 
 
