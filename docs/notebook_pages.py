@@ -35,4 +35,4 @@ def _shown(output: dict) -> str:
     picture = output.get("data", {}).get("image/png")
     if picture:
         return f"![What the code above draws](data:image/png;base64,{picture.strip()})"
-    return f"```text\n{''.join(output['text'])}```"
+    return f"``` {{.text .output}}\n{''.join(output['text'])}```"
