@@ -313,6 +313,7 @@ class TestFiles:
             "row": np.arange(900),
             "given_class": np.arange(900) % 3,
             "suggested_class": np.where(np.arange(900) < 600, 3, 4),
+            "wrong_probability": np.ones(900),
         }
         ranked["given"], ranked["suggested"] = (
             ranked[f"{n}_class"].astype(str) for n in ("given", "suggested")
@@ -323,6 +324,8 @@ class TestFiles:
             ("0", "4", 34, 24), ("1", "4", 33, 24), ("2", "4", 33, 24),
         ]  # fmt: skip
         assert groups[0][3]["row"].tolist() == list(range(0, 72, 3))
+        ranked["wrong_probability"] = np.where(np.arange(900) == 1, 0.9, 0.001)  # a single wrong label
+        assert group_by_pair(ranked, 700)[0][:3] == ("1", "3", 200)
 
 
 MISTAKES = {

@@ -72,7 +72,9 @@ def _write(folder: Path, examples: Examples, ranked: Table, top: int, score: str
 
 
 def group_by_pair(ranked: Table, top: int) -> list[tuple[str, str, int, Table]]:
-    """Groups the suspects by given and suggested class, the most frequent pair first.
+    """Groups the suspects by given and suggested class, the pair with the most wrong labels first.
+
+    Those are estimated; in a small data set, most suspects are right, and would hide the others.
 
     Args:
         ranked: from `rank_examples`.
@@ -84,9 +86,10 @@ def group_by_pair(ranked: Table, top: int) -> list[tuple[str, str, int, Table]]:
     """
     size = int(max(ranked["suggested_class"].max(), ranked["given_class"].max())) + 1
     pairs = (ranked["given_class"].astype(np.int64) * size + ranked["suggested_class"])[:top]
-    found, first, counts = np.unique(pairs, return_index=True, return_counts=True)
+    found, first, place, counts = np.unique(pairs, return_index=True, return_inverse=True, return_counts=True)
+    wrong = np.bincount(place, ranked["wrong_probability"][:top])
     groups, room = [], _SHOWN
-    for i in np.lexsort((first, -counts)):
+    for i in np.lexsort((first, -counts, -wrong.round(1))):
         members = np.flatnonzero(pairs == found[i])[: min(_SHOWN_A_PAIR, room)]
         if not len(members):
             break
