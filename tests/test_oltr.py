@@ -1,5 +1,7 @@
 """OLTR: its parts against loops over examples in float64, its two stages, and its start from another run."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,8 +57,11 @@ def test_the_head_is_the_loop_over_examples(x64):
 def test_the_memory_is_read_without_gradient_and_a_feature_may_be_a_centroid(x64):
     def total(features, centroids):
         head = MemoryHead(4, jax.nn.initializers.normal())
-        variables = head.init(jax.random.key(0), FEATURES, FEATURES @ CENTROIDS.T)
-        params = variables["params"] | {"centroids": centroids}
+        params = {
+            "centroids": centroids,
+            "kernel": CENTROIDS.T,
+            "selector": {"kernel": CENTROIDS[:3], "bias": CENTROIDS[3]},
+        }
         return jnp.sum(head.apply({"params": params}, features, FEATURES @ CENTROIDS.T).logits[:, 0])
 
     features = FEATURES.copy()
@@ -106,13 +111,13 @@ def test_the_objectives_of_both_stages(x64):
     classes = MetaClasses.fit([3, 5, 9, 9], num_meta_classes=2)
     batch = {"image": jnp.asarray(FEATURES), "label": jnp.asarray(LABELS)}
     settings = {"strength": 0.25, "margin": 50.0, "repel": 0.3}
-    base = core.centroid_loss(batch["image"], batch["label"], jnp.asarray(CENTROIDS), margin=50.0, repel=0.3)
+    base = jax.jit(partial(core.centroid_loss, margin=50.0, repel=0.3))(FEATURES, LABELS, CENTROIDS)
     stages = {
         "one": (core.direct_objective(apply_fn, classes), direct, 0.0),
         "two": (core.oltr_objective(apply_fn, classes, **settings), logits, 0.25 * base),
     }
     for objective, of, expected_base in stages.values():
-        out, _ = objective({}, {}, batch, jax.random.key(0))
+        out, _ = jax.jit(objective)({}, {}, batch, jax.random.key(0))
         losses = [-np.log(softmax(of[i])[y]) for i, y in enumerate(LABELS)]
         np.testing.assert_allclose(out.terms, losses, atol=1e-12)
         np.testing.assert_allclose(out.base, expected_base, atol=1e-12)
