@@ -185,6 +185,8 @@ def changed(**new):
         (changed(train_y=lambda a: np.array(["fox", *a["train_y"][1:]])), "1 of 4 .* single example .* 'fox'"),
         (changed(class_names=lambda a: [*NAMES, "fox"]), "have no example in train_y, the first 'fox'"),
         (changed(train_y=lambda a: a["train_y"].astype(object)), "pickles could run any code"),
+        (changed(words=lambda a: NAMES), "which has an array words, but no tokens: take it out"),
+        (lambda a: a.update(tokens() | {"words": NAMES}), "words has 3 entries, expected one for each"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_one_sentence(tmp_path, spoil, message):

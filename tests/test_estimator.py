@@ -226,7 +226,7 @@ def test_a_wrong_argument_is_named(fields, message):
             Y[[0, 1, 6]],
             "a batch comes to 3 examples, expected at least one for each of 4 devices",
         ),
-        (X, np.array([None, *Y[1:]], object), "y has labels that cannot be sorted .*, expected one for each"),
+        (X, np.array([*Y[1:], None], object), "y has labels that cannot be sorted .*, expected one for each"),
         (X[:5], Y[:4], "inconsistent numbers of samples"),
         (np.where(X > 2, np.nan, X), Y, "NaN"),
         (X * 1e300, Y, "infinity or a value too large"),
