@@ -125,8 +125,8 @@ def find_runs(folders: Iterable[str | Path], on_problem: OnProblem = _fail) -> l
     """Finds all runs in these folders, at any depth.
 
     A run in FOLDER/A/B/METHOD/seedN, where a sweep puts it, has the column (A, B), the row METHOD and the seed
-    N. For a run in a folder of another name, row and seed are the method and the seed in its config, and the
-    column comes from the folders above.
+    N; in FOLDER/METHOD/seedN, its data set is the column. For a run in a folder of another name, row and seed
+    are the method and the seed in its config, and the column comes from the folders above.
 
     Args:
         folders: runs, or folders that contain runs.
