@@ -11,8 +11,9 @@ two stages: METHOD_stage1 trains the last layer alone (the virtual step, too), t
 from there. The sweep trains both, and resumes either after a stop; `train` runs a single stage. raw_dir: the
 files of the part, needed once. pretrained: torchvision's VGG-16 (docs/data.md says how to make the file).
 recipe=paper (the default): constant learning rates, 1e-3 and 1e-4, a meta step at each step, mixed meta data.
-recipe=published: a meta step every 20 steps, meta data without mixup, weighted losses divided by the batch size
-(Q3), pseudo-labels that start as the given labels, and a teacher in train mode (Q16).
+recipe=published: learning rates that rise for 5 epochs and then fall by a cosine, a meta step every 20 steps,
+meta data without mixup, weighted losses divided by the batch size (Q3), pseudo-labels that start as the given
+labels, and a teacher in train mode (Q16).
 Both recipes: 40 epochs of plain cross-entropy first in each stage (Q9), Adam, mixup's alpha and the teacher's
 momentum, as published; not given in the paper. Stage two starts from the last epoch (Q15). Left out of
 the published code: Adam's first momentum, which falls to .1 after 40 epochs; batches of 60 in stage one of
@@ -50,6 +51,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.soft_labels.teacher_momentum = 0.999
     config.optimizer.name = "adam"
     config.optimizer.decay_at_percent = ()
+    if published:
+        config.optimizer.schedule = "cosine"
+        config.optimizer.linear_warmup_epochs = 5.0
     if name.endswith(_FIRST):
         config.model.pretrained = args.pretrained
         config.optimizer.trainable = ("head/*",)
