@@ -87,13 +87,11 @@ def test_mistakes(fields, message):
 
 
 @pytest.mark.whole_runs
-def test_a_run_that_keeps_all_classes_trains_as_one_with_the_whole_table(tmp_path):
+def test_a_run_that_keeps_all_classes_trains_as_one_with_the_whole_table(tmp_path, quick_programs):
     """But for rounding; and its results are read from the packed rows."""
-    common = {"method": "cmwnet_sl", "num_epochs": 3, "warmup_epochs": 1, "data__bias": "symmetric_40"}
+    common = {"method": "cmwnet_sl", "num_epochs": 2, "warmup_epochs": 1, "data__bias": "symmetric_40"}
     whole = train(small_config(**common), tmp_path / "whole")
     kept = train(small_config(**common, soft_labels__top_k=10), tmp_path / "kept")
     assert kept["test_loss_last"] == pytest.approx(whole["test_loss_last"], rel=1e-3)
     expected, got = (read_arrays(tmp_path / name, "pseudo_labels") for name in ("whole", "kept"))
     np.testing.assert_allclose(got["given_probability"], expected["given_probability"], atol=2e-3)
-    fewer = train(small_config(**common, soft_labels__top_k=2), tmp_path / "fewer")
-    assert np.isfinite(fewer["test_loss_last"]) and fewer["test_loss_last"] != kept["test_loss_last"]
