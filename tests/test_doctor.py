@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import shutil
 from collections import namedtuple
 
@@ -66,6 +67,17 @@ def test_what_is_missing_empty_or_damaged_is_counted(tmp_path):
         "where 1 of the 50 images that info/train_filelist_google.txt"
         in examined(tmp_path, "webvision_mini", folder)[1][0]
     )
+
+
+def test_the_second_test_split_is_examined_too(tmp_path):
+    folder = raw_data.image_folder(tmp_path / "raw")
+    fields = {"data__also_test": "imagenet_val", "data__crop_pixels": 4}
+    wanted = "data.also_test is 'imagenet_val', which is not prepared in .* --config.data.also_test_raw_dir to"
+    ((missing,), places) = (examined(tmp_path, "image_folder", folder, **fields)[1], tmp_path / "val")
+    assert re.match(wanted, missing)
+    raw_data.write(places / "n01440764/ILSVRC2012_val_00000293.JPEG", raw_data.image_bytes(0))
+    lines, wrong = examined(tmp_path, "image_folder", folder, data__also_test_raw_dir=str(places), **fields)
+    assert not wrong and any("1 classes, 1 in val, in " in line for line in lines)
 
 
 def test_files_in_memory_and_the_bundled_set(tmp_path):

@@ -58,7 +58,7 @@ def open_also_test(config: ConfigDict, source: sources.Source) -> AlsoTest | Non
     if wanted in source.splits and not raw_dir:
         other, split = source, wanted
     elif wanted in sources.DATASETS:
-        with _under_its_fields():
+        with under_its_fields():
             other = sources.open(wanted, config.data.dir, raw_dir, needed=())
         split = other.test_split
     else:
@@ -81,8 +81,8 @@ def open_also_test(config: ConfigDict, source: sources.Source) -> AlsoTest | Non
 
 
 @contextlib.contextmanager
-def _under_its_fields() -> Iterator[None]:
-    """Names the fields of the second set in the messages about opening it."""
+def under_its_fields() -> Iterator[None]:
+    """Context manager that names the fields of the second set in the messages about opening it."""
     try:
         yield
     except UsageError as error:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from cmwnet_jax.data import bias, prepare
+from cmwnet_jax.data import also_test, bias, prepare
 from cmwnet_jax.data.builders import BUILDERS, LocalBuilder
 from cmwnet_jax.data.builders.contents import PREPARING_THREADS, ImageFiles
 from cmwnet_jax.data.fit import Fit
@@ -81,6 +81,13 @@ def examine(config: ConfigDict) -> Iterator[Finding]:
     for name, raw_dir in sets:
         try:
             yield from _of_set(name, config.data.dir, raw_dir, fit, config.data.workers)
+        except UsageError as error:
+            yield Finding(str(error), True)
+    second, raw_dir = config.data.also_test, config.data.also_test_raw_dir
+    if second in prepare.DATASETS:
+        try:
+            with also_test.under_its_fields():
+                yield from _of_set(second, config.data.dir, raw_dir, fit, config.data.workers)
         except UsageError as error:
             yield Finding(str(error), True)
 
@@ -196,6 +203,8 @@ def _times(sizes, checking: float, decoding: float, workers: int) -> Iterator[Fi
         f"preparing will take about {_duration(whole)}, once (an estimate: {1e3 * checking:.2g} ms an image to "
         f"read and check, {PREPARING_THREADS} at a time)"
     )
+    if "train" not in sizes:
+        return
     readers = workers or os.cpu_count() or 1
     epoch = decoding * sizes["train"] / readers
     yield Finding(
