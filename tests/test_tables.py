@@ -49,7 +49,7 @@ def cells_of(name):
 def with_init(name, arg):
     own_run = "_".join(arg.split(",")[:2])
     files = dict.fromkeys(("transfer", "oltr_fashion"), ",init=net")
-    files["table6_webvision"] = ",init=c2d.npz"
+    files["table6_webvision"] = ",init=c2d.npz" if "c2d" in arg else ""
     files["transfer_mnist"] = f",published=net,stage1={own_run}"
     stage1 = f",stage1={own_run}" if "oltr" in arg or "longer" in arg else ""
     return arg + files.get(name, "") + stage1
