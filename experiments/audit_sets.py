@@ -1,7 +1,7 @@
 """Sets whose wrong labels are known, to compare scores of suspicious labels on (experiments/audit_table.py).
 
     python -m experiments.make_tables --output=TABLES
-    python -m cmwnet_jax.sweep --config=experiments/audit_sets.py --workdir=DIR --args=tables=TABLES,texts=BANKING77
+    python -m cmwnet_jax.sweep --config=experiments/audit_sets.py --workdir=DIR --args=tables=TABLES,texts=TEXTS
     python -m experiments.audit_table DIR --output=FOLDER --folds=5
 
 SET: fashion_symmetric, fashion_asymmetric, fashion_pmd (as in compare.py: 60%, 60%, and 35% feature-dependent
@@ -9,8 +9,8 @@ noise with 30% flips); cifar10n_worse (as in human_noise.py, 30 epochs); digits 
 digits_symmetric (40%); breast_cancer (20% of the labels wrong); blobs (made up, see make_tables.py); texts
 (Banking77, 77 classes, symmetric 20%; its weight decay was chosen on this set, see own_texts.py).
 METHOD: erm, cmwnet or cmwnet_sl.
-Options by name: tables=FOLDER; texts=FOLDER (train.csv and test.csv of Banking77); raw_dir and posterior as in compare.py; features and human_labels as in
-human_noise.py.
+Options by name: tables=FOLDER; texts=FOLDER (train.csv and test.csv of Banking77); raw_dir and posterior as in
+compare.py; features and human_labels as in human_noise.py.
 Paper: no such cell. Ours: docs/audit.md.
 """
 
