@@ -37,6 +37,9 @@ class Recorded:
     def __getattr__(self, name):
         return self[name]
 
+    def __contains__(self, name):
+        return name in self._config
+
     def keys(self):
         return self._config.keys()
 
@@ -60,12 +63,15 @@ def test_every_field_is_read_by_something(tmp_path, monkeypatch):
     np.savez(tmp_path / "human.npz", clean_label=true, worse_label=(true + 1) % 10)
     posterior = str(tmp_path / "posterior.npy")
     np.save(posterior, np.full((1257, 10), 0.1))
+    texts = tmp_path / "texts.csv"
+    texts.write_text("split,kind,text\n" + "train,a,one two\ntrain,b,two one\ntest,a,one\ntest,b,two\n" * 4)
     train(Recorded(small_config(num_epochs=2, warmup_epochs=1, data__path="stream"), read), tmp_path / "run")
     for config in (
         small_config(data__bias="open_set_40", data__open_set_from="digits"),
         small_config(data__bias="human_worse_label", data__human_labels=str(tmp_path / "human.npz")),
         small_config(data__bias="pmd1_5", data__posterior=posterior),
         small_config(data__bias="confidences", data__confidences=posterior),
+        small_config(data__name="csv", data__raw_dir=str(texts), data__label_column="kind", data__bias="none"),
     ):
         load_data(Recorded(config, read))
     for method in METHODS:

@@ -86,7 +86,6 @@ def test_the_page_on_transfer(with_a_run, monkeypatch):
     assert namespace["metrics"]["weights"].shape == (200,)
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_page_on_data(tmp_path, monkeypatch):
     """Its config is complete, its classifier predicts, and its file can be read."""
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,6 @@ import json
 import tempfile
 from pathlib import Path
 
-import jax
 import matplotlib
 import numpy as np
 import pytest
@@ -36,16 +35,7 @@ SHOWN = {check.__name__: check for check in (own_images, table, own_loop)}
 """What the text of each notebook says of its results."""
 
 
-@pytest.fixture
-def quick():
-    """Most of the time goes into compiling programs that then run for a second."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.whole_runs
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_notebook_runs_and_shows_what_it_says(name, tmp_path, monkeypatch):
     """In this process, since a kernel takes seconds to start."""

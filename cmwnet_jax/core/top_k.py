@@ -80,7 +80,7 @@ def packed(probabilities: jax.Array, k: int) -> jax.Array:
 
     Example:
         >>> words = packed(jnp.array([[0.1, 0.6, 0.3], [0.0, 0.0, 0.0]]), k=2)
-        >>> unpacked(words, 3).round(4).tolist()
+        >>> np.asarray(unpacked(words, 3), np.float64).round(4).tolist()
         [[0.0, 0.6667, 0.3333], [0.0, 0.0, 0.0]]
     """
     kept, classes = jax.lax.top_k(probabilities.astype(jnp.float32), k)

@@ -19,7 +19,7 @@ from rich.table import Table
 from cmwnet_jax import command
 from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.data import kinds
-from cmwnet_jax.data.doctor import examine, report_line, verdict
+from cmwnet_jax.data.doctor import print_report
 from cmwnet_jax.data.load import Data, load_data
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.files import file_to_write
@@ -44,12 +44,7 @@ def doctor() -> None:
     """Prints what is found of the data before they are prepared; exits with status 1 if something is wrong."""
     config = command.required(_CONFIG.value, "config", "e.g. --config=experiments/digits.py")
     check_config(config)
-    findings, screen = [], console()
-    for finding in examine(config):
-        screen.print(report_line(finding), soft_wrap=True)
-        findings.append(finding)
-    screen.print(verdict(findings))
-    if any(finding.is_problem for finding in findings):
+    if not print_report(config):
         sys.exit(1)
 
 

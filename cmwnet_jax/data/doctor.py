@@ -18,6 +18,7 @@ from cmwnet_jax.data.builders.contents import PREPARING_THREADS, ImageFiles
 from cmwnet_jax.data.fit import Fit
 from cmwnet_jax.data.load import fit_of
 from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.screen import console
 
 SAMPLE = 64
 """Images that are read whole: as many of each split."""
@@ -253,3 +254,20 @@ def verdict(findings: Sequence[Finding]) -> str:
     """
     problems = sum(finding.is_problem for finding in findings)
     return {0: "nothing is wrong", 1: "1 thing is wrong"}.get(problems, f"{problems} things are wrong")
+
+
+def print_report(config: ConfigDict) -> bool:
+    """Examines the data of a config, and prints each finding as soon as it is known, then the verdict.
+
+    Args:
+        config: any valid config.
+
+    Returns:
+        Whether nothing is wrong.
+    """
+    findings, screen = [], console()
+    for finding in examine(config):
+        screen.print(report_line(finding), soft_wrap=True)
+        findings.append(finding)
+    screen.print(verdict(findings))
+    return not any(finding.is_problem for finding in findings)
