@@ -196,8 +196,12 @@ def find_cells(folders: Iterable[str | Path], on_problem: OnProblem = _fail) -> 
 def _found(folder: Path, path: Path) -> Found:
     """The run in this folder."""
     parts, seed = path.relative_to(folder).parts, _SEED.match(path.name)
-    if seed and len(parts) >= 2:
+    if seed and len(parts) > 2:
         return Found(path, parts[:-2], parts[-2], int(seed[1]))
     fields = stored.read_config(path)
+    if seed and len(parts) == 2:  # the sweep of a file whose cells are methods alone
+        data = fields.get("data", {})
+        dataset = data.get("known_as") or data.get("name")
+        return Found(path, (dataset,) if dataset else (), parts[-2], int(seed[1]))
     column = parts[:-1] if seed is None else parts
     return Found(path, tuple(column), fields["method"], fields["seed"])
