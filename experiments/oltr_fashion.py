@@ -1,17 +1,17 @@
 """OLTR and a frozen weight net on a long tail as ImageNet-LT's: 10 classes of 1,280 to 5 training images.
 
-    python -m cmwnet_jax.train --config=experiments/digits.py:long_tail_5+asymmetric_60,cmwnet --workdir=NET
+    python -m cmwnet_jax.transfer import published_weight_net.npz --output=NET
     python -m cmwnet_jax.sweep --config=experiments/oltr_fashion.py --workdir=DIR --seeds=3 \\
         --args=init=NET[,raw_dir=FASHION_MNIST]
     python -m cmwnet_jax.report DIR
 
-METHOD: stage one, erm or cmwnet (60 epochs; cmwnet with a frozen weight net, learned on mislabelled digits);
+METHOD: stage one, erm or cmwnet (60 epochs; cmwnet with a frozen weight net, e.g. the authors' published one);
 OLTR's stage two from either (30 epochs more), oltr or oltr_cmwnet; or controls that start from erm and have as
 many epochs: oltr_unbalanced, without balanced batches, and erm_longer, plain training.
-Options by name: init=PATH (the weight net's run), epochs=60, raw_dir=PATH (files in MNIST's format instead of
+Options by name: init=PATH (the weight net), epochs=60, raw_dir=PATH (files in MNIST's format instead of
 tfds's).
 Paper: no such cell; Table 8 studies the same question on ImageNet-LT.
-Ours: not measured.
+Ours: docs/results.md.
 """
 
 from ml_collections import ConfigDict
