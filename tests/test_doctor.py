@@ -9,6 +9,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import raw_data
+from test_csv import OF_TEXTS, texts, written
 from test_train import small_config
 
 from cmwnet_jax.data import doctor, prepare, sources
@@ -68,6 +69,14 @@ def test_what_is_missing_empty_or_damaged_is_counted(tmp_path):
     )
 
 
+def test_images_of_several_sizes_need_a_crop(tmp_path):
+    folder = raw_data.image_folder(tmp_path / "raw")
+    raw_data.write(folder / "train/cat/wide.jpg", raw_data.image_bytes(0, (8, 9)))
+    _, wrong = examined(tmp_path, "image_folder", folder)
+    assert wrong == ["data.crop_pixels is 0, but images differ in size, e.g. 8x6 and 8x9: set it"]
+    assert not examined(tmp_path, "image_folder", folder, data__crop_pixels=6)[1]
+
+
 def test_the_second_test_split_is_examined_too(tmp_path):
     folder = raw_data.image_folder(tmp_path / "raw")
     fields = {"data__also_test": "imagenet_val", "data__crop_pixels": 4}
@@ -77,6 +86,32 @@ def test_the_second_test_split_is_examined_too(tmp_path):
     raw_data.write(places / "n01440764/ILSVRC2012_val_00000293.JPEG", raw_data.image_bytes(0))
     lines, wrong = examined(tmp_path, "image_folder", folder, data__also_test_raw_dir=str(places), **fields)
     assert not wrong and any("1 classes, 1 in val, in " in line for line in lines)
+
+
+def test_a_split_of_the_set_itself_to_test_on_is_looked_for(tmp_path):
+    folder = raw_data.image_folder(tmp_path / "raw", splits={"train": 3, "test": 1, "val": 1})
+    lines, wrong = examined(tmp_path, "image_folder", folder, data__also_test="val")
+    assert not wrong and lines[-2].endswith("data.also_test: 'val' is a split of image_folder")
+    for name in ("vall", "test"):
+        (wrong,) = examined(tmp_path, "image_folder", folder, data__also_test=name)[1]
+        assert wrong.startswith(f"data.also_test is {name!r}, expected one of ") and "val" in wrong
+
+
+def test_a_table_is_read_as_the_config_says(tmp_path):
+    """Texts, and the labels in another column."""
+    path = written(tmp_path, texts())
+    fields = {f"data__{name}": value for name, value in OF_TEXTS.items()}
+    lines, wrong = examined(tmp_path, "csv", path, **fields)
+    assert not wrong and "3 classes, 12 in train and 6 in test" in lines[0]
+    sources.open("csv", str(tmp_path / "tfds"), str(path), options=OF_TEXTS)
+    lines, wrong = examined(tmp_path, "csv", path, **fields)
+    assert not wrong and "prepared in '" in lines[-2]
+
+
+def test_a_weight_net_of_the_package_needs_no_file(tmp_path):
+    config = small_config(data__name="digits", data__dir=str(tmp_path), weight_net__init="zoo:one")
+    assert "weight_net.init: 'zoo:one' does not exist" in [finding.text for finding in examine(config)]
+    assert not any(finding.text.startswith("weight_net") for finding in examine(config, {"zoo:one"}))
 
 
 def test_files_in_memory_and_the_bundled_set(tmp_path):

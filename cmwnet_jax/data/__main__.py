@@ -28,6 +28,7 @@ from cmwnet_jax.screen import console
 from cmwnet_jax.train.build import fit_meta_classes
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.posterior import save_posterior
+from cmwnet_jax.transfer import zoo
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:ARGS", lock_config=True)
 _PICTURE = flags.DEFINE_string("picture", "examples.png", "where describe's sheet of examples is written")
@@ -44,7 +45,7 @@ def doctor() -> None:
     """Prints what is found of the data before they are prepared; exits with status 1 if something is wrong."""
     config = command.required(_CONFIG.value, "config", "e.g. --config=experiments/digits.py")
     check_config(config)
-    if not print_report(config):
+    if not print_report(config, {given for name in zoo.names() for given in (name, zoo.PREFIX + name)}):
         sys.exit(1)
 
 

@@ -1,11 +1,12 @@
 """Examines a config's data before they are prepared: missing and damaged files, disk space and time."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.data import also_test, bias, prepare
 from cmwnet_jax.data.builders import BUILDERS, LocalBuilder
+from cmwnet_jax.data.builders.base import TEST_SPLITS
 from cmwnet_jax.data.builders.contents import PREPARING_THREADS, ImageFiles
 from cmwnet_jax.data.fit import Fit
 from cmwnet_jax.data.load import fit_of
-from cmwnet_jax.errors import UsageError, first_line
+from cmwnet_jax.errors import UsageError, first_line, unknown_name
 from cmwnet_jax.screen import console
 
 SAMPLE = 64
@@ -57,65 +59,89 @@ class Finding:
     is_problem: bool = False
 
 
-def examine(config: ConfigDict) -> Iterator[Finding]:
+Findings = Generator[Finding, None, tuple[str, ...]]
+"""Findings about a set; the result is the names of its splits, empty where they are not known yet."""
+
+
+def examine(config: ConfigDict, packaged: Collection[str] = ()) -> Iterator[Finding]:
     """Examines the data of a config; writes nothing.
 
     Args:
         config: a checked config.
+        packaged: values of `weight_net.init` that need no file of the user's.
 
     Yields:
         The findings, in the order in which a run would meet them.
     """
     for name in _PATHS:
         path = config[name.split(".")[0]][name.split(".")[1]]
-        if path:
+        if path and not (name == "weight_net.init" and path in packaged):
             there = os.path.exists(os.path.expanduser(path))
             yield Finding(f"{name}: {path!r} {'is there' if there else 'does not exist'}", not there)
     needed = frozenset() if config.data.record else bias.needs(config.data.bias)
     for need, field in _OF_BIAS.items():
         if need in needed and not config[field.split(".")[0]][field.split(".")[1]]:
             yield Finding(f"{field} is empty, which the bias {config.data.bias!r} needs: set it", True)
-    fit = fit_of(config)
-    sets = [(config.data.name, config.data.raw_dir)]
+    fields, reading = config.data, (fit_of(config), config.data.workers)
+    splits = yield from _as_findings(
+        _of_set(fields.name, fields.dir, fields.raw_dir, *reading, prepare.options_of(fields))
+    )
     if "foreign" in needed:
-        sets.append((config.data.open_set_from, config.data.open_set_raw_dir))
-    for name, raw_dir in sets:
-        try:
-            yield from _of_set(name, config.data.dir, raw_dir, fit, config.data.workers)
-        except UsageError as error:
-            yield Finding(str(error), True)
-    second, raw_dir = config.data.also_test, config.data.also_test_raw_dir
+        yield from _as_findings(_of_set(fields.open_set_from, fields.dir, fields.open_set_raw_dir, *reading))
+    second = fields.also_test
     if second in prepare.DATASETS:
-        try:
-            with also_test.under_its_fields():
-                yield from _of_set(second, config.data.dir, raw_dir, fit, config.data.workers)
-        except UsageError as error:
-            yield Finding(str(error), True)
+        found = _of_set(second, fields.dir, fields.also_test_raw_dir, *reading)
+        yield from _as_findings(found, also_test.under_its_fields)
+    elif second and splits:
+        yield from _of_split(second, fields.name, splits)
 
 
-def _of_set(name: str, data_dir: str, raw_dir: str, fit: Fit, workers: int) -> Iterator[Finding]:
+def _as_findings(findings: Findings, context: Callable = contextlib.nullcontext) -> Findings:
+    """Makes an error of a set the last finding about it; then its splits are not known."""
+    try:
+        with context():
+            return (yield from findings)
+    except UsageError as error:
+        yield Finding(str(error), True)
+        return ()
+
+
+def _of_split(second: str, name: str, splits: Sequence[str]) -> Iterator[Finding]:
+    """Whether the set has a split of the name in `data.also_test`, which the run does not use already."""
+    tested = prepare.TFDS_TEST_SPLITS.get(name) or next((own for own in TEST_SPLITS if own in splits), "")
+    others = [split for split in splits if split not in ("train", tested)]
+    if second in others:
+        yield Finding(f"data.also_test: {second!r} is a split of {name}")
+    else:
+        yield Finding(str(unknown_name("data.also_test", second, (*others, *prepare.DATASETS))), True)
+
+
+def _of_set(
+    name: str, data_dir: str, raw_dir: str, fit: Fit, workers: int, options: Mapping[str, str] | None = None
+) -> Findings:
     root = prepare.data_root(data_dir)
     if name not in BUILDERS:
-        yield from _of_tfds(name, root, raw_dir)
-    elif BUILDERS[name].WANTS and not raw_dir:
-        yield _prepared(prepare.only_one(BUILDERS[name], root))
-    else:
-        yield from _of_files(BUILDERS[name], root, raw_dir, fit, workers)
+        return (yield from _of_tfds(name, root, raw_dir))
+    if BUILDERS[name].WANTS and not raw_dir:
+        return (yield from _prepared(prepare.only_one(BUILDERS[name], root)))
+    builder = BUILDERS[name](data_dir=os.fspath(root), raw_dir=raw_dir, **(options or {}))
+    yield from _of_files(builder, root, raw_dir, fit, workers)
+    return tuple(builder.contents.sizes)
 
 
-def _prepared(folder: Path) -> Finding:
+def _prepared(folder: Path) -> Findings:
     """A prepared set, whose files have the sizes and the checksums that they were given."""
     splits = prepare.opened(folder).info.splits
     sizes = ", ".join(f"{split.num_examples:,} in {name}" for name, split in splits.items())
-    return Finding(f"prepared in {str(folder)!r}: {sizes}; its files are unchanged")
+    yield Finding(f"prepared in {str(folder)!r}: {sizes}; its files are unchanged")
+    return tuple(splits)
 
 
-def _of_tfds(name: str, root: Path, raw_dir: str) -> Iterator[Finding]:
+def _of_tfds(name: str, root: Path, raw_dir: str) -> Findings:
     """A set that tfds builds: prepared, or what it will need."""
     folder = prepare.newest(root / name)
     if folder is not None:
-        yield _prepared(folder)
-        return
+        return (yield from _prepared(folder))
     if importlib.util.find_spec("tensorflow") is None:
         yield Finding("TensorFlow is not installed, which tfds needs once: pip install tensorflow-cpu", True)
     sizes = _listed_sizes(name.partition("/")[0])
@@ -128,6 +154,7 @@ def _of_tfds(name: str, root: Path, raw_dir: str) -> Iterator[Finding]:
     place = str(root / "downloads")
     yield Finding(f"{name} is not prepared yet; tfds will download what it needs{said} into {place!r}")
     yield _disk(root, 2 * downloads + round(_SHARES.get(name, 1) * sum(known.values())))
+    return ()
 
 
 def _by_hand(path: Path | None, file: str, size: int | None) -> Finding:
@@ -150,11 +177,8 @@ def _listed_sizes(name: str) -> dict[str, int]:
     return {line[0].rpartition("/")[2]: int(line[1]) for line in lines if line[1:] and line[1].isdecimal()}
 
 
-def _of_files(
-    builder_class: type[LocalBuilder], root: Path, raw_dir: str, fit: Fit, workers: int
-) -> Iterator[Finding]:
-    """A set of the user's files; listing them finds what is missing."""
-    builder = builder_class(data_dir=os.fspath(root), raw_dir=raw_dir)
+def _of_files(builder: LocalBuilder, root: Path, raw_dir: str, fit: Fit, workers: int) -> Iterator[Finding]:
+    """A set of the user's files, which listing them has found."""
     contents, folder = builder.contents, Path(builder.data_dir)
     try:
         sizes = " and ".join(f"{count:,} in {split}" for split, count in contents.sizes.items())
@@ -163,7 +187,7 @@ def _of_files(
         if contents.image_files is not None:
             yield from _of_images(contents.image_files, fit, workers)
         if folder.exists():
-            yield _prepared(folder)
+            yield from _prepared(folder)
         else:
             yield _disk(root, round(_OVERHEAD * contents.num_bytes))
     except OSError as error:
@@ -178,7 +202,7 @@ def _of_images(contents: ImageFiles, fit: Fit, workers: int) -> Iterator[Finding
     if empty:
         count = f"{len(empty):,} files are" if len(empty) > 1 else "1 file is"
         yield Finding(f"{count} empty, the first {empty[0]!r}: fetch anew", True)
-    bad, checked, seconds, decoding = [], 0, 0.0, 0.0
+    bad, shapes, checked, seconds, decoding = [], set(), 0, 0.0, 0.0
     for split, count in contents.sizes.items():
         for row in np.unique(np.linspace(0, count - 1, SAMPLE).astype(int)):
             item, started = contents.items(split)[row], time.perf_counter()
@@ -188,12 +212,15 @@ def _of_images(contents: ImageFiles, fit: Fit, workers: int) -> Iterator[Finding
                 bad.append(f"{item.path!r}: {problem}")
                 continue
             started = time.perf_counter()
-            fit(contents.decode(data), np.random.default_rng(0))
+            shapes.add(fit(contents.decode(data), np.random.default_rng(0)).shape[:2])
             decoding += time.perf_counter() - started
     if bad:
         yield Finding(f"{len(bad)} of {checked} images tried cannot be used, the first {bad[0]}", True)
         return
     yield Finding(f"{checked} images, evenly spaced, were read whole: none is damaged")
+    if len(shapes) > 1:
+        some = " and ".join(f"{height}x{width}" for height, width in sorted(shapes)[:2])
+        yield Finding(f"data.crop_pixels is 0, but images differ in size, e.g. {some}: set it", True)
     yield from _times(contents.sizes, seconds / checked, decoding / checked, workers)
 
 
@@ -256,17 +283,18 @@ def verdict(findings: Sequence[Finding]) -> str:
     return {0: "nothing is wrong", 1: "1 thing is wrong"}.get(problems, f"{problems} things are wrong")
 
 
-def print_report(config: ConfigDict) -> bool:
+def print_report(config: ConfigDict, packaged: Collection[str] = ()) -> bool:
     """Examines the data of a config, and prints each finding as soon as it is known, then the verdict.
 
     Args:
         config: any valid config.
+        packaged: as in `examine`.
 
     Returns:
         Whether nothing is wrong.
     """
     findings, screen = [], console()
-    for finding in examine(config):
+    for finding in examine(config, packaged):
         screen.print(report_line(finding), soft_wrap=True)
         findings.append(finding)
     screen.print(verdict(findings))
