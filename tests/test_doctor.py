@@ -84,8 +84,14 @@ def test_the_second_test_split_is_examined_too(tmp_path):
     ((missing,), places) = (examined(tmp_path, "image_folder", folder, **fields)[1], tmp_path / "val")
     assert re.match(wanted, missing)
     raw_data.write(places / "n01440764/ILSVRC2012_val_00000293.JPEG", raw_data.image_bytes(0))
-    lines, wrong = examined(tmp_path, "image_folder", folder, data__also_test_raw_dir=str(places), **fields)
-    assert not wrong and any("1 classes, 1 in val, in " in line for line in lines)
+    fields["data__also_test_raw_dir"] = str(places)
+    lines, wrong = examined(tmp_path, "image_folder", folder, **fields)
+    assert any("1 classes, 1 in val, in " in line for line in lines)
+    assert len(wrong) == 1 and "none of whose classes, e.g. 'n01440764', has the name of one" in wrong[0]
+    for split in ("train", "test"):
+        (folder / split / "cat").rename(folder / split / "n01440764 tench")
+    lines, wrong = examined(tmp_path, "image_folder", folder, **fields)
+    assert not wrong and "of imagenet_val's 1 classes, the training set has 1" in lines[-2]
 
 
 def test_a_split_of_the_set_itself_to_test_on_is_looked_for(tmp_path):

@@ -68,16 +68,37 @@ def open_also_test(config: ConfigDict, source: sources.Source) -> AlsoTest | Non
             f"data.also_test is {wanted!r}, which is the split {split!r} that the run trains or tests on "
             f"already, expected another one: {_choice(others)}"
         )
-    of_class = matched_classes(other.class_names, source.class_names)
+    of_class = found_classes(wanted, other.class_names, source.class_names)
     labels = of_class[sources.read_labels(other, split)]
     ids = np.flatnonzero(labels >= 0)
     if not len(ids):
-        raise UsageError(
-            f"data.also_test is {wanted!r}, none of whose classes, e.g. {other.class_names[0]!r}, has the name "
-            f"of one of the training set's, e.g. {source.class_names[0]!r}: give them the same names or "
-            f"WordNet identifiers (of WebVision, info/synsets.txt has them)"
-        )
+        raise _none_matches(wanted, other.class_names, source.class_names)
     return AlsoTest(re.sub(r"[^A-Za-z0-9]", "_", wanted), other, split, ids, labels[ids])
+
+
+def found_classes(wanted: str, names: Sequence[str], trained: Sequence[str]) -> np.ndarray:
+    """`matched_classes`, of which there must be one.
+
+    Args:
+        wanted: the value of `data.also_test`, for the message.
+        names: class names of the second set.
+        trained: those of the training set.
+
+    Raises:
+        UsageError: no class has a name of the training set's.
+    """
+    of_class = matched_classes(names, trained)
+    if (of_class < 0).all():
+        raise _none_matches(wanted, names, trained)
+    return of_class
+
+
+def _none_matches(wanted: str, names: Sequence[str], trained: Sequence[str]) -> UsageError:
+    return UsageError(
+        f"data.also_test is {wanted!r}, none of whose classes, e.g. {names[0]!r}, has the name of one of the "
+        f"training set's, e.g. {trained[0]!r}: give them the same names or WordNet identifiers (of WebVision, "
+        f"info/synsets.txt has them)"
+    )
 
 
 @contextlib.contextmanager

@@ -59,8 +59,11 @@ class Finding:
     is_problem: bool = False
 
 
-Findings = Generator[Finding, None, tuple[str, ...]]
-"""Findings about a set; the result is the names of its splits, empty where they are not known yet."""
+Names = tuple[tuple[str, ...], tuple[str, ...]]
+"""Names of a set's splits and of its classes; empty where they are not known yet."""
+
+Findings = Generator[Finding, None, Names]
+"""Findings about a set, with its `Names` as the result."""
 
 
 def examine(config: ConfigDict, packaged: Collection[str] = ()) -> Iterator[Finding]:
@@ -83,7 +86,7 @@ def examine(config: ConfigDict, packaged: Collection[str] = ()) -> Iterator[Find
         if need in needed and not config[field.split(".")[0]][field.split(".")[1]]:
             yield Finding(f"{field} is empty, which the bias {config.data.bias!r} needs: set it", True)
     fields, reading = config.data, (fit_of(config), config.data.workers)
-    splits = yield from _as_findings(
+    splits, classes = yield from _as_findings(
         _of_set(fields.name, fields.dir, fields.raw_dir, *reading, prepare.options_of(fields))
     )
     if "foreign" in needed:
@@ -91,7 +94,9 @@ def examine(config: ConfigDict, packaged: Collection[str] = ()) -> Iterator[Find
     second = fields.also_test
     if second in prepare.DATASETS:
         found = _of_set(second, fields.dir, fields.also_test_raw_dir, *reading)
-        yield from _as_findings(found, also_test.under_its_fields)
+        _, others = yield from _as_findings(found, also_test.under_its_fields)
+        if classes and others:
+            yield from _as_findings(_of_classes(second, others, classes))
     elif second and splits:
         yield from _of_split(second, fields.name, splits)
 
@@ -103,7 +108,14 @@ def _as_findings(findings: Findings, context: Callable = contextlib.nullcontext)
             return (yield from findings)
     except UsageError as error:
         yield Finding(str(error), True)
-        return ()
+        return (), ()
+
+
+def _of_classes(second: str, others: Sequence[str], classes: Sequence[str]) -> Findings:
+    """How many classes of the second set the training set has."""
+    count = int(np.sum(also_test.found_classes(second, others, classes) >= 0))
+    yield Finding(f"data.also_test: of {second}'s {len(others):,} classes, the training set has {count:,}")
+    return (), ()
 
 
 def _of_split(second: str, name: str, splits: Sequence[str]) -> Iterator[Finding]:
@@ -126,15 +138,16 @@ def _of_set(
         return (yield from _prepared(prepare.only_one(BUILDERS[name], root)))
     builder = BUILDERS[name](data_dir=os.fspath(root), raw_dir=raw_dir, **(options or {}))
     yield from _of_files(builder, root, raw_dir, fit, workers)
-    return tuple(builder.contents.sizes)
+    return tuple(builder.contents.sizes), tuple(builder.contents.class_names)
 
 
 def _prepared(folder: Path) -> Findings:
     """A prepared set, whose files have the sizes and the checksums that they were given."""
-    splits = prepare.opened(folder).info.splits
+    info = prepare.opened(folder).info
+    splits = info.splits
     sizes = ", ".join(f"{split.num_examples:,} in {name}" for name, split in splits.items())
     yield Finding(f"prepared in {str(folder)!r}: {sizes}; its files are unchanged")
-    return tuple(splits)
+    return tuple(splits), tuple(info.features["label"].names)
 
 
 def _of_tfds(name: str, root: Path, raw_dir: str) -> Findings:
@@ -154,7 +167,7 @@ def _of_tfds(name: str, root: Path, raw_dir: str) -> Findings:
     place = str(root / "downloads")
     yield Finding(f"{name} is not prepared yet; tfds will download what it needs{said} into {place!r}")
     yield _disk(root, 2 * downloads + round(_SHARES.get(name, 1) * sum(known.values())))
-    return ()
+    return (), ()
 
 
 def _by_hand(path: Path | None, file: str, size: int | None) -> Finding:
