@@ -10,6 +10,7 @@ from jax import lax
 
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.models import MODELS
+from cmwnet_jax.models.memory_head import memory_head
 from cmwnet_jax.models.pretrained import load_pretrained
 from cmwnet_jax.models.resnet import Bottleneck, ResNet, imagenet_stem
 
@@ -204,6 +205,20 @@ def test_a_head_of_other_classes_stays_as_it_was(state, fresh, tmp_path):
             np.testing.assert_array_equal(loaded["params"]["head"][leaf], variables["params"]["head"][leaf])
         changed = loaded["params"]["layer4_0"]["conv3"]["kernel"]
         np.testing.assert_array_equal(changed, state["layer4.0.conv3.weight"].transpose(2, 3, 1, 0))
+
+
+def test_oltrs_memory_is_not_in_a_file(state, fresh, tmp_path):
+    model, variables = fresh
+    model = model.clone(make_head=memory_head)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    memory = {"memory": shapes["params"]["memory"]}
+    np.savez(tmp_path / "weights.npz", **state)
+    with_memory = {**variables, "params": variables["params"] | memory}
+    loaded, report = load_pretrained(tmp_path / "weights.npz", "resnet50", with_memory)
+    names = ("centroids", "kernel", "selector/bias", "selector/kernel")
+    assert report.as_initialised == tuple(f"params/memory/{name}" for name in names) and not report.unused
+    assert loaded["params"]["memory"] == memory["memory"]
+    np.testing.assert_array_equal(loaded["params"]["head"]["bias"], state["fc.bias"])
 
 
 def test_a_bilinear_cnn_takes_a_vgg16s_convolutions(tmp_path):

@@ -12,6 +12,7 @@ from flax import traverse_util
 from cmwnet_jax import array_files
 from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError, unknown_name
+from cmwnet_jax.models.memory_head import MEMORY
 
 
 class _Layout(NamedTuple):
@@ -54,7 +55,7 @@ def load_pretrained(path: str | Path, model_name: str, variables: PyTree) -> tup
 
     The file must have everything except the head with the right shapes, and nothing else. The head is loaded
     if it has the same number of classes. It stays as initialised if the number differs, if the file has no
-    head, or if the model's head uses cosines.
+    head, or if the model's head uses cosines. OLTR's memory stays in any case.
 
     A ResNet's file may also be of self-supervised training, such as SimCLR (C2D) or SupCon: wrappers before the
     names are left out (`module.encoder.`), `shortcut` is read as `downsample`, and a projection head is unused.
@@ -77,7 +78,7 @@ def load_pretrained(path: str | Path, model_name: str, variables: PyTree) -> tup
     layout, arrays = _LAYOUTS[model_name], _read(Path(path).expanduser())
     arrays, beside = _inner_network(path, arrays) if layout.head == "fc" else (arrays, set())
     flat = traverse_util.flatten_dict(variables)
-    names = {key: _torch_name(key, layout.head) for key in flat}
+    names = {key: _torch_name(key, layout.head) for key in flat if key[1] != MEMORY}
     head = {key for key in names if key[1] == "head"}
     in_file = {name for name in arrays if name.startswith(f"{layout.head}.")}
     same_names = in_file == {names[key] for key in head}
