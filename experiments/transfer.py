@@ -10,8 +10,9 @@ or cmwnet_sl. Also imagenet_lt,oltr and imagenet_lt,oltr_cmwnet: the second of O
 from the run of erm or cmwnet, stage1=RUN; a sweep trains that first.
 init: a weight net with three meta-classes, from a run (e.g. table4_hybrid.py's
 cifar10,pmd1_35+asymmetric_plc_30,cmwnet_sl) or imported.
-imagenet=ILSVRC2012_img_val.tar tests webvision on ImageNet's validation images, too (Table 12). Of cmwnet_sl's
-9.6 GB of pseudo-labels for webvision, --config.soft_labels.top_k=16 stores 154 MB (docs/large_sets.md).
+imagenet=ILSVRC2012_img_val.tar tests webvision, alone, on ImageNet's validation images, too (Table 12). Of
+cmwnet_sl's 9.6 GB of pseudo-labels for webvision, --config.soft_labels.top_k=16 stores 154 MB
+(docs/large_sets.md).
 recipe=paper (the default): webvision for 50 epochs from learning rate .1, weight decay 1e-4.
 recipe=published: webvision for 90 epochs from .2, weight decay 5e-5, with 10 epochs of plain cross-entropy
 first; animal10n without momentum. The code for webvision trains cmwnet_sl, with mixup's alpha .2. imagenet_lt
@@ -53,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if args.method != "erm" and not first:
         config.weight_net.init = args.init
         config.weight_net.frozen = True
-    if args.imagenet:
+    if args.imagenet and args.dataset == "webvision":
         config.data.also_test, config.data.also_test_raw_dir = "imagenet_val", args.imagenet
     config.soft_labels.start_from = "given"
     _SETTINGS[args.dataset](config, args.recipe == "published")

@@ -239,6 +239,13 @@ def wanted(config):
     return classes, (*([crop, crop] if crop else sides), channels)
 
 
+def test_a_sweep_of_transfer_tests_webvision_alone_on_imagenet():
+    """ANIMAL-10N has none of its classes, and ImageNet-LT is tested on these images in any case."""
+    for arg in args_of("transfer"):
+        tested = config_of("transfer", f"{arg},imagenet=val.tar").data.also_test
+        assert tested == ("imagenet_val" if arg.startswith("webvision") else "")
+
+
 def test_the_demos_configs_are_the_digits_with_each_of_its_methods(tmp_path, monkeypatch):
     """`digits.py`'s kinds run above; the demo trains them, one a method and seed."""
     demo, digits = (importlib.import_module(f"experiments.{name}") for name in ("demo", "digits"))
