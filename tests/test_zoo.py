@@ -1,5 +1,6 @@
 """The weight nets that come with the package, and their cards."""
 
+import dataclasses
 import importlib
 import re
 from pathlib import Path
@@ -85,6 +86,8 @@ def test_an_export_says_what_was_measured(tmp_path, capsys):
     assert "| learned on | photos |" in text
     assert "one; two \\| three |" in text
     assert f'load_weight_net("{path}")' in text
+    foreign = dataclasses.replace(saved, provenance={"normalize": ["sum"]})
+    assert "weights / weights.sum()" in card(foreign, "net", "net", "net")
     flags.FLAGS["about"].unparse()
     flags.FLAGS(["transfer", f"--output={tmp_path / 'other.safetensors'}", "--about=photos"])
     with pytest.raises(cmw.UsageError, match="--about is 'photos', expected NAME=TEXT"):

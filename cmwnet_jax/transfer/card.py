@@ -121,7 +121,7 @@ def card(saved: SavedWeightNet, name: str, path: str, file: str) -> str:
     """
     heads, rows = weight_rows(saved)
     given = saved.provenance.get("normalize")
-    divisor = {"mean": "len(weights)", "none": "1"}.get(given, "weights.sum()")
+    divisor = {"mean": "len(weights)", "none": "1"}.get(str(given), "weights.sum()")
     return "\n".join(
         [
             f"# Weight net {name}\n",
