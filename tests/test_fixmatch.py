@@ -12,7 +12,7 @@ import optax
 import pytest
 from problems import CLASSES, FEATURES, K, apply, flat, init_model_state, init_params, weight_net
 from test_start_from import state_of
-from test_train import Interrupted, final_arrays, small_config
+from test_train import final_arrays, interrupt, small_config
 
 import cmwnet_jax as cmw
 from cmwnet_jax.core.schedules import cosine_7_16
@@ -33,7 +33,6 @@ from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.start_from import read_classifier
-from cmwnet_jax.train.trainer import Trainer
 
 LABELLED, UNLABELLED, FACTOR, THRESHOLD, RATE = 3, 7, 1.7, 0.6, 0.1
 OF_CLASS = np.array([2, 0, 1, 1], np.int32)
@@ -208,17 +207,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     """Stopped inside the second epoch: pseudo-labels, class sizes and the plan go on; the metrics tell them."""
     config = config_of(chunk_steps=2, checkpoint__every_minutes=1e-9)
     result = train(config, tmp_path / "whole")
-    run_chunk = Trainer.run_chunk
-
-    def until(trainer, state, epoch):
-        if epoch.number == 1 and epoch.steps_done == 2:
-            raise Interrupted
-        return run_chunk(trainer, state, epoch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "run_chunk", until)
-        with pytest.raises(Interrupted):
-            train(config, tmp_path / "resumed")
+    interrupt(config, tmp_path / "resumed", monkeypatch, steps_done=2)
     train(config, tmp_path / "resumed")
     whole, resumed = (final_arrays(config, tmp_path / name) for name in ("whole", "resumed"))
     for (path, expected), (_, got) in zip(whole, resumed, strict=True):

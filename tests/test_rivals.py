@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from test_train import small_config
+from test_train import interrupt, small_config
 
 from cmwnet_jax.core import mixing
 from cmwnet_jax.core.meta_classes import MetaClasses
@@ -22,7 +22,6 @@ from cmwnet_jax.methods.measure import Measured, measured
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.posterior import save_posterior
-from cmwnet_jax.train.trainer import Trainer
 
 
 def started(number, state, measure):
@@ -400,17 +399,7 @@ def test_a_run_that_stops_inside_an_epoch_goes_on_as_if_it_had_not(method, tmp_p
     )  # fmt: skip
     whole, run = tmp_path / "whole", tmp_path / "run"
     train(config, whole)
-    run_chunk = Trainer.run_chunk
-
-    def stopping(trainer, state, epoch):
-        if epoch.number == 1 and epoch.steps_done == 13:
-            raise KeyboardInterrupt
-        return run_chunk(trainer, state, epoch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "run_chunk", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, run)
+    interrupt(config, run, monkeypatch, steps_done=13)
     train(config, run)
     (expected, expected_arrays), (found, arrays) = numbers_of(whole), numbers_of(run)
     assert found == expected

@@ -19,6 +19,7 @@ from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.train.config import default_config, parse_arg
 from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.trainer import Trainer
 from experiments import digits
 
 ROOT = Path(__file__).parent.parent
@@ -184,6 +185,21 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
 
 class Interrupted(Exception):
     """Stands for whatever ends a run before its time."""
+
+
+def interrupt(config, workdir, monkeypatch, steps_done):
+    """Trains until so many steps of the second epoch are done, and saved if the checkpoints are due."""
+    run_chunk = Trainer.run_chunk
+
+    def until(trainer, state, epoch):
+        if epoch.number == 1 and epoch.steps_done == steps_done:
+            raise Interrupted
+        return run_chunk(trainer, state, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_chunk", until)
+        with pytest.raises(Interrupted):
+            train(config, workdir)
 
 
 def final_arrays(config, workdir):

@@ -50,8 +50,7 @@ class Found:
     @functools.cached_property
     def dataset(self) -> str:
         """Name of the run's data set, from its config; empty if that is older than the field."""
-        data = stored.read_config(self.path).get("data")
-        return str(data.get("name", "")) if isinstance(data, dict) else ""
+        return _dataset(stored.read_config(self.path), "name")
 
     def check(self) -> None:
         """Reads the run's files.
@@ -200,8 +199,13 @@ def _found(folder: Path, path: Path) -> Found:
         return Found(path, parts[:-2], parts[-2], int(seed[1]))
     fields = stored.read_config(path)
     if seed and len(parts) == 2:  # the sweep of a file whose cells are methods alone
-        data = fields.get("data", {})
-        dataset = data.get("known_as") or data.get("name")
+        dataset = _dataset(fields, "known_as") or _dataset(fields, "name")
         return Found(path, (dataset,) if dataset else (), parts[-2], int(seed[1]))
     column = parts[:-1] if seed is None else parts
     return Found(path, tuple(column), fields["method"], fields["seed"])
+
+
+def _dataset(fields: dict, name: str) -> str:
+    """The field `data.NAME` of a config.json; empty if that is older than the field, or damaged there."""
+    data = fields.get("data")
+    return str(data.get(name, "")) if isinstance(data, dict) else ""
