@@ -14,7 +14,6 @@ import importlib.util
 import io
 import json
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -33,6 +32,7 @@ from cmwnet_jax.data.random import Purpose
 from cmwnet_jax.data.streaming import StreamedSplit
 from cmwnet_jax.files import folder_to_write, local_path
 from cmwnet_jax.screen import console
+from experiments.benchmark_input import measure
 
 _CROP, _RESIZE = 224, 256
 _STRENGTH = 0.4
@@ -117,23 +117,6 @@ def _tf_data(encoded: list[bytes]) -> Callable[[int], object]:
     return lambda number: next(dataset.as_numpy_iterator())
 
 
-def measure(runs: dict[str, Callable[[int], object]], repeats: int) -> dict[str, float]:
-    """Measures median seconds of processor time per pass; variants alternate, after one pass that compiles.
-
-    Args:
-        runs: the variants.
-        repeats: passes of each.
-    """
-    seconds = {name: [] for name in runs}
-    for number in range(repeats + 1):
-        for name, run in runs.items():
-            started = time.process_time()
-            jax.block_until_ready(run(number))
-            if number:
-                seconds[name].append(time.process_time() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def main(argv: list[str]) -> None:
     """Measures and prints the table."""
     del argv
@@ -141,7 +124,7 @@ def main(argv: list[str]) -> None:
     if file is not None:
         folder_to_write("--json", file.parent)
     encoded = photographs(_IMAGES.value)
-    seconds = measure(variants(encoded), _REPEATS.value)
+    seconds = measure(variants(encoded), _REPEATS.value, time.process_time)
     size = sum(map(len, encoded)) / len(encoded) / 1000
     table = Table(title=f"photographs of {size:.0f} kB, {os.cpu_count()} cores, jax {jax.__version__}")
     for column in ("work", "images per second of one core", "ms an image"):

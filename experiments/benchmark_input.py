@@ -167,15 +167,23 @@ def _tf_data(data: Data, recipe: Recipe) -> dict[str, Callable[[int], object]]:
     return {"tf.data, alone": alone, "tf.data, plain step": with_step}
 
 
-def measure(runs: dict[str, Callable[[int], object]], repeats: int) -> dict[str, float]:
-    """Measures median seconds per epoch; variants alternate, after one epoch that compiles and fills caches."""
+def measure(
+    runs: dict[str, Callable[[int], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Measures median seconds per run; variants alternate, after one run that compiles and fills caches.
+
+    Args:
+        runs: the variants; each is called with the number of its run.
+        repeats: runs of each.
+        clock: gives seconds, of the wall or of the processor.
+    """
     seconds = {name: [] for name in runs}
     for number in range(repeats + 1):
         for name, run in runs.items():
-            started = time.perf_counter()
+            started = clock()
             jax.block_until_ready(run(number))
             if number:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
