@@ -7,7 +7,8 @@
 DATASET: fashion_mnist or mnist (MLP, 30 epochs), cifar10 (small CNN). raw_dir=PATH reads local files instead of
 tfds's: a folder of *-ubyte.gz, or an image folder or archive for cifar10.
 BIAS: none, long_tail_100, symmetric_60, human_worse_label, ... (see the README).
-METHOD: a method, or cmwnet_shuffled (random meta-classes), cmwnet_ldam, ldam_drw.
+METHOD: a method, or cmwnet_shuffled (random meta-classes), cmwnet_delayed (weights of before the weight net's
+update), cmwnet_ldam, ldam_drw.
 Options by name: K=2 (number of meta-classes), meta=held_out (clean meta data, which are taken out of the
 training set, instead of generated ones), meta_mixup=on or off (default: on for generated meta data, as in the
 paper), rank=now or history (meta_set.rank_by), per_class=10 (meta examples per class), epochs=30,
@@ -25,6 +26,7 @@ from cmwnet_jax.train.config import default_config, parse_arg
 
 _VARIANTS = {
     "cmwnet_shuffled": ("cmwnet", {"weight_net.class_feature": "shuffled"}),
+    "cmwnet_delayed": ("cmwnet", {"delayed_weights": True}),
     "cmwnet_ldam": ("cmwnet", {"loss.name": "ldam"}),
     "ldam_drw": ("ldam", {"loss.reweight_at_percent": 80.0}),
 }
@@ -79,5 +81,5 @@ def _set_meta_data(config: ConfigDict, args: ConfigDict) -> None:
 
 
 def get_cells() -> list[str]:
-    """The config arguments of the cells in the README's table."""
-    return [f"fashion_mnist,{bias},{method}" for bias in _BIASES for method in _METHODS]
+    """The config arguments of the cells in the README's table, and of delayed weights (docs/costs.md)."""
+    return [f"fashion_mnist,{bias},{method}" for bias in _BIASES for method in (*_METHODS, "cmwnet_delayed")]
