@@ -23,7 +23,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import torch
 from absl import flags
 from ml_collections import ConfigDict
 from rich.table import Table
@@ -38,9 +37,20 @@ from cmwnet_jax.train.build import build_recipe, fit_meta_classes
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.preemption import stop_if_asked
-from experiments import compare, torch_peers
+from experiments import compare
 from experiments.setting import setting
-from experiments.torch_epoch import Loop
+
+try:
+    import torch
+
+    from experiments import torch_peers
+    from experiments.torch_epoch import Loop
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    sys.exit(
+        "error: PyTorch, with which this compares, is not installed: run pip install -r requirements-bench.txt"
+    )
 
 OURS, THEIRS = "launched", "PyTorch"
 

@@ -99,14 +99,15 @@ def _save(methods: Mapping[str, Sequence[Found]], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(drawing.STYLE):
         figure = Figure(figsize=(9.6, 4.8), layout="constrained")
-        calibrated, curves = figure.subplots(1, 2, sharex=True, sharey=True)
+        calibrated, curves = figure.subplots(1, 2, sharey=True)
         for number, (method, found) in enumerate(methods.items()):
             arrays = [run.arrays("selective") for run in found]
             style = {"color": drawing.LINES[number % len(drawing.LINES)], "linestyle": _STYLES[number % 4]}
             count = len({run.seed for run in found})
             _draw_errors(calibrated, arrays, f"{drawing.literal(method)}, {drawing.seeds(count)}", style)
             _draw_curves(curves, arrays, style)
-        calibrated.set(ylabel="wrong among the accepted (%)", xlim=(0, 100), ylim=(0, None))
+        calibrated.set(ylabel="wrong among the accepted (%)", xlim=(None, 100.5), ylim=(0, None))
+        curves.set_xlim(0, 100.5)
         calibrated.set_title("thresholds from calibration images", fontsize=10)
         curves.set_title("all thresholds on the test split", fontsize=10)
         for axes in (calibrated, curves):
