@@ -63,7 +63,8 @@ def written(folder, arrays):
 def config_of(folder, arrays, **fields):
     """A short run on these arrays, without a bias."""
     usual = {"data__bias": "none", "batch_size": 12, "meta_set__batch_size": 8, "chunk_steps": 10}
-    return small_config(data__name="arrays", data__raw_dir=str(written(folder, arrays)), **{**usual, **fields})
+    usual["data__raw_dir"] = str(written(folder, arrays))
+    return small_config(data__name="arrays", **{**usual, **fields})
 
 
 class TestContents:
@@ -145,6 +146,20 @@ class TestInputs:
         mean, std = column_moments(np.split(x, [7, 30]))
         np.testing.assert_allclose(mean, x.mean(axis=0), rtol=1e-6)
         np.testing.assert_allclose(std, [*x.std(axis=0)[:3], 1], rtol=1e-6)
+        _, std = column_moments(np.split(x, [7, 30]), together=True)
+        np.testing.assert_allclose(std, np.sqrt(np.mean(x.var(axis=0))), rtol=1e-6)
+        assert column_moments([np.ones((4, 3))], together=True)[1].tolist() == [1, 1, 1]
+
+    def test_columns_of_one_unit_are_scaled_by_one_number_also_once_prepared(self, tmp_path):
+        arrays, x = vectors() | {"one_unit": np.array(True)}, vectors()["train_x"]
+        load_data(config_of(tmp_path, arrays, data__dir=str(tmp_path / "data")))
+        config = config_of(tmp_path, arrays, data__dir=str(tmp_path / "data"), data__raw_dir="", method="erm")
+        data = load_data(config)
+        recipe = build_recipe(config, data)
+        inputs = open_input(data, recipe.method.streams, recipe.orders, 0, recipe.one_step_a_call)
+        expected = (vectors()["test_x"] - x.mean(axis=0)) / np.sqrt(np.mean(x.var(axis=0)))
+        seen = inputs.map_split("test", lambda batch: batch["image"])()
+        np.testing.assert_allclose(seen, expected, atol=2e-4)
 
     def test_a_run_on_vectors(self, tmp_path):
         config = config_of(tmp_path, vectors(), method="erm", num_epochs=1, warmup_epochs=0)
@@ -187,6 +202,8 @@ def changed(**new):
         (changed(train_y=lambda a: a["train_y"].astype(object)), "pickles could run any code"),
         (changed(words=lambda a: NAMES), "which has an array words, but no tokens: take it out"),
         (lambda a: a.update(tokens() | {"words": NAMES}), "words has 3 entries, expected one for each"),
+        (lambda a: a.update(tokens() | {"one_unit": np.array(True)}), "an array one_unit, but no vectors"),
+        (changed(one_unit=lambda a: np.ones(5)), r"one_unit is float64 of shape \(5,\), expected a"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_one_sentence(tmp_path, spoil, message):

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -171,6 +172,28 @@ def test_the_gallery_shows_the_texts_or_else_the_words(tmp_path):
         assert shown <= set(outline(tmp_path / f"{name}_out/gallery.html").texts)
 
 
+def test_further_columns_are_not_read_which_is_said_once(tmp_path, capsys):
+    """Whatever they hold; of texts without a known word, the first rows are named."""
+    columns = texts() | {"id": [f"q{row}" for row in range(18)], "when": [date(2026, 1, 2), *[None] * 17]}
+    columns |= {"source": [None] * 17 + ["x"], "tags": [["a"]] * 18}
+    for row, word in ((3, "uncommon"), (4, "strange"), (17, "and rare")):
+        columns["text"][row] = word
+    path, data = written(tmp_path, columns, ".parquet"), str(tmp_path / "data")
+    found = sources.read(sources.open("csv", data, str(path), options=OF_TEXTS))
+    assert list(found.train.ids) == [f"q{row}" for row in rows_of("train")]
+    assert [bool(row.any()) for row in found.train.images] == [row != 3 for row in rows_of("train")]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("note: the columns 'when', 'source', 'tags' are not read")
+    assert re.search("note: 1 of 12 texts of train have no word of at least two .*: row 4$", said[1])
+    assert re.search("note: 2 of 6 texts of test have no .*: rows 5 and 18$", said[2]) and len(said) == 3
+    sources.open("csv", data, str(path), options=OF_TEXTS)
+    assert not capsys.readouterr().err
+    columns = pictures(tmp_path) | {"taken": [date(2026, 1, 2)] * 18}
+    found = sources.load("csv", data, str(written(tmp_path, columns)))
+    assert found.train.images.shape == (12, 8, 6, 3)
+    assert "note: the column 'taken' is not read" in capsys.readouterr().err
+
+
 def changed(**new):
     return lambda columns: columns.update(new)
 
@@ -182,6 +205,7 @@ def without(*names):
 LABELS = numbers()["label"]
 SINGLE = ["c9" if row == 3 else label for row, label in enumerate(LABELS)]  # row 3 is for training
 ELSEWHERE = ["c9" if row == 0 else label for row, label in enumerate(LABELS)]  # row 0 is for testing
+EMPTY = "where 2 texts are empty in the column 'text', rows 4 and 6: fill them in or take"
 WRONG = {
     numbers: [
         (without("split"), "which has label, a, b, and no column 'split'"),
@@ -201,13 +225,13 @@ WRONG = {
         (changed(path=["pictures/x.jpg"] * 18), "path of train has the id 'pictures/x.jpg' more than once"),
         (changed(path=[None, *map(str, range(17))]), "the column 'path' has no value in row 1"),
         (changed(path=[f"{row}.jpg" for row in range(18)]), "where 12 of 12 paths of train name no file, the"),
-        (changed(a=range(18)), "which has the column 'a' besides path, expected images alone"),
-        (changed(text=["x"] * 18), "which has the column 'text' besides path, expected images alone"),
+        (changed(text=["x"] * 18), "which has a column 'path' and one 'text', expected images or texts"),
     ],
     texts: [
         (changed(text=[None, *texts()["text"][1:]]), "the column 'text' has no value in row 1"),
-        (changed(text=[f"word{row}" for row in range(18)]), "12 training texts have no word that is in two"),
-        (changed(a=range(18)), "which has the column 'a' besides text, expected texts alone"),
+        (changed(text=[f"word{row}" for row in range(18)]), "training texts have no word .*: name the column"),
+        (changed(text=["a b"] * 18), r"no word of at least two .*: make tokens of them \(data.texts=tokens"),
+        (changed(text=[*texts()["text"][:3], "", "\n", " ", *texts()["text"][6:]]), EMPTY),
     ],
 }  # fmt: skip
 OF_LABELS = [
@@ -271,8 +295,10 @@ def test_other_files_are_one_sentence(tmp_path):
     for name in ("a.csv", "a.parquet"):
         (tmp_path / name).write_bytes(b'\x00\xff,"\nx')
         assert "cannot be read as a table" in refused("csv", tmp_path, tmp_path / name)
-    (tmp_path / "a.csv").write_text("label,split,label\n")
-    assert "which has no row" in refused("csv", tmp_path, tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("label,split,a\n")
+    assert "which has no row: write" in refused("csv", tmp_path, tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("label,split,label\nx,train,y\n")
+    assert "(the column 'label' is there twice, and each needs" in refused("csv", tmp_path, tmp_path / "a.csv")
 
 
 def test_fields_of_tables_are_for_tables():

@@ -36,16 +36,27 @@ def test_tokens_are_numbered_by_frequency_in_the_training_texts():
 def test_columns_are_read_as_text_on_one_line(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('text,label\n"two\nlines",1\nNA,02\n')
-    assert tool.read_column("--train", str(path), ("text", "label")) == (["two lines", "NA"], ["1", "02"])
-    for names, message in ((("text", "kind"), "no column 'kind' among text, label"),):
+    assert tool.read_texts("--train", str(path), ("text", "label")) == (["two lines", "NA"], ["1", "02"], None)
+    path.write_text("when,text,label,id\n2026-01-02,a,1,007\nnever,b,2,8\n")
+    assert tool.read_texts("--train", str(path), ("text", "label")) == (["a", "b"], ["1", "2"], ["007", "8"])
+    for table, message in (
+        ("text,what\na,b\n", "no column 'label' among text, what"),
+        ("text,label,text\na,b,c\n", "the column 'text' is there twice"),
+        ('text,label\na,b\n" ",c\n', "where a text is empty in the column 'text', row 2: fill them in"),
+    ):
+        path.write_text(table)
         with pytest.raises(UsageError, match=message):
-            tool.read_column("--train", str(path), names)
+            tool.read_texts("--train", str(path), ("text", "label"))
     with pytest.raises(UsageError, match="--test is .*cannot be read as CSV .No such file"):
-        tool.read_column("--test", str(tmp_path / "b.csv"), ("text", "label"))
+        tool.read_texts("--test", str(tmp_path / "b.csv"), ("text", "label"))
 
 
 def test_few_texts_have_few_dimensions_and_none_without_shared_words():
     assert Vectors(TRAIN, 300).encode(TEST).shape == (2, 8)
     for encoder in (Vectors, Tokens):
-        with pytest.raises(UsageError, match="the 2 training texts have no word that is in two of them"):
+        with pytest.raises(UsageError, match="the 2 training texts have no word .*that is in two of them"):
             encoder(["one", "two"])
+    repeated = Vectors(["red card", "blue money"] * 4, 300)  # two directions, of six terms
+    lengths = np.linalg.norm(repeated.encode(["red card", "red money", "green"]), axis=1)
+    assert repeated.length == 6 and 0 < lengths[1] < lengths[0] and lengths[2] == 0
+    assert np.count_nonzero(repeated.encode(["red money"])) == 2

@@ -121,14 +121,16 @@ def pixel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), np.maximum(np.sqrt(np.maximum(variance, 0)), 1 / 255).astype(np.float32)
 
 
-def column_moments(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def column_moments(chunks: Iterable[np.ndarray], together: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each column of vectors, in float64, in one pass.
 
     Args:
         chunks: parts [n, d] float of all vectors; at least one example in all.
+        together: whether all columns get the square root of the mean of their variances.
 
     Returns:
-        mean [d] and std [d], float32; the std of a constant column is 1, so that it is only shifted.
+        mean [d] and std [d], float32; the std of a constant column is 1, so that it is only shifted; with
+        `together`, only if all columns are constant.
     """
     count, total, squares, origin = 0, 0.0, 0.0, None
     for chunk in chunks:
@@ -139,7 +141,11 @@ def column_moments(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray
         total += values.sum(axis=0)
         squares += np.square(values).sum(axis=0)
     mean = origin + total / count
-    std = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
+    variance = np.maximum(squares / count - (total / count) ** 2, 0)
+    if together:
+        std = np.full(len(mean), np.sqrt(np.mean(variance)) or 1)
+        return mean.astype(np.float32), std.astype(np.float32)
+    std = np.sqrt(variance)
     # Smaller differences than float32 resolves are none.
     return mean.astype(np.float32), np.where(std <= 1e-7 * np.abs(mean), 1, std).astype(np.float32)
 

@@ -197,6 +197,7 @@ def _of_files(builder: LocalBuilder, root: Path, raw_dir: str, fit: Fit, workers
         sizes = " and ".join(f"{count:,} in {split}" for split, count in contents.sizes.items())
         where = f", in {raw_dir!r}" if raw_dir else ""
         yield Finding(f"{len(contents.class_names):,} classes, {sizes}{where}")
+        yield from (Finding(f"note: {note}") for note in contents.notes)
         if contents.image_files is not None:
             yield from _of_images(contents.image_files, fit, workers)
         if folder.exists():

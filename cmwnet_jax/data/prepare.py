@@ -10,6 +10,7 @@ import io
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -178,6 +179,8 @@ def _local(builder_class: type[LocalBuilder], root: Path, raw_dir: str, options:
             except OSError:
                 if not folder.exists():  # otherwise another process has finished first
                     raise
+            for note in builder.contents.notes:
+                print(f"note: {note}", file=sys.stderr, flush=True)
     return folder
 
 

@@ -39,6 +39,7 @@ class Source:
             `given_label` the one that training sees.
         vocabulary: number of tokens, all splits' largest plus 1; 0 for inputs of another kind.
         words: what each token stands for, if that is known.
+        one_unit: whether the columns of vectors have one unit, and are scaled by one number.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Source:
     has_given_labels: bool = False
     vocabulary: int = 0
     words: Sequence[str] = ()
+    one_unit: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -152,6 +154,7 @@ def open(
         has_given_labels="given_label" in builder.info.features,
         vocabulary=facts.get("vocabulary", 0),
         words=tuple(facts.get("words", ())),
+        one_unit=bool(facts.get("one_unit", False)),
     )
     folder = Path(source.folder)
     for split in (*needed, test_split):

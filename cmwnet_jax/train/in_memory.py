@@ -117,7 +117,7 @@ def train_in_memory(
         kind=data.kind,
         shape=data.image_shape,
         vocabulary=data.source.vocabulary,
-        scaling=scaling_of(data.splits["train"]),
+        scaling=scaling_of(data.splits["train"], data.source.one_unit),
         losses=np.array(losses),
         files={
             "weights": weight_arrays(data, classes, epoch),

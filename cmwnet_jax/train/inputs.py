@@ -71,7 +71,7 @@ def open_input(
     paths = {
         "streams": streams,
         "prepare": prepare_streams(streams),
-        "scaling": scaling_of(data.splits["train"]),
+        "scaling": scaling_of(data.splits["train"], data.source.one_unit),
     }
     if isinstance(data.splits["train"], Raw):
         return DeviceInput(data.splits, **paths, one_step_a_call=one_step_a_call)

@@ -80,7 +80,7 @@ def standardize(inputs: jax.Array, scaling: Scaling) -> jax.Array:
     return inputs.astype(jnp.float32) * scaling.scale - scaling.shift
 
 
-def scaling_of(train: Raw | StreamedSplit) -> Scaling:
+def scaling_of(train: Raw | StreamedSplit, one_unit: bool = False) -> Scaling:
     """Computes how inputs are standardised by the training split; the test split is scaled alike.
 
     Images get mean 0 and standard deviation 1 per channel, and vectors per column. A column that is constant in
@@ -88,12 +88,14 @@ def scaling_of(train: Raw | StreamedSplit) -> Scaling:
 
     Args:
         train: the training split. Of streamed images, 1,000 evenly spaced ones are read; of vectors, all.
+        one_unit: whether the columns of vectors have one unit (`Source.one_unit`): they get mean 0, and one
+            number scales all, after which the mean of their variances is 1.
     """
     kind = kinds.kind_of((train if isinstance(train, Raw) else train.read(np.arange(1))).image.dtype)
     if kind == kinds.TOKENS:
         return Scaling()
     if kind == kinds.VECTORS:
-        mean, std = column_moments(_chunks(train))
+        mean, std = column_moments(_chunks(train), one_unit)
         return Scaling(mean, 1 / std)
     rows = np.unique(np.linspace(0, len(train) - 1, _SAMPLE).astype(np.int32))
     mean, std = pixel_moments(train.image if isinstance(train, Raw) else train.read(rows).image)

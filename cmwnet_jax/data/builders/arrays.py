@@ -16,7 +16,7 @@ from cmwnet_jax.data.builders.raw_files import raw_error
 from cmwnet_jax.errors import UsageError
 
 _NEEDED = ("train_x", "train_y", "test_x", "test_y")
-_OPTIONAL = ("train_true", "ids", "paths", "class_names", "words")
+_OPTIONAL = ("train_true", "ids", "paths", "class_names", "words", "one_unit")
 _SHAPES = "[N, d] floats (vectors), [N, length] whole numbers (tokens) or [N, h, w, 1 or 3] uint8 (images)"
 
 
@@ -27,7 +27,9 @@ class Arrays(LocalBuilder):
     is padding; or images [N, height, width, 1 or 3] uint8. `y` holds labels [N], whole numbers or text.
     Optional: `class_names` [C] text; for the training examples, `train_true` [N], the true labels if some of
     `train_y` are wrong, `ids` [N] (otherwise row numbers) and `paths` [N], which show the examples: paths of
-    files, or the texts themselves; for tokens, `words` [V] text, what each number from 0 stands for.
+    files, or the texts themselves; for tokens, `words` [V] text, what each number from 0 stands for; for
+    vectors, `one_unit`, a single True if their columns have one unit, as principal components have: then one
+    number scales all of them.
     """
 
     WANTS = f"an .npz file of {', '.join(_NEEDED)}, and optionally {', '.join(_OPTIONAL)}"
@@ -64,7 +66,7 @@ class Arrays(LocalBuilder):
             contents,
             given=given if "train_true" in arrays else None,
             paths=None if paths is None else {"train": paths, "test": [""] * len(inputs["test"])},
-            facts=_facts(inputs, _text(arrays, "words", root), root),
+            facts=_facts(inputs, _text(arrays, "words", root), root) | _unit(arrays, inputs, root),
         )
 
 
@@ -88,6 +90,20 @@ def _facts(inputs: Mapping[str, np.ndarray], words: list[str] | None, root: Path
             root, f"where words has {len(words)} entries, expected one for each token from 0 to {largest}"
         )
     return {"vocabulary": len(words), "words": words}
+
+
+def _unit(arrays: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray], root: Path) -> dict[str, Any]:
+    """Of vectors whose columns have one unit, that fact."""
+    if "one_unit" not in arrays:
+        return {}
+    value = arrays["one_unit"]
+    if value.shape != () or value.dtype != bool:
+        raise raw_error(
+            root, f"where one_unit is {value.dtype} of shape {value.shape}, expected a single True or False"
+        )
+    if kinds.kind_of(inputs["train"].dtype) != kinds.VECTORS:
+        raise raw_error(root, "which has an array one_unit, but no vectors: take it out")
+    return {"one_unit": True} if value else {}
 
 
 def _parts(arrays: Mapping[str, np.ndarray]):

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from cmwnet_jax.data import kinds
 from cmwnet_jax.data.builders import images
 from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
-from cmwnet_jax.data.texts import ENCODERS
+from cmwnet_jax.data.texts import ENCODERS, unknown_words
 from cmwnet_jax.errors import naming_field
 
 PREPARING_THREADS = min(8, os.cpu_count() or 1)
@@ -32,7 +32,9 @@ class Contents(abc.ABC):
         image_feature: the tfds feature that stores an image, or another kind of input (`data.kinds`).
         more_features: name -> tfds feature of what an example has beyond `id`, `image` and `label`.
         facts: what is known of the whole set by name, stored with it as JSON: of tokens, `vocabulary`, their
-            number, and perhaps `words`, what each stands for.
+            number, and perhaps `words`, what each stands for; of vectors, perhaps `one_unit`, whether their
+            columns have one.
+        notes: sentences about what the user may not expect, which are said when the set is prepared.
         num_bytes: bytes of the inputs as they will be stored.
         image_files: the encoded files that they are; None for inputs in memory.
     """
@@ -43,6 +45,7 @@ class Contents(abc.ABC):
     image_feature: tfds.features.FeatureConnector
     more_features: Mapping[str, tfds.features.FeatureConnector] = {}
     facts: Mapping[str, Any] = {}
+    notes: Sequence[str] = ()
     num_bytes: int = 0
     image_files: "ImageFiles | None" = None
 
@@ -124,12 +127,24 @@ class Texts(Contents):
         self.num_bytes = sum(self.sizes.values()) * self._encoder.length * np.dtype(dtype).itemsize
         words = list(self._encoder.words)
         self.facts = {"vocabulary": len(words), "words": words} if words else {}
+        self.facts |= {"one_unit": True} if self._encoder.has_one_unit else {}
         # Of the texts, not of the vectors, whose last digits may differ between machines.
-        content = [f"{encoder} {self._encoder.length} {list(class_names)}".encode()]
+        content = [
+            f"{encoder} {self._encoder.length} {list(class_names)} {self._encoder.has_one_unit}".encode()
+        ]
         content += [str(list(own)).encode() for own in texts.values()]
         content += [np.asarray(own).tobytes() for part in (labels, ids) for own in part.values()]
         self.key = digest(content)
         self._encoded: InMemory | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """How many texts of each split have no known word."""
+        said = [
+            unknown_words(self._encoder, own, self._ids[split], f"texts of {split}")
+            for split, own in self._texts.items()
+        ]
+        return [sentence for sentence in said if sentence]
 
     def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """Yields the rows [start, stop) of a split."""

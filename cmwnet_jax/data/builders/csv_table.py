@@ -11,7 +11,7 @@ from cmwnet_jax.data.builders import tables
 from cmwnet_jax.data.builders.base import LocalBuilder
 from cmwnet_jax.data.builders.contents import Contents, ImageFile, ImageFiles, InMemory, Texts, digest
 from cmwnet_jax.data.builders.table_files import Part, no_value, read_parts
-from cmwnet_jax.data.texts import on_one_line
+from cmwnet_jax.data.texts import empty_rows, no_text, on_one_line
 
 Labels = Mapping[str, np.ndarray]
 """Split -> [N] int32 in [0, C)."""
@@ -27,7 +27,8 @@ class Csv(LocalBuilder):
     numbers or text. Inputs are either images (the column `path`, relative to the table's folder, read in RGB),
     or texts (the column `text`, made into vectors or tokens), or all other columns, numbers that make a vector.
     Optional: `true_label`, the true label of training examples if some labels are wrong, and `id` (otherwise
-    the row's number in its file, or the path). A text shows its example, as a path does.
+    the row's number in its file, or the path). A text shows its example, as a path does. Further columns beside
+    paths or texts are not read, which a note says.
     """
 
     WANTS = (
@@ -50,7 +51,7 @@ class Csv(LocalBuilder):
             UsageError: a table cannot be read, a column is missing, or a value in it cannot be used.
         """
         special = (label_column, *SPECIAL)
-        parts = read_parts(root, cls.wanted(), special)
+        parts = read_parts(root, cls.wanted(), special, lambda names: _read_of(names, special))
         for part in parts.values():
             if label_column not in part.columns:
                 raise part.error(
@@ -59,24 +60,48 @@ class Csv(LocalBuilder):
                 )
         given, true, class_names = _labels(parts, label_column, root)
         ids = _names(parts, "id") or _names(parts, "path")
-        others = {
-            split: [name for name in part.columns if name not in special] for split, part in parts.items()
-        }
         labels, shown = given if true is None else true, None
+        for part in parts.values():
+            if {"path", "text"} <= {*part.columns}:
+                raise part.error(
+                    "which has a column 'path' and one 'text', expected images or texts: rename one of them"
+                )
         if "path" in parts["train"].columns:
             shown = _texts(parts, "path")
-            _check_alone(parts, "path", "images", others)
             contents = _images(parts, shown, labels, class_names, root)
         elif "text" in parts["train"].columns:
-            shown = {split: list(map(on_one_line, own)) for split, own in _texts(parts, "text").items()}
-            _check_alone(parts, "text", "texts", others)
+            shown = _texts_to_read(parts)
             rows = {split: part.rows for split, part in parts.items()}
             contents = Texts(shown, labels, class_names, texts, ids=rows)
         else:
+            others = {
+                split: [name for name in part.columns if name not in special] for split, part in parts.items()
+            }
             contents = _vectors(parts, labels, class_names, others)
         return tables.WithColumns(
-            contents, given=None if true is None else given, paths=shown, ids=ids, facts=contents.facts
+            contents,
+            given=None if true is None else given,
+            paths=shown,
+            ids=ids,
+            facts=contents.facts,
+            notes=_left_out(parts),
         )
+
+
+def _read_of(names: Sequence[str], special: Sequence[str]) -> Sequence[str]:
+    """The columns that are read: beside paths or texts those with a meaning, otherwise all."""
+    return [name for name in names if name in special] if {"path", "text"} & {*names} else names
+
+
+def _left_out(parts: Mapping[str, Part]) -> list[str]:
+    """A sentence about the columns that are not read, if there are any."""
+    names = list(dict.fromkeys(name for part in parts.values() for name in part.ignored))
+    if not names:
+        return []
+    what = (
+        f"the column {names[0]!r} is" if len(names) == 1 else f"the columns {', '.join(map(repr, names))} are"
+    )
+    return [f"{what} not read (an example's own name would be in a column 'id')"]
 
 
 def _labels(
@@ -121,14 +146,14 @@ def _texts(parts: Mapping[str, Part], name: str) -> dict[str, list[str]]:
     return {split: [str(value) for value in part.columns[name]] for split, part in parts.items()}
 
 
-def _check_alone(parts: Mapping[str, Part], name: str, what: str, others: Mapping[str, Sequence[str]]) -> None:
-    """Raises a UsageError for further columns, which would be left out without notice."""
+def _texts_to_read(parts: Mapping[str, Part]) -> dict[str, list[str]]:
+    """The texts, each on one line; raises a UsageError if some are empty."""
+    texts = _texts(parts, "text")
     for split, part in parts.items():
-        more = [*others[split], *({"path", "text"} - {name}).intersection(part.columns)]
-        if more:
-            raise part.error(
-                f"which has the column {more[0]!r} besides {name}, expected {what} alone: take it out"
-            )
+        empty = empty_rows(texts[split])
+        if empty:
+            raise part.error(no_text("text", [int(part.rows[place]) for place in empty]))
+    return {split: list(map(on_one_line, own)) for split, own in texts.items()}
 
 
 def _vectors(

@@ -1,7 +1,7 @@
 """Reads tables, CSV, TSV or Parquet, as columns by split."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +18,24 @@ SPLITS = ("train", *TEST_SPLITS)
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SUFFIXES = (*_DELIMITERS, ".parquet")
 
+Choose = Callable[[Sequence[str]], Sequence[str]]
+"""Names of all columns -> those to read."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
     """The rows of one split.
 
     Attributes:
-        columns: name -> [N] numbers or truth values, or objects that are text.
+        columns: name -> [N] numbers or truth values, or objects that are text, of the columns that were read.
+        ignored: names of the other columns.
         rows: [N] int, the row of each in its file, from 0.
         root: `data.raw_dir`.
         file: the table, `root` or a file in it.
     """
 
     columns: Mapping[str, np.ndarray]
+    ignored: tuple[str, ...]
     rows: np.ndarray
     root: Path
     file: Path
@@ -38,7 +43,7 @@ class Part:
     @property
     def names(self) -> str:
         """The names of the columns, for errors."""
-        return _named(self.columns)
+        return _named([*self.columns, *self.ignored])
 
     def error(self, what: str) -> UsageError:
         """The error for a table that cannot be used.
@@ -49,13 +54,14 @@ class Part:
         return _error(self.root, self.file, what)
 
 
-def read_parts(root: Path, wanted: str, texts: tuple[str, ...]) -> dict[str, Part]:
+def read_parts(root: Path, wanted: str, texts: tuple[str, ...], choose: Choose) -> dict[str, Part]:
     """Reads a table with a column `split`, or a folder with a table per split, e.g. train.csv and test.csv.
 
     Args:
         root: the table or the folder.
         wanted: the files that the builder wants, for errors.
         texts: columns that hold text even if it looks like numbers.
+        choose: which columns of a table are read, and may then have no empty cell.
 
     Returns:
         Split -> its rows, in their order; `train` first.
@@ -64,10 +70,10 @@ def read_parts(root: Path, wanted: str, texts: tuple[str, ...]) -> dict[str, Par
         UsageError: a table cannot be read, is empty or has an empty cell; a split is missing or unknown.
     """
     if root.is_dir():
-        return _parts_of_folder(root, wanted, texts)
-    columns = _read(root, root, wanted, texts)
+        return _parts_of_folder(root, wanted, texts, choose)
+    columns, ignored = _read(root, root, wanted, texts, choose)
     if "split" not in columns:
-        raise raw_error(root, f"which has {_named(columns)}, and no column 'split': {wanted}")
+        raise raw_error(root, f"which has {_named([*columns, *ignored])}, and no column 'split': {wanted}")
     split = columns.pop("split")
     found = [str(name) for name in np.unique(split)]
     check_splits(found, root, wanted)
@@ -77,11 +83,12 @@ def read_parts(root: Path, wanted: str, texts: tuple[str, ...]) -> dict[str, Par
     parts = {}
     for name in (name for name in SPLITS if name in found):
         rows = np.flatnonzero(split == name)
-        parts[name] = Part({column: values[rows] for column, values in columns.items()}, rows, root, root)
+        own = {column: values[rows] for column, values in columns.items()}
+        parts[name] = Part(own, ignored, rows, root, root)
     return parts
 
 
-def _parts_of_folder(root: Path, wanted: str, texts: tuple[str, ...]) -> dict[str, Part]:
+def _parts_of_folder(root: Path, wanted: str, texts: tuple[str, ...], choose: Choose) -> dict[str, Part]:
     files = {
         split: [path for suffix in _SUFFIXES if (path := root / f"{split}{suffix}").is_file()]
         for split in SPLITS
@@ -92,31 +99,70 @@ def _parts_of_folder(root: Path, wanted: str, texts: tuple[str, ...]) -> dict[st
     for split, (path, *more) in files.items():
         if more:
             raise raw_error(root, f"which has both {path.name} and {more[0].name}: take one of them out")
-        columns = _read(root, path, wanted, texts)
+        columns, ignored = _read(root, path, wanted, texts, choose)
         if "split" in columns:
             raise _error(root, path, "which has a column 'split', as the file's name says it: take it out")
-        parts[split] = Part(columns, np.arange(len(next(iter(columns.values())))), root, path)
+        rows = np.arange(len(next(iter(columns.values()), ())))
+        parts[split] = Part(columns, ignored, rows, root, path)
     return parts
 
 
-def _read(root: Path, path: Path, wanted: str, texts: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The columns of one table by name."""
+def _read(
+    root: Path, path: Path, wanted: str, texts: tuple[str, ...], choose: Choose
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The chosen columns of one table by name, and the names of the others."""
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
         raise raw_error(root, f"which is no table: {wanted}")
     problem = f"data.raw_dir is {str(path)!r}, which cannot be read as a table"
-    with reading(path, problem, "write it anew") as path, path.open("rb") as file:
+    with reading(path, problem, "write it anew") as path:
+        table, ignored = read_columns(path, texts, choose)
+    if not len(table):
+        raise _error(root, path, "which has no row: write the examples into it")
+    return {name: _values(root, path, name, table[name]) for name in table.column_names}, ignored
+
+
+def read_columns(path: Path, texts: Collection[str], choose: Choose) -> tuple[pyarrow.Table, tuple[str, ...]]:
+    """Reads some columns of a table; what the others hold does not matter.
+
+    Args:
+        path: a .csv, .tsv or .parquet file.
+        texts: columns that hold text even if it looks like numbers.
+        choose: the columns to read.
+
+    Returns:
+        (the chosen columns, the names of the others).
+
+    Raises:
+        ValueError: two columns have one name; other errors: the file cannot be read.
+    """
+    suffix = path.suffix.lower()
+    names = _column_names(path, suffix)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"the column {twice[0]!r} is there twice, and each needs a name of its own")
+    chosen = list(choose(names))
+    with path.open("rb") as file:
         if suffix == ".parquet":
-            table = pyarrow.parquet.read_table(file)
+            table = pyarrow.parquet.ParquetFile(file).read(chosen)
         else:
-            parse = pyarrow.csv.ParseOptions(delimiter=_DELIMITERS[suffix], newlines_in_values=True)
-            convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pyarrow.string()))
-            table = pyarrow.csv.read_csv(file, parse_options=parse, convert_options=convert)
-    names = table.column_names
-    if len(set(names)) < len(names) or not len(table):
-        what = "has no row" if not len(table) else f"has the column {max(names, key=names.count)!r} twice"
-        raise _error(root, path, f"which {what}: {wanted}")
-    return {name: _values(root, path, name, table[name]) for name in names}
+            types = dict.fromkeys(texts, pyarrow.string())
+            convert = pyarrow.csv.ConvertOptions(column_types=types, include_columns=chosen)
+            table = pyarrow.csv.read_csv(file, parse_options=_layout(suffix), convert_options=convert)
+    return table.select(chosen), tuple(name for name in names if name not in chosen)
+
+
+def _column_names(path: Path, suffix: str) -> list[str]:
+    """The names in a table's first line, or in its schema."""
+    with path.open("rb") as file:
+        if suffix == ".parquet":
+            return pyarrow.parquet.read_schema(file).names
+        with pyarrow.csv.open_csv(file, parse_options=_layout(suffix)) as reader:
+            return reader.schema.names
+
+
+def _layout(suffix: str) -> pyarrow.csv.ParseOptions:
+    return pyarrow.csv.ParseOptions(delimiter=_DELIMITERS[suffix], newlines_in_values=True)
 
 
 def _values(root: Path, path: Path, name: str, column: pyarrow.ChunkedArray) -> np.ndarray:

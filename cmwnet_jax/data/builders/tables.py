@@ -28,6 +28,7 @@ class WithColumns(Contents):
         paths: Mapping[str, Sequence[str]] | None = None,
         ids: Mapping[str, Sequence[str]] | None = None,
         facts: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
     ):
         """Takes the columns; None leaves one out.
 
@@ -37,8 +38,9 @@ class WithColumns(Contents):
             paths: per split, [N] file names, to show examples by.
             ids: per split, [N] str, instead of the contents' own.
             facts: as in `Contents`.
+            notes: as in `Contents`; the contents' own are kept.
         """
-        self._contents, self.facts = contents, facts or {}
+        self._contents, self.facts, self._notes = contents, facts or {}, notes
         self.class_names, self.sizes = contents.class_names, contents.sizes
         self.image_feature, self.num_bytes = contents.image_feature, contents.num_bytes
         self.image_files = contents.image_files
@@ -55,6 +57,11 @@ class WithColumns(Contents):
             for split, values in column.items()
         )
         self.key = digest([contents.key.encode(), *lines]) if self._columns else contents.key
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user may not expect, in sentences."""
+        return [*self._notes, *self._contents.notes]
 
     def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """Yields the rows [start, stop) of a split."""
