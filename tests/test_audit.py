@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 from test_train import small_config
 
 import cmwnet_jax as cmw
 from cmwnet_jax.audit import scores
-from cmwnet_jax.audit.estimate import wrong_probability
+from cmwnet_jax.audit.estimate import agreement, wrong_probability
 from cmwnet_jax.audit.examples import read_examples
 from cmwnet_jax.audit.summary import false_negative_rate, ranking_auc
 from cmwnet_jax.audit.suspects import COLUMNS
@@ -40,6 +40,7 @@ ROOT = Path(__file__).parent.parent
 N, C = 12, 3
 GIVEN = np.arange(N) % C
 NAMES = np.array(["cat", "<b>dog</b>", "große Eule"])
+CHANCE = [[1, 1, 1]] * C  # of nine test labels, a classifier that guesses has three
 
 
 def arrays_of(seed=0):
@@ -302,6 +303,29 @@ class TestFiles:
         told = f"been memorised: {summary['unlikely_on_average']} given classes had less than half"
         assert summary["unlikely_on_average"] == np.sum(arrays_of()["weights"]["mean_losses"] > np.log(2))
         assert told in capsys.readouterr().out
+
+    def test_a_classifier_that_has_hardly_learned_leaves_the_number_open(self, tmp_path, capsys):
+        few = {"evaluation__confusion": np.array(CHANCE)}
+        summary = write_audit([make_run(tmp_path / "run", **few)], tmp_path / "out")
+        assert not summary["is_sure"]
+        said = capsys.readouterr().out
+        assert "Not sure how many labels are wrong: the classifier agrees with 33.3% of the test labels" in said
+        assert "expected to be wrong" not in said and "labels are wrong (" not in said
+        shown = outline(tmp_path / "out/gallery.html").texts
+        assert "?" in shown and not {">99%", "wrong, estimated"} & {*shown}
+        sure = [make_run(tmp_path / "a"), make_run(tmp_path / "b", 1, evaluation__confusion=np.array(CHANCE))]
+        both = write_audit(sure, tmp_path / "both")["test_agreement"]
+        assert both["share"] == 6 / 12 and both["by_chance"] == pytest.approx(1 / 3)
+        assert write_audit([make_run(tmp_path / "c", evaluation=None)], tmp_path / "old")["is_sure"]
+
+    def test_agreement_is_cohens(self):
+        rng = np.random.default_rng(0)
+        labels, predictions = rng.integers(3, size=50), rng.integers(3, size=50)
+        predictions[:30] = labels[:30]
+        found = agreement(confusion_matrix(labels, predictions))
+        assert found.share == np.mean(labels == predictions)
+        np.testing.assert_allclose(found.kappa, cohen_kappa_score(labels, predictions), rtol=1e-12)
+        assert agreement(np.diag([4, 0])).kappa == 0  # one class tells nothing
 
     def test_runs_without_probabilities_leave_these_out(self, tmp_path):
         runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", 1, probabilities=False)]

@@ -1,6 +1,7 @@
 """How many labels are wrong: an estimate from the labels that the classifier contradicts in the end."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
@@ -13,6 +14,55 @@ def contradicted(table: Mapping[str, np.ndarray]) -> np.ndarray:
         table: `other_probability` and `given_probability` [N] float, as in `Examples.table`.
     """
     return table["other_probability"] > table["given_probability"]
+
+
+class Agreement(NamedTuple):
+    """How far a classifier's predictions agree with given labels.
+
+    Attributes:
+        share: of the labels that it predicts.
+        by_chance: the share that it would predict if predictions and labels were independent of each other,
+            with the same frequencies.
+    """
+
+    share: float
+    by_chance: float
+
+    @property
+    def kappa(self) -> float:
+        """Cohen's kappa: the share beyond chance, 1 for full agreement, about 0 by chance.
+
+        If a classifier knew the class of some examples and guessed the others, it would be the share that it
+        knows.
+        """
+        return (self.share - self.by_chance) / (1 - self.by_chance) if self.by_chance < 1 else 0.0
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether an estimate can rest on what the classifier contradicts: it knows at least every other class.
+
+        Below that, most of its predictions may be guesses, as those of a classifier that has hardly learned.
+        """
+        return self.kappa >= LEAST_KAPPA
+
+
+LEAST_KAPPA = 0.5
+"""Smallest agreement with the test labels, as Cohen's kappa, with which an estimate is given."""
+
+
+def agreement(confusion: np.ndarray) -> Agreement:
+    """The agreement in a confusion matrix, of labels that the classifier has not been trained on.
+
+    Args:
+        confusion: [C, C] int, labels by row and predictions by column, of at least one example.
+
+    Example:
+        >>> agreement(np.array([[3, 1], [1, 3]])), agreement(np.array([[3, 1], [1, 3]])).kappa
+        (Agreement(share=0.75, by_chance=0.5), 0.5)
+    """
+    shares = confusion / np.sum(confusion)
+    by_chance = np.sum(shares.sum(axis=0) * shares.sum(axis=1))
+    return Agreement(float(np.trace(shares)), float(by_chance))
 
 
 def unlikely_on_average(table: Mapping[str, np.ndarray]) -> np.ndarray:

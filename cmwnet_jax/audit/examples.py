@@ -38,6 +38,8 @@ class Examples:
         runs: the runs' folders.
         from_pseudo_labels: whether the probabilities are those of pseudo-labels, not of the final classifier.
         config: config.json of the first run.
+        confusion: [C, C] int, test labels by row and predictions by column, of all runs; None if that is not
+            known.
     """
 
     table: Table
@@ -45,6 +47,7 @@ class Examples:
     runs: tuple[Path, ...]
     from_pseudo_labels: bool
     config: Mapping
+    confusion: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.table["given"])
@@ -71,7 +74,9 @@ def read_examples(runs: str | os.PathLike | Sequence[str | os.PathLike]) -> Exam
     config = stored.read_config(paths[0])
     table |= _names(paths[0], config, table["row"])
     names = tuple(first.class_names.tolist())
-    return Examples(table, names, tuple(paths), first.from_pseudo_labels, config)
+    known = [run.confusion for run in read if run.confusion is not None]
+    confusion = np.sum(known, axis=0) if known else None
+    return Examples(table, names, tuple(paths), first.from_pseudo_labels, config, confusion)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,6 +89,7 @@ class _Run:
     from_pseudo_labels: bool
     facts: Mapping
     method: str
+    confusion: np.ndarray | None
 
 
 def _folders(runs: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
@@ -119,7 +125,20 @@ def _read(path: Path) -> _Run:
     _check_beside(path / "predictions.npz", predictions, len(weights["given"]), classes)
     _check_beside(path / "pseudo_labels.npz", beside, len(weights["given"]), classes)
     method = stored.read_config(path)["method"]
-    return _Run(weights, beside, predictions["class_names"], pseudo, facts, method)
+    confusion = _confusion(path, classes)
+    return _Run(weights, beside, predictions["class_names"], pseudo, facts, method, confusion)
+
+
+def _confusion(path: Path, classes: int) -> np.ndarray | None:
+    """The test labels by prediction; None if the run has left none."""
+    if not has_arrays(path, "evaluation"):
+        return None
+    confusion = read_arrays(path, "evaluation")["confusion"]
+    if confusion.shape != (classes, classes) or confusion.min() < 0:
+        raise UsageError(
+            f"{path / 'evaluation.npz'} is of other classes than the run's {classes}: bring back a copy"
+        )
+    return confusion if confusion.any() else None
 
 
 def _check_weights(path: Path, weights: Mapping[str, np.ndarray], classes: int) -> None:

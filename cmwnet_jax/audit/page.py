@@ -48,9 +48,13 @@ def write_page(
         inputs: what to show of the examples. Of those that are no images, the path is shown, which may be a
             text, or else the words or numbers; of an example without an input, its name alone.
     """
-    parts = [_head(title), _overview(summary), _confusion(summary)]
+    parts = [_head(title), "".join(f"<p>{_text(line)}</p>" for line in summary["sentences"])]
+    if summary["is_sure"]:
+        parts += [_by_class(summary), _confusion(summary)]
     for given, suggested, count, shown in groups:
         parts.append(_heading(given, suggested, count, len(shown["rank"])))
+        if not summary["is_sure"]:
+            shown = {**shown, "wrong_probability": np.full(len(shown["rank"]), np.nan)}
         parts.append(_images(shown, inputs) if inputs.images else _rows(shown, inputs))
     replace_file(path, "\n".join([*parts, "</body></html>\n"]).encode(errors="xmlcharrefreplace"))
 
@@ -63,16 +67,15 @@ def _head(title: str) -> str:
     )
 
 
-def _overview(summary: Mapping) -> str:
+def _by_class(summary: Mapping) -> str:
     rows = "".join(
         f'<tr><td class="name">{_text(line["class"])}</td><td>{line["examples"]:,}</td>'
         f"<td>{line['estimated_wrong']:,.1f}</td>"
         f"<td>{_percent(line['estimated_wrong'], line['examples'])}</td></tr>"
         for line in summary["classes"]
     )
-    sentences = "".join(f"<p>{_text(line)}</p>" for line in summary["sentences"])
     return (
-        f'{sentences}<h2>Estimated wrong labels by given class</h2><table><tr><th class="name">given class</th>'
+        f'<h2>Estimated wrong labels by given class</h2><table><tr><th class="name">given class</th>'
         f"<th>examples</th><th>wrong, estimated</th><th>share</th></tr>{rows}</table>"
     )
 
@@ -126,7 +129,9 @@ def _numbers(shown: Table, place: int) -> str:
 
 
 def _chance(probability: float) -> str:
-    """Per cent, without the certainty that an estimate has not."""
+    """Per cent, without the certainty that an estimate has not; a question mark for NaN."""
+    if np.isnan(probability):
+        return "?"
     return "&gt;99%" if probability > 0.99 else "&lt;1%" if probability < 0.01 else f"{100 * probability:.0f}%"
 
 

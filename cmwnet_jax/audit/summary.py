@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cmwnet_jax.audit.estimate import contradicted, unlikely_on_average
+from cmwnet_jax.audit.estimate import LEAST_KAPPA, Agreement, agreement, contradicted, unlikely_on_average
 from cmwnet_jax.audit.examples import Examples, Table
 
 _PAIRS = 1000  # pairs of classes listed, at most
@@ -21,9 +21,11 @@ def summarize(examples: Examples, ranked: Table, score: str, weights: str) -> di
 
     Returns:
         Numbers, strings, lists and dictionaries. `classes` has a line per given class, `pairs` one per given
-        and suggested class, most frequent first, with estimated numbers of wrong labels.
+        and suggested class, most frequent first, with estimated numbers of wrong labels. `is_sure` is False if
+        the classifier has learned too little for these numbers, by its `test_agreement`.
     """
     wrong, count = ranked["wrong_probability"], len(examples)
+    agrees = None if examples.confusion is None else agreement(examples.confusion)
     estimated = float(np.sum(wrong))
     summary = {
         "runs": [str(run) for run in examples.runs],
@@ -33,6 +35,8 @@ def summarize(examples: Examples, ranked: Table, score: str, weights: str) -> di
         "sample_weight": weights,
         "num_examples": count,
         "class_names": list(examples.class_names),
+        "is_sure": agrees is None or agrees.is_enough,
+        "test_agreement": None if agrees is None else {**agrees._asdict(), "kappa": agrees.kappa},
         "estimated_wrong": estimated,
         "contradicted": int(np.sum(contradicted(examples.table))),
         "unlikely_on_average": int(np.sum(unlikely_on_average(examples.table))),
@@ -42,7 +46,7 @@ def summarize(examples: Examples, ranked: Table, score: str, weights: str) -> di
         "pairs": _pairs(examples, ranked),
         **(_against_truth(ranked) if "true" in ranked else {}),
     }
-    return {**summary, "sentences": _sentences(summary)}
+    return {**summary, "sentences": _sentences(summary, agrees)}
 
 
 def _classes(examples: Examples, ranked: Table) -> list[dict]:
@@ -123,13 +127,39 @@ def _mean(values: np.ndarray) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _sentences(summary: Mapping) -> list[str]:
+def _sentences(summary: Mapping, agrees: Agreement | None) -> list[str]:
     """The summary in words, for the screen and for the gallery."""
-    count, estimated = summary["num_examples"], summary["estimated_wrong"]
+    count = summary["num_examples"]
     runs = "one run" if len(summary["runs"]) == 1 else f"the average of {len(summary['runs'])} runs"
     lines = [
         f"{summary['dataset']}, {count:,} training examples, by {runs} of {summary['method']}; score: "
         f"{summary['score']}.",
+    ]
+    if summary["is_sure"]:
+        lines += _estimate(summary)
+    else:
+        lines.append(
+            f"Not sure how many labels are wrong: the classifier agrees with {100 * agrees.share:.1f}% of the "
+            f"test labels, where {100 * agrees.by_chance:.1f}% would be chance (kappa {agrees.kappa:.2f}, "
+            f"expected at least {LEAST_KAPPA}), so that it has learned too little, or many test labels are "
+            f"wrong, too. It contradicts {summary['contradicted']:,} of the given labels, many of them perhaps "
+            f"without reason, and the ranking may be poor: train for longer, or with other settings."
+        )
+    if "auc" in summary:
+        listed = 100 * (1 - summary["false_negative_rate"])
+        lines.append(
+            f"The true labels are known: {summary['known_wrong']:,} are wrong. AUC {summary['auc']:.3f}; of "
+            f"the first {summary['known_wrong']:,} suspects, {listed:.1f}% are wrong."
+        )
+    elif "known_wrong" in summary:
+        lines.append(f"The true labels are known: {summary['known_wrong']:,} are wrong.")
+    return lines
+
+
+def _estimate(summary: Mapping) -> list[str]:
+    """How many labels are wrong, and how sure that is."""
+    count, estimated = summary["num_examples"], summary["estimated_wrong"]
+    lines = [
         f"About {estimated:,.0f} labels are wrong ({100 * estimated / count:.1f}%): "
         f"{summary['contradicted']:,} that the classifier contradicts in the end, and an estimate of those "
         "that it has memorised. The number is too low if it has memorised most of them, and too high if it "
@@ -147,12 +177,4 @@ def _sentences(summary: Mapping) -> list[str]:
             f"expected to be wrong by this estimate; {summary['undecided']:,} labels are undecided (wrong with "
             f"a probability of 10 to 90%)."
         )
-    if "auc" in summary:
-        listed = 100 * (1 - summary["false_negative_rate"])
-        lines.append(
-            f"The true labels are known: {summary['known_wrong']:,} are wrong. AUC {summary['auc']:.3f}; of "
-            f"the first {summary['known_wrong']:,} suspects, {listed:.1f}% are wrong."
-        )
-    elif "known_wrong" in summary:
-        lines.append(f"The true labels are known: {summary['known_wrong']:,} are wrong.")
     return lines
