@@ -7,13 +7,21 @@ FOLDER: or a table with a column `split`. The texts are in the column `text`.
 LABEL: name of the column of labels (default: label).
 Options by name: method=cmwnet, epochs=30, seed=0, bias=none (symmetric_20 and the like show how well wrong
 labels are found in a set whose labels are right).
-The texts become TF-IDF vectors of 300 dimensions, the classifier is an MLP.
+The texts become TF-IDF vectors of 300 dimensions, the classifier is an MLP. Of few texts, batches are smaller
+than 100, and of classes of one size, there are fewer meta-classes than 3.
 Paper: no such cell. Ours: docs/audit.md.
 """
 
+import os
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
+from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train.config import default_config, parse_arg
+from cmwnet_jax.train.small_data import lowered
+
+_DEVICES = 8  # that most machines have, or a half or a quarter of them: small batches can be shared by them
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -36,4 +44,17 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.learning_rate = 0.02
     config.optimizer.weight_decay = 1e-2
     config.watch.pictures_every_epochs = 0
+    if args.folder:
+        config.update_from_flattened_dict(_for_few_texts(config))
     return config
+
+
+def _for_few_texts(config: ConfigDict) -> dict[str, int]:
+    """What a small set cannot have as it is."""
+    from cmwnet_jax.data.builders.csv_table import class_counts  # takes seconds, which --help need not wait for
+
+    try:
+        counts = class_counts(Path(os.path.expanduser(config.data.raw_dir)), config.data.label_column)
+    except (UsageError, OSError):
+        return {}  # the run says what is wrong with the files, or that they are not there
+    return lowered(config.batch_size, config.weight_net.num_meta_classes, counts, shared_by=_DEVICES)

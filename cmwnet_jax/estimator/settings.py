@@ -18,6 +18,7 @@ from cmwnet_jax.methods.fields import shown, value_of
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.check_types import check_types
 from cmwnet_jax.train.config import all_fields, default_config
+from cmwnet_jax.train.small_data import lowered
 
 _ARGUMENTS = {
     "method": "method",
@@ -70,9 +71,8 @@ def make_config(
     for name, field in _ARGUMENTS.items():
         fields[field].check(name, arguments[name])
     values = {field: arguments[name] for name, field in _ARGUMENTS.items()}
-    values["batch_size"] = _shared(min(arguments["batch_size"], int(np.sum(class_counts))))
-    distinct = len(np.unique(class_counts))
-    values["weight_net.num_meta_classes"] = min(arguments["num_meta_classes"], distinct)
+    values |= lowered(arguments["batch_size"], arguments["num_meta_classes"], class_counts)
+    values["batch_size"] = _shared(values["batch_size"])
     values["warmup_epochs"] = min(config.warmup_epochs, arguments["epochs"] // 10)
     values["meta_set.batch_size"] = _shared(config.meta_set.batch_size)
     values |= {"seed": _seed(random_state), "data.name": NAME} | _OF_KIND[kind] | _further(further)

@@ -88,6 +88,26 @@ class Csv(LocalBuilder):
         )
 
 
+def class_counts(root: Path, label_column: str) -> np.ndarray:
+    """The number of training examples of each class, from the labels' column alone.
+
+    Args:
+        root: the path of the table, or of the folder.
+        label_column: name of the labels' column.
+
+    Returns:
+        [C] int.
+
+    Raises:
+        UsageError: a table cannot be read or lacks the column; `Csv.scan` finds more.
+    """
+    read = (label_column, "split")
+    part = read_parts(root, Csv.wanted(), read, lambda names: [name for name in names if name in read])["train"]
+    if label_column not in part.columns:
+        raise part.error(f"which has {part.names}, and no column {label_column!r}")
+    return np.unique(part.columns[label_column], return_counts=True)[1]
+
+
 def _read_of(names: Sequence[str], special: Sequence[str]) -> Sequence[str]:
     """The columns that are read: beside paths or texts those with a meaning, otherwise all."""
     return [name for name in names if name in special] if {"path", "text"} & {*names} else names
