@@ -318,6 +318,18 @@ class TestFiles:
         assert both["share"] == 6 / 12 and both["by_chance"] == pytest.approx(1 / 3)
         assert write_audit([make_run(tmp_path / "c", evaluation=None)], tmp_path / "old")["is_sure"]
 
+    def test_neither_does_a_teacher_that_has_hardly_learned(self, tmp_path):
+        """The pseudo-labels are the teacher's, and the classifier has learned."""
+        arrays = arrays_of()["predictions"]
+        pseudo = {name: arrays[name] for name in arrays if name != "class_names"}
+        run = make_run(tmp_path / "run", pseudo_labels=pseudo)
+        for percent, is_sure in ((35, False), (90, True)):
+            (run / "result.json").write_text(json.dumps({"teacher_test_accuracy_percent_last10": percent}))
+            summary = write_audit([run], tmp_path / str(percent))
+            assert summary["is_sure"] == is_sure
+            assert ("the teacher of the pseudo-labels agrees" in summary["sentences"][1]) != is_sure
+        assert summary["test_agreement"]["by_chance"] == pytest.approx(1 / 3)
+
     def test_agreement_is_cohens(self):
         rng = np.random.default_rng(0)
         labels, predictions = rng.integers(3, size=50), rng.integers(3, size=50)

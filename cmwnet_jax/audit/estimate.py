@@ -20,7 +20,7 @@ class Agreement(NamedTuple):
     """How far a classifier's predictions agree with given labels.
 
     Attributes:
-        share: of the labels that it predicts.
+        share: of the labels that it predicts, in [0, 1].
         by_chance: the share that it would predict if predictions and labels were independent of each other,
             with the same frequencies.
     """
@@ -63,6 +63,21 @@ def agreement(confusion: np.ndarray) -> Agreement:
     shares = confusion / np.sum(confusion)
     by_chance = np.sum(shares.sum(axis=0) * shares.sum(axis=1))
     return Agreement(float(np.trace(shares)), float(by_chance))
+
+
+def teachers_agreement(share: float, confusion: np.ndarray) -> Agreement:
+    """The agreement of a teacher, whose predictions are not known one by one.
+
+    Args:
+        share: of the test labels that it predicts.
+        confusion: [C, C] int, the same labels by row.
+
+    Returns:
+        The agreement, where chance is the share of the most frequent class, which is the most that predictions
+        can have that do not depend on the example.
+    """
+    labels = confusion.sum(axis=1)
+    return Agreement(share, float(labels.max() / labels.sum()))
 
 
 def unlikely_on_average(table: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -40,6 +40,8 @@ class Examples:
         config: config.json of the first run.
         confusion: [C, C] int, test labels by row and predictions by column, of all runs; None if that is not
             known.
+        teacher_share: the share of the test labels that the teacher predicts, which makes the pseudo-labels, on
+            average over the last epochs and the runs; None if there is no teacher.
     """
 
     table: Table
@@ -48,6 +50,7 @@ class Examples:
     from_pseudo_labels: bool
     config: Mapping
     confusion: np.ndarray | None = None
+    teacher_share: float | None = None
 
     def __len__(self) -> int:
         return len(self.table["given"])
@@ -75,8 +78,9 @@ def read_examples(runs: str | os.PathLike | Sequence[str | os.PathLike]) -> Exam
     table |= _names(paths[0], config, table["row"])
     names = tuple(first.class_names.tolist())
     known = [run.confusion for run in read if run.confusion is not None]
-    confusion = np.sum(known, axis=0) if known else None
-    return Examples(table, names, tuple(paths), first.from_pseudo_labels, config, confusion)
+    shares = [run.teacher_share for run in read if run.teacher_share is not None]
+    tested = (np.sum(known, axis=0) if known else None, float(np.mean(shares)) if shares else None)
+    return Examples(table, names, tuple(paths), first.from_pseudo_labels, config, *tested)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,6 +94,7 @@ class _Run:
     facts: Mapping
     method: str
     confusion: np.ndarray | None
+    teacher_share: float | None
 
 
 def _folders(runs: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
@@ -109,7 +114,8 @@ def _read(path: Path) -> _Run:
         raise UsageError(
             f"RUN is {str(path)!r}, which holds no run: name a folder that cmwnet_jax.train has written"
         )
-    if stored.read_result(path) is None:
+    result = stored.read_result(path)
+    if result is None:
         raise UsageError(f"RUN is {str(path)!r}, which is not finished: train it to the end first")
     facts = _facts(path)
     if not has_arrays(path, "predictions"):
@@ -125,8 +131,9 @@ def _read(path: Path) -> _Run:
     _check_beside(path / "predictions.npz", predictions, len(weights["given"]), classes)
     _check_beside(path / "pseudo_labels.npz", beside, len(weights["given"]), classes)
     method = stored.read_config(path)["method"]
-    confusion = _confusion(path, classes)
-    return _Run(weights, beside, predictions["class_names"], pseudo, facts, method, confusion)
+    teacher = result.get(stored.TEACHER_ACCURACY)
+    tested = (_confusion(path, classes), None if teacher is None else teacher / 100)
+    return _Run(weights, beside, predictions["class_names"], pseudo, facts, method, *tested)
 
 
 def _confusion(path: Path, classes: int) -> np.ndarray | None:

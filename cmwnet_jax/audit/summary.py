@@ -4,7 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cmwnet_jax.audit.estimate import LEAST_KAPPA, Agreement, agreement, contradicted, unlikely_on_average
+from cmwnet_jax.audit.estimate import (
+    LEAST_KAPPA,
+    Agreement,
+    agreement,
+    contradicted,
+    teachers_agreement,
+    unlikely_on_average,
+)
 from cmwnet_jax.audit.examples import Examples, Table
 
 _PAIRS = 1000  # pairs of classes listed, at most
@@ -25,7 +32,7 @@ def summarize(examples: Examples, ranked: Table, score: str, weights: str) -> di
         the classifier has learned too little for these numbers, by its `test_agreement`.
     """
     wrong, count = ranked["wrong_probability"], len(examples)
-    agrees = None if examples.confusion is None else agreement(examples.confusion)
+    who, agrees = _on_test_labels(examples)
     estimated = float(np.sum(wrong))
     summary = {
         "runs": [str(run) for run in examples.runs],
@@ -46,7 +53,19 @@ def summarize(examples: Examples, ranked: Table, score: str, weights: str) -> di
         "pairs": _pairs(examples, ranked),
         **(_against_truth(ranked) if "true" in ranked else {}),
     }
-    return {**summary, "sentences": _sentences(summary, agrees)}
+    return {**summary, "sentences": _sentences(summary, who, agrees)}
+
+
+def _on_test_labels(examples: Examples) -> tuple[str, Agreement | None]:
+    """Who contradicts the labels, and how far it agrees with the test labels; None if that is not known."""
+    if examples.confusion is None:
+        return "the classifier", None
+    found = {"the classifier": agreement(examples.confusion)}
+    if examples.from_pseudo_labels and examples.teacher_share is not None:
+        found["the teacher of the pseudo-labels"] = teachers_agreement(
+            examples.teacher_share, examples.confusion
+        )
+    return min(found.items(), key=lambda item: item[1].kappa)
 
 
 def _classes(examples: Examples, ranked: Table) -> list[dict]:
@@ -127,7 +146,7 @@ def _mean(values: np.ndarray) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _sentences(summary: Mapping, agrees: Agreement | None) -> list[str]:
+def _sentences(summary: Mapping, who: str, agrees: Agreement | None) -> list[str]:
     """The summary in words, for the screen and for the gallery."""
     count = summary["num_examples"]
     runs = "one run" if len(summary["runs"]) == 1 else f"the average of {len(summary['runs'])} runs"
@@ -139,11 +158,11 @@ def _sentences(summary: Mapping, agrees: Agreement | None) -> list[str]:
         lines += _estimate(summary)
     else:
         lines.append(
-            f"Not sure how many labels are wrong: the classifier agrees with {100 * agrees.share:.1f}% of the "
-            f"test labels, where {100 * agrees.by_chance:.1f}% would be chance (kappa {agrees.kappa:.2f}, "
-            f"expected at least {LEAST_KAPPA}), so that it has learned too little, or many test labels are "
-            f"wrong, too. It contradicts {summary['contradicted']:,} of the given labels, many of them perhaps "
-            f"without reason, and the ranking may be poor: train for longer, or with other settings."
+            f"Not sure how many labels are wrong: {who} agrees with {100 * agrees.share:.1f}% of the test "
+            f"labels, where {100 * agrees.by_chance:.1f}% would be chance (kappa {agrees.kappa:.2f}, expected "
+            f"at least {LEAST_KAPPA}), so that it has learned too little, or many test labels are wrong, too. "
+            f"It contradicts {summary['contradicted']:,} of the given labels, which may be right, and the "
+            f"ranking may be poor: train for longer, or with other settings."
         )
     if "auc" in summary:
         listed = 100 * (1 - summary["false_negative_rate"])
