@@ -90,6 +90,7 @@ def unknown_name(field: str, got: str, known: Iterable[str]) -> UsageError:
     nearest = difflib.get_close_matches(str(got), known, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     listed = ", ".join(known) if len(known) <= _LISTED else f"{len(known)} names, e.g. {known[0]}"
+    got = str(got) if isinstance(got, str) else got  # NumPy's would be shown as np.str_('...')
     return UsageError(f"{field} is {got!r}, expected one of {listed}{hint}")
 
 

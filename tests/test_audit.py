@@ -475,6 +475,20 @@ def test_arguments_that_cannot_be_used_are_told(tmp_path):
         write_audit([run], tmp_path / "out")
 
 
+def test_what_is_no_run_and_no_score_is_told(tmp_path):
+    for wrong in (None, 3, b"runs"):
+        with pytest.raises(UsageError, match=f"^run is {wrong!r}, expected the folder of a finished"):
+            cmw.find_suspects(wrong)
+    run = make_run(tmp_path / "run", weights__weights=np.ones(N))
+    for score, message in (
+        ("weight", "score is 'weight', but .*: choose one of mean_loss, margin, label, combined, or a run"),
+        (["label"], r"score is \['label'\], expected one of"),
+        (np.str_("labels"), "score is 'labels', expected one of .*; did you mean 'label'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            cmw.find_suspects(run, score=score)
+
+
 def test_the_command_tells_mistakes_in_a_sentence(tmp_path):
     for arguments, message in (
         ([], "error: got no run, expected the folder of a finished one, or several: name it"),

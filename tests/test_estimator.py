@@ -15,6 +15,7 @@ from sklearn.utils import estimator_checks
 import cmwnet_jax as cmw
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.estimator.settings import check_module, make_config
+from cmwnet_jax.methods.fields import value_of
 from cmwnet_jax.train.loop import train
 
 TINY = {"hidden": (8,), "batch_size": 8, "epochs": 2, "random_state": 0}
@@ -180,6 +181,10 @@ def test_what_does_not_fit_small_data_is_lowered():
     assert (config.batch_size, config.weight_net.num_meta_classes, config.warmup_epochs) == (8, 2, 3)
     assert config.optimizer.momentum == 0.5
     assert make_config(arguments, {"warmup_epochs": 9}, 5, np.array([3, 4, 4])).warmup_epochs == 9
+    for method, field in (("cmwnet_sl", "mixup_alpha"), ("dividemix", "dividemix.mixup_alpha")):
+        sizes, own = np.array([3, 4, 4]), {**arguments, "method": method}
+        found = [value_of(make_config(own, None, 0, sizes, kind), field) for kind in ("tokens", "vectors")]
+        assert found[0] == 0 and found[1] > 0
     rows = [0, 1, 2, 6]  # of one class, a single example
     two = cmw.CMWNetClassifier(**TINY).fit(X[rows], Y[rows])
     assert two.predict(X[:1]).tolist() in (["a"], ["b"])
@@ -207,6 +212,8 @@ def test_what_does_not_fit_small_data_is_lowered():
         ({"module": Dropping(), "method": "selectivenet"}, "head of its own"),
         ({"module": nn.Conv(3, (3, 3, 3))}, "cannot be applied"),
         ({"kind": "pictures"}, "kind is 'pictures', expected one of images, tokens, vectors"),
+        ({"kind": ["a"]}, r"kind is \['a'\], expected one of images, tokens, vectors"),
+        ({"verbose": np.ones(2)}, r"verbose is array\(\[1., 1.\]\), expected True or False"),
         ({"kind": "images"}, r"X is float64 of shape \(24, 3\), expected images \[N, h, w, 1 or 3\] uint8"),
         ({"kind": "tokens"}, r"X is float64 of shape \(24, 3\), expected tokens \[N, length\], whole numbers"),
     ],
@@ -220,7 +227,7 @@ def test_a_wrong_argument_is_named(fields, message):
 @pytest.mark.parametrize(
     ("inputs", "labels", "message"),
     [
-        (X, ["a"] * 24, "y has 1 class"),
+        (X, np.array(["a"] * 24), "y has 1 class, 'a', expected"),
         (
             X[[0, 1, 6]],
             Y[[0, 1, 6]],

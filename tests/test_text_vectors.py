@@ -6,6 +6,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cmwnet_jax.data.texts import Tokens, Vectors
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.train.check_config import check_config
+from cmwnet_jax.train.small_data import lowered
+from experiments import own_texts
 from experiments import text_vectors as tool
 
 TRAIN = ["Where is my card?", "where is my money", "Card, lost card", "money is lost"] * 2
@@ -49,6 +52,19 @@ def test_columns_are_read_as_text_on_one_line(tmp_path):
             tool.read_texts("--train", str(path), ("text", "label"))
     with pytest.raises(UsageError, match="--test is .*cannot be read as CSV .No such file"):
         tool.read_texts("--test", str(tmp_path / "b.csv"), ("text", "label"))
+
+
+def test_few_texts_need_no_flags(tmp_path):
+    """The batch is one that 4 or 8 devices can share."""
+    for split, rows in (("train", 15), ("test", 4)):
+        lines = [f"red card {row},{'ab'[row % 2]}\n" for row in range(rows)]
+        (tmp_path / f"{split}.csv").write_text("text,label\n" + "".join(lines))
+    for folder, batch_size, num_meta_classes in ((tmp_path, 8, 2), (tmp_path / "none", 100, 3)):
+        config = own_texts.get_config(f"{folder}")
+        check_config(config)
+        assert (config.batch_size, config.weight_net.num_meta_classes) == (batch_size, num_meta_classes)
+    assert lowered(4, 3, np.array([5, 5, 5])) == {"batch_size": 4, "weight_net.num_meta_classes": 1}
+    assert lowered(9, 3, np.array([2, 1, 3]), shared_by=8)["batch_size"] == 6
 
 
 def test_few_texts_have_few_dimensions_and_none_without_shared_words():

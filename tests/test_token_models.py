@@ -118,8 +118,10 @@ def test_a_run_on_tokens_learns_which_words_mean_a_class(tmp_path):
         (tokens, {"model__name": "transformer", "model__width": 10}, "model.width is 10, expected an even"),
         (tokens, {"model__name": "bag_of_embeddings", "model__width": 2**16, "model__hidden": (2**16,)},
          "model.hidden is .* inputs of 6 comes to"),
-        (tokens, {"model__name": "transformer", "meta_set__mixup": True}, "tokens, .* set it to False"),
-        (tokens, {"model__name": "transformer", "method": "mixup"}, "mixup_alpha .* tokens, .* set it to 0.0"),
+        (tokens, {"model__name": "transformer", "meta_set__mixup": True}, "set --config.meta_set.mixup=False$"),
+        (tokens, {"model__name": "transformer", "method": "mixup"}, "tokens, .* --config.mixup_alpha=0.0$"),
+        (tokens, {"model__name": "transformer", "method": "cmwnet_sl", "meta_set__mixup": True},
+         "is True and mixup_alpha is 1.0, .*: set --config.meta_set.mixup=False --config.mixup_alpha=0.0"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_one_sentence(tmp_path, arrays, fields, message):

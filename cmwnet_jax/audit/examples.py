@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +99,10 @@ class _Run:
 
 def _folders(runs: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
     single = isinstance(runs, str | os.PathLike)
+    if not single and (not isinstance(runs, Iterable) or isinstance(runs, bytes)):
+        raise UsageError(
+            f"run is {runs!r}, expected the folder of a finished one, or a list of such folders: name it"
+        )
     paths = [local_path("RUN", run) for run in ([runs] if single else runs)]
     if not paths:
         raise UsageError("got no run, expected the folder of a finished one, or several: name it")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,17 +18,52 @@ from cmwnet_jax.runs.arrays import map_probabilities
 
 _PART_NUMBERS = 1 << 22  # probabilities read at a time
 _DIGITS = ".6g"
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""With what spreadsheets begin a formula (OWASP, CSV injection)."""
 
 
 def write_suspects(path: Path, ranked: Table, top: int) -> None:
     """Writes suspects.csv: the first rows of the table, with the columns of `find_suspects`.
+
+    Texts are written as `as_text` makes them, since people open this file in spreadsheets.
 
     Args:
         path: the file.
         ranked: from `rank_examples`.
         top: the number of rows.
     """
-    write_csv(path, {name: ranked[name][:top] for name in COLUMNS})
+    first = {name: ranked[name][:top] for name in COLUMNS}
+    texts = {
+        name: [as_text(text) for text in column.tolist()] for name, column in first.items() if _is_text(column)
+    }
+    write_csv(path, {**first, **{name: np.array(column, object) for name, column in texts.items()}})
+
+
+def as_text(text: str) -> str:
+    """The text with a `'` before it if a spreadsheet would take it for a formula; numbers stay as they are.
+
+    Example:
+        >>> as_text("=1+1"), as_text("-5"), as_text("a=b"), from_text(as_text("=1+1"))
+        ("'=1+1", '-5', 'a=b', '=1+1')
+    """
+    return f"'{text}" if _looks_like_formula(text) else text
+
+
+def from_text(written: str) -> str:
+    """The text of which `as_text` has made what suspects.csv holds, e.g. an example's id."""
+    return written[1:] if written[:1] == "'" and _looks_like_formula(written[1:]) else written
+
+
+def _looks_like_formula(text: str) -> bool:
+    """Also of a text that `as_text` might have written: so every text comes back."""
+    bare = text.lstrip("'")
+    if not bare.startswith(_FORMULAS):
+        return False
+    return text != bare or not re.fullmatch(r"[+-]?\d+(\.\d*)?", text)
+
+
+def _is_text(column: np.ndarray) -> bool:
+    return column.dtype.kind in "UO"
 
 
 def write_examples(path: Path, ranked: Table) -> None:

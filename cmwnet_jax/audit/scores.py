@@ -98,7 +98,7 @@ def chosen(name: str, has_pseudo_labels: bool) -> str:
     Raises:
         UsageError: the name is unknown.
     """
-    if name not in (AUTO, *SCORES):
+    if not isinstance(name, str) or name not in (AUTO, *SCORES):
         raise unknown_name("score", name, (AUTO, *SCORES))
     if name != AUTO:
         return name
@@ -120,8 +120,8 @@ def score(table: Columns, name: str) -> np.ndarray:
     """
     if name == "weight" and "weight" not in table:
         raise UsageError(
-            f"score is {name!r}, but the run learned no weights: choose another of {', '.join(SCORES)}, or a "
-            f"run of a method that does"
+            f"score is {name!r}, but the run learned no weights: choose one of "
+            f"{', '.join(other for other in SCORES if other != name)}, or a run of a method that does"
         )
     return SCORES[name](table).astype(np.float64)
 

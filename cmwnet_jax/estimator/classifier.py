@@ -44,7 +44,7 @@ class CMWNetClassifier(ClassifierMixin, BaseEstimator):
             `hidden` is then unused. It may have a switch for training, e.g. `train` or `deterministic`,
             and may have BatchNorm and dropout.
         kind: what X holds: `vectors`, [N, d] finite numbers; `images`, [N, height, width, 1 or 3] uint8; or
-            `tokens`, [N, length] whole numbers, 0 for padding.
+            `tokens`, [N, length] whole numbers, 0 for padding, which are trained on without mixup.
         config: values of further config fields by dotted name, e.g. `{"model.batch_norm": False}`, or
             `{"model.name": "small_cnn", "augment.flip": True}` for images; see
             `python -m cmwnet_jax.train --explain_config`.
@@ -113,13 +113,14 @@ class CMWNetClassifier(ClassifierMixin, BaseEstimator):
             UsageError: there is one class only, or an argument of the constructor is wrong; a ValueError.
             TrainingDiverged: the losses became NaN or infinite.
         """
+        if not isinstance(self.verbose, bool | int | np.bool_):
+            raise UsageError(f"verbose is {self.verbose!r}, expected True or False: leave it out for False")
         X, y = check_training_data(self, self.kind, X, y)
         encoder = LabelEncoder()
         labels = encoder.fit_transform(y)
         if len(encoder.classes_) < 2:
-            raise UsageError(
-                f"y has 1 class, {encoder.classes_[0]!r}, expected at least 2: there is nothing to tell apart"
-            )
+            only = str(encoder.classes_[0])
+            raise UsageError(f"y has 1 class, {only!r}, expected at least 2: there is nothing to tell apart")
         names = ("method", "hidden", "epochs", "batch_size", "learning_rate", "num_meta_classes")
         arguments = {name: getattr(self, name) for name in names}
         config = make_config(arguments, self.config, self.random_state, np.bincount(labels), self.kind)

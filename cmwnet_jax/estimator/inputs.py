@@ -29,12 +29,12 @@ def check_training_data(estimator: BaseEstimator, kind: str, X: Any, y: Any) -> 
     Raises:
         ValueError: they cannot be used.
     """
-    if kind not in kinds.DTYPES:
+    if not isinstance(kind, str) or kind not in kinds.DTYPES:
         raise unknown_name("kind", kind, kinds.DTYPES)
     if kind == kinds.VECTORS:
         X, y = validate_data(estimator, X, y, dtype=np.float32)
     else:
-        X, y = validate_data(estimator, _CHECKS[kind]("X", np.asarray(X)), y, skip_check_array=True)
+        X, y = validate_data(estimator, _array(kind, X), y, skip_check_array=True)
         check_consistent_length(X, y)
     try:
         check_classification_targets(y)
@@ -44,6 +44,18 @@ def check_training_data(estimator: BaseEstimator, kind: str, X: Any, y: Any) -> 
             f"one kind: fill in missing ones or take the examples out"
         ) from error
     return X, column_or_1d(y, warn=True)
+
+
+def _array(kind: str, X: Any) -> np.ndarray:
+    """Images or tokens, checked."""
+    try:
+        array = np.asarray(X)
+    except ValueError as error:
+        raise UsageError(
+            f"X cannot be made an array ({first_line(error)}), expected {kind} of one shape: make all "
+            f"alike, e.g. fill short texts up with {kinds.PADDING}"
+        ) from error
+    return _CHECKS[kind]("X", array)
 
 
 def check_inputs(estimator: BaseEstimator, run: Trained, X: Any) -> np.ndarray:
@@ -59,7 +71,7 @@ def check_inputs(estimator: BaseEstimator, run: Trained, X: Any) -> np.ndarray:
     """
     if run.kind == kinds.VECTORS:
         return validate_data(estimator, X, dtype=np.float32, reset=False)
-    X = _CHECKS[run.kind]("X", np.asarray(X))
+    X = _array(run.kind, X)
     if X.shape[1:] != run.shape:
         raise UsageError(
             f"X is of shape {X.shape}, expected {run.kind} of shape {run.shape} each as in fit: make all alike"

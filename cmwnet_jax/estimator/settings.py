@@ -14,7 +14,8 @@ from cmwnet_jax.core.objectives import TRAIN_SWITCHES
 from cmwnet_jax.data import kinds
 from cmwnet_jax.data.in_memory import NAME
 from cmwnet_jax.errors import UsageError, unknown_name
-from cmwnet_jax.methods.fields import shown, value_of
+from cmwnet_jax.methods import METHODS
+from cmwnet_jax.methods.fields import mixing_off, shown, value_of
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.check_types import check_types
 from cmwnet_jax.train.config import all_fields, default_config
@@ -36,9 +37,9 @@ _WITHOUT_FOLDER = ("data.", "checkpoint.", "watch.", "audit.")
 _OF_KIND = {
     kinds.VECTORS: {},
     kinds.IMAGES: {},
-    kinds.TOKENS: {"model.name": "bag_of_embeddings", "meta_set.mixup": False},
+    kinds.TOKENS: {"model.name": "bag_of_embeddings"},
 }
-"""Kind of input -> config fields whose defaults are not for it."""
+"""Kind of input -> config fields whose defaults are not for it, besides those of mixup."""
 
 
 def make_config(
@@ -75,7 +76,9 @@ def make_config(
     values["batch_size"] = _shared(values["batch_size"])
     values["warmup_epochs"] = min(config.warmup_epochs, arguments["epochs"] // 10)
     values["meta_set.batch_size"] = _shared(config.meta_set.batch_size)
-    values |= {"seed": _seed(random_state), "data.name": NAME} | _OF_KIND[kind] | _further(further)
+    values |= {"seed": _seed(random_state), "data.name": NAME} | _OF_KIND[kind]
+    values |= mixing_off(METHODS[arguments["method"]].fields) if kind == kinds.TOKENS else {}
+    values |= _further(further)
     with config.ignore_type():  # check_config looks at the types, with better messages
         config.update_from_flattened_dict(values)
     if config.meta_set.kind == "held_out":

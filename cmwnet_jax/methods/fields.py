@@ -35,6 +35,16 @@ Fields = Mapping[str, Field]
 """Dotted name -> field, e.g. `loss.focal_gamma`."""
 
 
+def mixing_off(fields: Fields) -> dict[str, bool | float]:
+    """The fields that mix inputs up, which tokens cannot be, with the values for no mixup.
+
+    Args:
+        fields: the fields of a method.
+    """
+    mixing = [name for name in fields if name.endswith(("mixup_alpha", "meta_set.mixup"))]
+    return {name: type(fields[name].default)(0) for name in mixing}
+
+
 def add_fields(config: ConfigDict, fields: Fields) -> None:
     """Adds the fields' defaults to a config in place; missing sections are created.
 

@@ -58,7 +58,10 @@ def _reporting_own_losses(step: StepFn) -> StepFn:
 def check(config: ConfigDict) -> None:
     """Raises a UsageError if alpha is 0, which means no mixup."""
     if not config.mixup_alpha:
-        raise UsageError("mixup_alpha is 0, expected a positive number with the method mixup")
+        raise UsageError(
+            "mixup_alpha is 0, expected a positive number with the method mixup: raise it, or take another "
+            "method, as for tokens, which cannot be mixed"
+        )
 
 
 SPEC = Spec("mixup", build, check, fields=FIELDS)

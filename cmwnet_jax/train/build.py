@@ -22,7 +22,7 @@ from cmwnet_jax.data.load import Data
 from cmwnet_jax.errors import UsageError, naming_field
 from cmwnet_jax.methods import DEFAULT, METHODS
 from cmwnet_jax.methods.base import Method, Parts, Stream
-from cmwnet_jax.methods.fields import value_of
+from cmwnet_jax.methods.fields import mixing_off, value_of
 from cmwnet_jax.methods.steps import InPasses, Step, Switched
 from cmwnet_jax.models import MODELS, check_image, check_kind, model_fields
 from cmwnet_jax.models.heads import linear_head
@@ -144,13 +144,15 @@ def fit_meta_classes(config: ConfigDict, data: Data) -> MetaClasses:
 
 def _check_mixing(config: ConfigDict, data: Data) -> None:
     """Raises a UsageError if tokens would be mixed up, which are no quantities."""
-    for field in METHODS[config.method].fields:
-        value = value_of(config, field) if field.endswith(("mixup_alpha", "meta_set.mixup")) else 0
-        if data.kind == kinds.TOKENS and value:
-            raise UsageError(
-                f"{field} is {value}, but {config.data.name} holds tokens, which cannot be mixed: set it to "
-                f"{type(value)(0)}"
-            )
+    if data.kind != kinds.TOKENS:
+        return
+    mixing = {
+        name: off for name, off in mixing_off(METHODS[config.method].fields).items() if value_of(config, name)
+    }
+    if mixing:
+        are = " and ".join(f"{name} is {value_of(config, name)}" for name in mixing)
+        flags = " ".join(f"--config.{name}={off}" for name, off in mixing.items())
+        raise UsageError(f"{are}, but {config.data.name} holds tokens, which cannot be mixed: set {flags}")
 
 
 def _check_independence(config: ConfigDict, variables: Mapping[str, Any]) -> None:
