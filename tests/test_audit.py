@@ -22,6 +22,7 @@ import cmwnet_jax as cmw
 from cmwnet_jax.audit import scores
 from cmwnet_jax.audit.estimate import agreement, wrong_probability
 from cmwnet_jax.audit.examples import read_examples
+from cmwnet_jax.audit.export import from_text
 from cmwnet_jax.audit.summary import false_negative_rate, ranking_auc
 from cmwnet_jax.audit.suspects import COLUMNS
 from cmwnet_jax.audit.write import group_by_pair, write_audit
@@ -329,6 +330,19 @@ class TestFiles:
             assert summary["is_sure"] == is_sure
             assert ("the teacher of the pseudo-labels agrees" in summary["sentences"][1]) != is_sure
         assert summary["test_agreement"]["by_chance"] == pytest.approx(1 / 3)
+
+    def test_texts_are_no_formulas_in_spreadsheets_and_come_back(self, tmp_path):
+        ids = ["=1+1", "+a", "-5", "@x", "'=1", "''", "-5-5", "-x", "plain", "a=b", "\uff1dx", "+1.5"]
+        paths = ["=HYPERLINK(1)", *["- no, yes"] * 11]
+        run = make_run(tmp_path / "run", names={"id": ids, "path": paths})
+        write_audit([run], tmp_path / "out", score="margin")
+        lines = lines_of(tmp_path / "out/suspects.csv")
+        assert [from_text(line["id"]) for line in lines] == cmw.find_suspects(run)["id"].tolist()
+        plain = [line["id"] for line in lines if line["id"] in ids]
+        assert {*plain} == {"-5", "''", "plain", "a=b", "+1.5"}  # numbers are no formulas
+        assert {line["path"] for line in lines} == {"'=HYPERLINK(1)", "'- no, yes"}
+        assert min(float(line["score"]) for line in lines) < 0
+        assert [line["id"] for line in lines_of(tmp_path / "out/sample_weight.csv")] == ids
 
     def test_agreement_is_cohens(self):
         rng = np.random.default_rng(0)
