@@ -13,8 +13,12 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+import gc
+
 import jax
 import pytest
+
+from cmwnet_jax.train import watch
 
 EMITTERS = "xla_cpu_use_fusion_emitters"
 
@@ -30,6 +34,14 @@ flags = os.environ.get("XLA_FLAGS", "")  # read when the first program is compil
 if EMITTERS not in flags and is_known_to_xla(EMITTERS):  # workers inherit it
     flags += f" --{EMITTERS}=false"
 os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=4"
+
+gc.set_threshold(100_000, 50, 100)  # at Python's own, collections are an eighth of the suite's time
+
+
+def pytest_collection_finish(session):
+    """What is imported lives on: later collections need not look at it."""
+    gc.freeze()
+
 
 collect_ignore = ["process_of_two.py"]  # a program that a test runs
 
@@ -51,6 +63,15 @@ def no_old_programs():
     """
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures(request):
+    """Runs draw nothing at their end, which takes half a second, but in `test_watch` and in commands that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.name != "tests/test_watch.py":
+            patch.setattr(watch, "pictures", lambda *arguments: {})
+        yield
 
 
 @pytest.fixture
