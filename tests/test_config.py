@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
-from test_train import launch_each, small_config
+from test_train import run_here, small_config
 
 from cmwnet_jax import command
 from cmwnet_jax.data.load import load_data
@@ -197,7 +197,7 @@ def test_a_config_of_ones_own_by_path_and_print_config(tmp_path):
         "    return config\n"
     )
     given = f"--config={own}:64", "--print_config"
-    done, wrong = launch_each([[*given, "--config.seed=5"], [*given, "--config.method=cmwne"]], tmp_path)
+    done, wrong = run_here([[*given, "--config.seed=5"], [*given, "--config.method=cmwne"]])
     assert done.returncode == 0, done.stderr
     expected = default_config()
     expected.batch_size, expected.seed = 64, 5

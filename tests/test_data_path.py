@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import final_arrays, launch_each, small_config
+from test_train import final_arrays, run_here, small_config
 
 from cmwnet_jax import command
 from cmwnet_jax.data import load as load_module
@@ -152,12 +152,10 @@ def test_kept_labels_that_are_damaged_are_read_again(tmp_path):
     assert not list(tmp_path.rglob("*.partial*"))
 
 
-def test_describe_prints_and_draws_without_training(tmp_path, tmp_path_factory):
+def test_describe_prints_and_draws_without_training(tmp_path):
     picture = tmp_path / "pictures" / "digits.png"
     arguments = ["describe", "--config=experiments/digits.py", f"--picture={picture}"]
-    done, wrong = launch_each(
-        [arguments, ["descibe"]], tmp_path_factory.mktemp("said"), module="cmwnet_jax.data"
-    )
+    done, wrong = run_here([arguments, ["descibe"]], module="cmwnet_jax.data")
     assert done.returncode == 0, done.stderr
     assert "12.28% of their labels are wrong" in done.stdout.replace("\n", " ")
     assert picture.stat().st_size > 10_000

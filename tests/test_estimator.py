@@ -31,9 +31,30 @@ def fitted():
 
 
 @pytest.mark.whole_runs
-@estimator_checks.parametrize_with_checks([cmw.CMWNetClassifier(**TINY)])
+@estimator_checks.parametrize_with_checks([cmw.CMWNetClassifier(**TINY, method="erm")])
 def test_all_of_scikit_learns_checks(estimator, check):
+    """With the method that compiles fastest: what is checked is around the training."""
     check(estimator)
+
+
+@pytest.mark.slow
+@estimator_checks.parametrize_with_checks([cmw.CMWNetClassifier(**TINY)])
+def test_all_of_scikit_learns_checks_with_the_default_method(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.whole_runs
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_classifiers_classes,
+        estimator_checks.check_fit2d_1feature,
+        estimator_checks.check_methods_subset_invariance,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_scikit_learns_checks_of_the_data_with_the_default_method(check):
+    check("CMWNetClassifier", cmw.CMWNetClassifier(**TINY))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """The launcher, from flags to the run's folder."""
 
+import contextlib
+import io
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -11,13 +14,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.runs import run_folder
+from cmwnet_jax.train import signals
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.checkpoint import Checkpoints
-from cmwnet_jax.train.config import default_config, parse_arg
+from cmwnet_jax.train.config import as_json, default_config, parse_arg
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.trainer import Trainer
 from experiments import digits
@@ -89,6 +94,37 @@ def launch_each(commands, folder, module="cmwnet_jax.train"):
         yield subprocess.CompletedProcess(arguments, int(status), stdout, stderr)
 
 
+def _flags_of_libraries():
+    """absl's registry as it is without our own flags: commands may then define theirs."""
+    registry = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(flags.FLAGS).items()}
+    of_module = registry["__flags_by_module"]
+    own = {module for module in of_module if module.startswith(("cmwnet_jax.", "experiments."))}
+    ours = {flag.name for module in own for flag in of_module[module]}
+    registry["__flags"] = {name: flag for name, flag in registry["__flags"].items() if name not in ours}
+    for name in ("__flags_by_module", "__flags_by_module_id", "__key_flags_by_module"):
+        registry[name] = {key: list(found) for key, found in registry[name].items() if key not in own}
+    return registry
+
+
+def run_here(commands, module="cmwnet_jax.train"):
+    """`launch_each` in this process, for commands that soon end: a process would import for seconds."""
+    for arguments in commands:
+        stdout, stderr, status = io.StringIO(), io.StringIO(), 0
+        with contextlib.ExitStack() as stack:
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            for name, value in _flags_of_libraries().items():
+                patch.setitem(vars(flags.FLAGS), name, value)
+            patch.setattr(sys, "argv", [module, *arguments])
+            patch.setattr(signals, "stop_at_once", lambda: None)
+            stack.enter_context(contextlib.redirect_stdout(stdout))
+            stack.enter_context(contextlib.redirect_stderr(stderr))
+            try:
+                runpy.run_module(module, run_name="__main__")
+            except SystemExit as exit:
+                status = exit.code or 0
+        yield subprocess.CompletedProcess(arguments, status, stdout.getvalue(), stderr.getvalue())
+
+
 def test_the_command_trains_and_leaves_a_folder_that_it_will_not_overwrite(tmp_path):
     """And never asks for TensorFlow on the way, be it installed or not."""
     workdir = tmp_path / "run"
@@ -142,7 +178,7 @@ _MISTAKES = [
 def test_a_mistake_on_the_command_line_is_one_sentence_and_no_folder(tmp_path):
     digits, workdir = "--config=experiments/digits.py", f"--workdir={tmp_path / 'run'}"
     commands = [[digits, argument, workdir] for argument, _ in _MISTAKES]
-    for (argument, message), done in zip(_MISTAKES, launch_each(commands, tmp_path), strict=True):
+    for (argument, message), done in zip(_MISTAKES, run_here(commands), strict=True):
         assert done.returncode == 2, argument
         assert done.stderr.startswith("error: "), argument
         assert message in done.stderr
@@ -202,12 +238,20 @@ def interrupt(config, workdir, monkeypatch, steps_done):
             train(config, workdir)
 
 
+_begun = {}
+"""How runs of the newest config begin, by the config: (state, steps an epoch). Two of one config are compared."""
+
+
 def final_arrays(config, workdir):
     """Everything in the newest checkpoint, by name."""
-    recipe = build_recipe(config, load_data(config))
+    if as_json(config) not in _begun:
+        recipe = build_recipe(config, load_data(config))
+        _begun.clear()
+        _begun[as_json(config)] = recipe.state, recipe.epoch_steps
+    begun, epoch_steps = _begun[as_json(config)]
     with Checkpoints(workdir / "checkpoints", 1) as checkpoints:
-        steps_done, state, epoch = checkpoints.restore(recipe.state)
-    assert steps_done == config.num_epochs * recipe.epoch_steps == state.step
+        steps_done, state, epoch = checkpoints.restore(begun)
+    assert steps_done == config.num_epochs * epoch_steps == state.step
     assert set(epoch) == {
         f"{kind}_history_{part}" for kind in ("loss", "margin") for part in ("total", "count")
     }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import traverse_util
-from test_train import launch_each
+from test_train import run_here
 from test_transfer import save, weight_params
 
 import cmwnet_jax as cmw
@@ -161,7 +161,6 @@ def test_files_of_earlier_versions_load_where_their_parts_fit(changes, message, 
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.whole_runs
 def test_the_command_shows_exports_and_imports(tmp_path):
     published_layout(tmp_path / "published.npz")
     commands = [
@@ -170,7 +169,7 @@ def test_the_command_shows_exports_and_imports(tmp_path):
         ["show", f"{tmp_path / 'net.safetensors'}", f"--picture={tmp_path / 'net.png'}"],
         ["shoe", f"{tmp_path / 'net'}"],
     ]
-    *good, wrong = launch_each(commands, tmp_path, module="cmwnet_jax.transfer")
+    *good, wrong = run_here(commands, module="cmwnet_jax.transfer")
     for done, said in zip(good, ("written to", "written to", "losses learned from"), strict=True):
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
