@@ -30,7 +30,8 @@ from cmwnet_jax.train.trainer import Trainer
 ALONE = {"cmwnet_sl": {"mixup_alpha": 0.0}} | {
     name: {f"{name}__mixup_alpha": 0.0} for name in ("m_correction", "dividemix")
 }
-VARIANTS = {name: {"method": name, **ALONE.get(name, {})} for name in METHODS} | {
+PLAIN = {name: {"method": name, **ALONE.get(name, {})} for name in METHODS}
+VARIANTS = PLAIN | {
     "every third": {
         "method": "cmwnet",
         "meta_every_steps": 3,
@@ -61,6 +62,7 @@ VARIANTS = {name: {"method": name, **ALONE.get(name, {})} for name in METHODS} |
     "shuffled": {"method": "fixmatch_cmwnet", "fixmatch__shuffled_weights": True},
 }
 MIXED = ("mixup", "mixed", "shuffled")
+PLANNED = ("held out",)  # whose step is the method's own
 BIASES = {
     "proden": "long_tail_5+partial_30",
     "fixmatch": "long_tail_5+labels_80",
@@ -143,15 +145,16 @@ def _in_float64(leaf):
 _PMAP = jax.pmap
 
 
-def phases_of(recipe):
-    """Without a warm-up that the next phase begins with."""
-    return list({phase.first_epoch: phase for phase in recipe.method.phases}.values())
+def phases_of(name, recipe):
+    """Without a warm-up that the next phase begins with, or that is its method's own."""
+    phases = list({phase.first_epoch: phase for phase in recipe.method.phases}.values())
+    return phases if name in PLAIN else phases[-1:]
 
 
-def planned_epochs(config, data, recipe):
+def planned_epochs(phases, config, data, recipe):
     """The first epoch of each phase as the launcher starts it."""
     trainer, state, epochs = Trainer(config, data, recipe), parallel.replicate(recipe.state), []
-    for phase in phases_of(recipe):
+    for phase in phases:
         state, epoch = trainer.start_epoch(phase.first_epoch, state, {})
         planned = {stream for stream in phase.streams if recipe.method.streams[stream].planned}
         assert set(epoch.rows) == set(phase.streams)
@@ -179,9 +182,9 @@ def described(tree):
     return jax.tree.map(lambda x: (np.shape(x), x.dtype), tree)
 
 
-def trained(data, recipe, epochs, devices):
+def trained(phases, data, recipe, epochs, devices):
     """[(state, metrics)] after one step of each phase but the last, and two of that."""
-    phases, state, ends = phases_of(recipe), parallel.replicate(recipe.state), []
+    state, ends = parallel.replicate(recipe.state), []
     taken = [(phase, epoch, 0, 0) for phase, epoch in zip(phases[:-1], epochs, strict=False)]
     taken += [(phases[-1], epochs[-1], number, i) for i, number in enumerate(MAIN_STEPS)]
     programs = {
@@ -209,8 +212,11 @@ def moved(before, after):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_battery(name, monkeypatch):
     config, data, recipe = built(name, monkeypatch)
-    epochs = planned_epochs(config, data, recipe)
-    many = trained(data, recipe, epochs, 4)
+    phases = phases_of(name, recipe)
+    epochs = planned_epochs(phases, config, data, recipe)
+    if name in PLANNED:
+        return
+    many = trained(phases, data, recipe, epochs, 4)
     start, end = recipe.state, many[-1][0]
     assert np.isfinite(flat(end.replace(memory=()))).all()
     assert all(moved(start.params, end.params))
@@ -224,7 +230,8 @@ def test_battery(name, monkeypatch):
 
     if name in MIXED:
         return
-    one = trained(*built(name, monkeypatch, 1)[1:], epochs, 1)
+    _, data, recipe = built(name, monkeypatch, 1)
+    one = trained(phases_of(name, recipe), data, recipe, epochs, 1)
     for (state, metrics), (expected, expected_metrics) in zip(many, one, strict=True):
         np.testing.assert_allclose(flat(state), flat(expected), rtol=0, atol=1e-12)
         assert metrics.keys() == expected_metrics.keys()
