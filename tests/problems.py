@@ -4,6 +4,8 @@ The classifier is plain functions. Its batch normalisation couples the examples 
 each per-example loss depends on every example: a step that treated examples apart would be wrong.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,7 @@ def apply(variables, inputs, *, mutable, rngs, axis_name=None):
     return jnp.tanh(hidden) @ params["w2"] + params["b2"][None], {"batch_stats": {"mean": running}}
 
 
+@jax.jit
 def init_params(key):
     """The classifier's parameters."""
     first, second = jax.random.split(key)
@@ -45,6 +48,7 @@ def init_model_state():
     return {"batch_stats": {"mean": jnp.zeros(HIDDEN)}}
 
 
+@functools.cache
 def meta_classes():
     """Three meta-classes of the four classes."""
     return cmw.MetaClasses.fit(CLASS_COUNTS, K)
@@ -59,10 +63,14 @@ def batch(seed, size, classes=range(CLASSES)):
 
 def weight_net():
     """A small float64 weight net and its parameters."""
-    net = cmw.WeightNet(num_meta_classes=K, hidden=8, param_dtype=jnp.float64)
-    return net, net.init(jax.random.key(5), jnp.ones(1), jnp.zeros(1, jnp.int32))
+    return _NET, _init_weights(jax.random.key(5), jnp.ones(1), jnp.zeros(1, jnp.int32))
 
 
+_NET = cmw.WeightNet(num_meta_classes=K, hidden=8, param_dtype=jnp.float64)
+_init_weights = jax.jit(_NET.init)
+
+
+@jax.jit
 def per_example_losses(params, examples):
     """[n] cross-entropies, by the formula."""
     logits, _ = apply({"params": params, **init_model_state()}, examples["image"], mutable=(), rngs={})
@@ -99,19 +107,26 @@ def flat(tree):
     return np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(tree)])
 
 
+def gradients(params, examples):
+    """[n, parameters]: row j is the gradient of example j's loss."""
+    leaves = jax.tree.leaves(_jacobian(params, examples))
+    return np.concatenate([np.asarray(leaf).reshape(len(leaf), -1) for leaf in leaves], axis=1)
+
+
+_jacobian = jax.jit(jax.jacrev(per_example_losses))
+
+
 def closed_form(params, weight_params, examples, meta_examples, normalize):
     """(meta-gradient of Eq. 10, function from weights to Eq. 9's gradient), by explicit dot products."""
     losses = np.asarray(per_example_losses(params, examples))
     of_class = meta_classes().of_class[np.asarray(examples["label"])]
-    rows = jax.jacrev(per_example_losses)(params, examples)  # row j: gradient of example j's loss
-    jacobian = np.stack([flat(jax.tree.map(lambda leaf, j=j: leaf[j], rows)) for j in range(len(losses))])
+    jacobian = gradients(params, examples)
     pairs = [weight_and_derivative(weight_params, *pair) for pair in zip(losses, of_class, strict=True)]
     weights = np.array([weight for weight, _ in pairs])
     scale = divisor(weights, normalize)
     virtual = flat(params) - ALPHA * (weights / scale) @ jacobian
     _, unflatten = jax.flatten_util.ravel_pytree(params)
-    meta_rows = jax.jacrev(per_example_losses)(unflatten(virtual), meta_examples)
-    meta = np.stack([flat(jax.tree.map(lambda leaf, i=i: leaf[i], meta_rows)) for i in range(M)])
+    meta = gradients(unflatten(virtual), meta_examples)
     similarity = meta @ jacobian.T  # G_ij
     coefficient = similarity.mean(axis=0) / scale
     gradient = -ALPHA * sum(c * flat(derivative) for c, (_, derivative) in zip(coefficient, pairs, strict=True))

@@ -178,7 +178,7 @@ def test_a_virtual_filter_is_a_step_of_rate_zero_elsewhere(names):
         moved = {name: p - ALPHA * (name in names) * grads[name] for name, p in state.params.items()}
         return cmw.classification_meta_loss(apply)(moved, state.model_state, examples[1], state.rng)
 
-    value, gradient = jax.value_and_grad(meta_loss)(state.weight_params)
+    value, gradient = jax.jit(jax.value_and_grad(meta_loss))(state.weight_params)
     results = [each(state, *examples) for each in (jax.jit(step), in_passes, shared)]
     for new, metrics in results:
         moved = flat(state.weight_params) - flat(new.weight_params)

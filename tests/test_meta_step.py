@@ -59,11 +59,18 @@ def make(normalize="sum", weight_fn=None, weight_params=None, axis_name=None, **
     return cmw.make_meta_step(**arguments), state
 
 
+@functools.cache
+def compiled(normalize="sum"):
+    """`make`'s usual step, compiled once, and the state."""
+    step, state = make(normalize)
+    return jax.jit(step), state
+
+
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
 def test_meta_gradient_is_eq_10_and_classifier_gradient_is_eq_9(normalize):
-    step, state = make(normalize)
+    step, state = compiled(normalize)
     examples, meta_examples = batch(0, N), batch(1, M)
-    new, metrics = jax.jit(step)(state, examples, meta_examples)
+    new, metrics = step(state, examples, meta_examples)
 
     expected, classifier_gradient = closed_form(
         state.params, state.weight_params, examples, meta_examples, normalize
@@ -91,9 +98,9 @@ def test_meta_gradient_is_eq_10_and_classifier_gradient_is_eq_9(normalize):
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
 def test_meta_gradient_is_the_slope_of_the_meta_loss(normalize):
     """Finite differences; the losses that V sees and the sum that divides are held, as in the step."""
-    step, state = make(normalize)
+    step, state = compiled(normalize)
     examples, meta_examples = batch(0, N), batch(1, M)
-    new, _ = jax.jit(step)(state, examples, meta_examples)
+    new, _ = step(state, examples, meta_examples)
     net, _ = weight_net()
     of_class = meta_classes().of_class[np.asarray(examples["label"])]
     losses = per_example_losses(state.params, examples)
@@ -133,8 +140,8 @@ def test_losses_enter_the_weight_net_without_gradient():
 
 @pytest.mark.parametrize(("label", "head"), [(0, 0), (2, 1), (3, 2)])
 def test_a_batch_of_one_meta_class_moves_only_its_head(label, head):
-    step, state = make()
-    new, _ = jax.jit(step)(state, batch(0, N, [label]), batch(1, M))
+    step, state = compiled()
+    new, _ = step(state, batch(0, N, [label]), batch(1, M))
     before, after = state.weight_params["params"], new.weight_params["params"]
     moved = np.any(np.asarray(before["heads"]["kernel"] != after["heads"]["kernel"]), axis=0)
     np.testing.assert_array_equal(moved, np.arange(K) == head)
@@ -248,7 +255,7 @@ def test_base_is_trained_on_and_is_not_weighted():
     def total(params):
         return jnp.sum(params["w1"] ** 2) + jnp.mean(per_example_losses(params, batch(0, N)))
 
-    np.testing.assert_allclose(flat(params) - flat(new.params), 0.1 * flat(jax.grad(total)(params)), atol=1e-14)
+    np.testing.assert_allclose(flat(params) - flat(new.params), 0.1 * flat(jax.jit(jax.grad(total))(params)), atol=1e-14)
     np.testing.assert_allclose(metrics["objective"], total(params), rtol=1e-12)
 
 
@@ -270,8 +277,8 @@ def test_virtual_lr_can_be_a_schedule():
 
 def test_running_statistics_move_once_a_step():
     """The virtual and the meta pass throw theirs away (Q18)."""
-    step, state = make()
-    new, _ = jax.jit(step)(state, batch(0, N), batch(1, M))
+    step, state = compiled()
+    new, _ = step(state, batch(0, N), batch(1, M))
     _, expected = apply(
         {"params": state.params, **state.model_state}, batch(0, N)["image"], mutable=(), rngs={}
     )
@@ -400,10 +407,10 @@ def test_devices_draw_different_numbers():
 @pytest.mark.parametrize("label", [CLASSES, -1])
 def test_a_label_outside_of_the_classes_is_loud(label):
     """Its weight is NaN, where an unchecked gather would quietly use another class's."""
-    step, state = make()
+    step, state = compiled()
     examples = batch(0, N)
     examples["label"] = examples["label"].at[0].set(label)
-    _, metrics = jax.jit(step)(state, examples, batch(1, M))
+    _, metrics = step(state, examples, batch(1, M))
     assert np.isnan(metrics["weights"][0])
 
 
@@ -455,7 +462,7 @@ def test_delayed_weights_move_the_classifier_by_the_old_ones(in_passes):
 def test_a_meta_step_every_third_time_is_one_program():
     """In a scan, it takes the steps of a loop that takes meta steps and weighted ones."""
     step, state = make(meta_every=3)
-    meta_step, _ = make()
+    meta_step, _ = compiled()
     weighted_step = cmw.make_weighted_step(
         objective=cmw.classification_objective(apply, meta_classes()),
         optimizer=optax.sgd(0.1),
@@ -468,7 +475,7 @@ def test_a_meta_step_every_third_time_is_one_program():
     )
     np.testing.assert_array_equal(np.isnan(metrics["meta_loss"]), [False, True, True, False, True])
     np.testing.assert_array_equal(np.isnan(metrics["meta_grad_norm"]), [False, True, True, False, True])
-    meta_step, weighted_step = jax.jit(meta_step), jax.jit(weighted_step)
+    weighted_step = jax.jit(weighted_step)
     for number, pair in enumerate(pairs):
         state, expected = meta_step(state, *pair) if number % 3 == 0 else weighted_step(state, pair[0])
         np.testing.assert_allclose(metrics["weights"][number], expected["weights"], rtol=1e-12)

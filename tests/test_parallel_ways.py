@@ -181,8 +181,9 @@ def test_a_penalty_of_a_mean_is_the_batchs_and_not_the_parts():
     def penalty(params, mean):
         return coverage_penalty(per_example_losses(params, examples), mean)
 
-    expected = jax.value_and_grad(penalty)(params, lambda x: jnp.sum(x, axis=0) / 24)
-    got = jax.value_and_grad(penalty)(params, functools.partial(cmw.objectives.mean_over_axis, axis_name=None))
+    penalty = jax.jit(jax.value_and_grad(penalty), static_argnums=1)
+    expected = penalty(params, lambda x: jnp.sum(x, axis=0) / 24)
+    got = penalty(params, functools.partial(cmw.objectives.mean_over_axis, axis_name=None))
     np.testing.assert_allclose(flat(got), flat(expected), rtol=0, atol=1e-14)
     terms = per_example_losses(params, examples).reshape(4, 6)
     of_parts = [coverage_penalty(part, lambda x: jnp.mean(x, axis=0)) for part in terms]
