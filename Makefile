@@ -8,8 +8,9 @@ INSTALLED = $(VENV)/.installed
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m experiments.demo --workdir=runs/demo
 
+# `make test ALL=1` adds those of test-runs, with one queue for both, which keeps both workers busy to its end.
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal
+	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal $(if $(ALL),-m 'not slow')
 
 # Runs that are killed, stopped and continued, and runs of several processes.
 test-runs: $(INSTALLED)

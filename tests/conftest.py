@@ -67,7 +67,7 @@ def no_old_programs():
 
 @pytest.fixture(scope="module", autouse=True)
 def without_pictures(request):
-    """Runs draw nothing at their end, which takes half a second, but in `test_watch` and in commands that tests start."""
+    """Runs draw nothing at their end, but in `test_watch` and in commands: it takes half a second."""
     with pytest.MonkeyPatch.context() as patch:
         if request.node.name != "tests/test_watch.py":
             patch.setattr(watch, "pictures", lambda *arguments: {})

@@ -74,7 +74,7 @@ def toy_config():
         method="toy",
         toy__strength=0.25,
         num_epochs=3,
-        chunk_steps=10,
+        chunk_steps=13,
         data__bias="symmetric_40",
         checkpoint__every_minutes=1e-9,
     )
@@ -85,7 +85,7 @@ def killed(workdir):
     run_chunk = Trainer.run_chunk
 
     def until_killed(trainer, state, epoch):
-        if epoch.number == 1 and epoch.steps_done == 20:
+        if epoch.number == 1 and epoch.steps_done == 13:
             os.kill(os.getpid(), signal.SIGKILL)
         return run_chunk(trainer, state, epoch)
 

@@ -255,7 +255,9 @@ def test_base_is_trained_on_and_is_not_weighted():
     def total(params):
         return jnp.sum(params["w1"] ** 2) + jnp.mean(per_example_losses(params, batch(0, N)))
 
-    np.testing.assert_allclose(flat(params) - flat(new.params), 0.1 * flat(jax.jit(jax.grad(total))(params)), atol=1e-14)
+    np.testing.assert_allclose(
+        flat(params) - flat(new.params), 0.1 * flat(jax.jit(jax.grad(total))(params)), atol=1e-14
+    )
     np.testing.assert_allclose(metrics["objective"], total(params), rtol=1e-12)
 
 

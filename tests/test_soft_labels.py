@@ -92,9 +92,8 @@ def test_the_meta_gradient_is_eq_15():
     np.testing.assert_allclose(metrics["aux"], pseudo, atol=1e-15)
 
     def rows(function, params):
-        tree = jax.jacrev(function)(params)
-        count = len(jax.tree.leaves(tree)[0])
-        return np.stack([flat(jax.tree.map(lambda leaf, j=j: leaf[j], tree)) for j in range(count)])
+        leaves = jax.tree.leaves(jax.jit(jax.jacrev(function))(params))
+        return np.concatenate([np.asarray(leaf).reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
     given = rows(lambda p: per_example_losses(p, examples), state.params)
     soft = rows(lambda p: soft_losses(p, examples["image"], pseudo), state.params)

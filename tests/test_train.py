@@ -95,8 +95,10 @@ def launch_each(commands, folder, module="cmwnet_jax.train"):
 
 
 def _flags_of_libraries():
-    """absl's registry as it is without our own flags: commands may then define theirs."""
-    registry = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(flags.FLAGS).items()}
+    """The registry of flags without our own, which commands may then define."""
+    registry = {
+        name: value.copy() if isinstance(value, dict) else value for name, value in vars(flags.FLAGS).items()
+    }
     of_module = registry["__flags_by_module"]
     own = {module for module in of_module if module.startswith(("cmwnet_jax.", "experiments."))}
     ours = {flag.name for module in own for flag in of_module[module]}
@@ -239,7 +241,7 @@ def interrupt(config, workdir, monkeypatch, steps_done):
 
 
 _begun = {}
-"""How runs of the newest config begin, by the config: (state, steps an epoch). Two of one config are compared."""
+"""(state, steps of an epoch) of the newest config: two runs of one are compared."""
 
 
 def final_arrays(config, workdir):

@@ -1,5 +1,6 @@
 """Weight nets as files."""
 
+import functools
 import os
 import re
 import shutil
@@ -17,8 +18,10 @@ from cmwnet_jax.transfer.portable import read_file, write_file
 K = 3
 
 
+@functools.cache
 def weight_params():
-    return cmw.WeightNet(K, hidden=11).init(jax.random.key(3), np.ones(1), np.zeros(1, int))
+    init = jax.jit(cmw.WeightNet(K, hidden=11).init)
+    return jax.device_get(init(jax.random.key(3), np.ones(1), np.zeros(1, int)))
 
 
 def with_array(layer, name, array):
