@@ -20,7 +20,7 @@ from cmwnet_jax.models.heads import linear_head, unit
 from cmwnet_jax.models.layers import Classifier
 from cmwnet_jax.models.memory_head import memory_head
 from cmwnet_jax.models.selective_heads import selective_heads
-from cmwnet_jax.train import parallel
+from cmwnet_jax.train import build, parallel
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.compiling import by_number
@@ -119,8 +119,11 @@ def _data(bias, meta_set):
     return load_data(small_config(data__bias=bias, meta_set__kind=meta_set))
 
 
-def built(name, monkeypatch, devices=4):
-    """(config, data, recipe) of a variant for so many devices; the rest of the test has as many."""
+def built(name, monkeypatch, devices=4, state=None):
+    """(config, data, recipe) of a variant for so many devices; the rest of the test has as many.
+
+    Where a state is given, it begins with that.
+    """
     own = jax.devices()[:devices]
     monkeypatch.setattr(jax, "local_devices", lambda: own)
     for count in ("local_device_count", "device_count"):
@@ -131,6 +134,8 @@ def built(name, monkeypatch, devices=4):
     config = small_config(**{"data__bias": bias, "model__name": "float64", **fields})
     check_config(config)
     data = _data(bias, config.meta_set.kind)
+    if state is not None:
+        monkeypatch.setattr(build, "_initial_state", lambda *given: state.replace(memory=given[3].memory))
     recipe = build_recipe(config, data)
     # Heads and tables are kept in 32 bits or fewer, in which a sum's last bit could be an entry's.
     return config, data, dataclasses.replace(recipe, state=jax.tree.map(_in_float64, recipe.state))
@@ -230,7 +235,7 @@ def test_battery(name, monkeypatch):
 
     if name in MIXED:
         return
-    _, data, recipe = built(name, monkeypatch, 1)
+    _, data, recipe = built(name, monkeypatch, 1, start)
     one = trained(phases_of(name, recipe), data, recipe, epochs, 1)
     for (state, metrics), (expected, expected_metrics) in zip(many, one, strict=True):
         np.testing.assert_allclose(flat(state), flat(expected), rtol=0, atol=1e-12)

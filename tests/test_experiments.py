@@ -1,6 +1,7 @@
 """Every config of `experiments/` is built and trains for two steps, on made data of the published shape.
 
-Configs that differ in their data, their length or a number alone train alike: each kind of training runs once.
+Configs that differ in their data, their length or a number alone train alike. Each kind of a method's fields,
+of augmentation and of optimiser runs in some config, but not each with each: a step is composed of them.
 `make test` runs each method's first kind, and `make test-runs` every one. The data of every cell are built, and
 the classifiers that they name traced; steps are taken with a tiny one.
 """
@@ -93,11 +94,11 @@ def coarse(value):
     return value if value in (0, 1) else "less than 1" if value < 1 else "more than 1"
 
 
-def training(config):
-    """What tells the kind of a config's training from another's."""
-    read = {name: coarse(value_of(config, name)) for name in METHODS[config.method].fields}
-    fields = {name: coarse(config[name].to_dict()) for name in ("augment", "optimizer")}
-    return config.method, tuple(sorted({**read, **fields}.items()))
+def parts_of(config):
+    """What tells the kind of a config's training from another's: of its method, and of all methods."""
+    read = sorted((name, coarse(value_of(config, name))) for name in METHODS[config.method].fields)
+    shared = {(name, coarse(config[name].to_dict())) for name in ("augment", "optimizer")}
+    return {method(config), (config.method, *read)} | shared
 
 
 def method(config):
@@ -106,15 +107,15 @@ def method(config):
 
 
 def kinds():
-    """The first config of each kind of training, as (file, argument); each method's first is not marked."""
+    """Each config with a part that is new, as (file, argument); each method's first is not marked."""
     seen, methods = set(), set()
     for name in FILES:
         for arg in args_of(name):
             config = config_of(name, arg)
-            if (kind := training(config)) not in seen:
+            if not (parts := parts_of(config)) <= seen:
                 marks = [pytest.mark.whole_runs] if method(config) in methods else []
                 yield pytest.param(name, arg, marks=marks, id=f"{name}:{arg}")
-            seen.add(kind)
+            seen |= parts
             methods.add(method(config))
 
 
