@@ -3,14 +3,14 @@
 import importlib.util
 import mmap
 import os
-import pathlib
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Programs of tests run once or twice: most of the suite's time is their compilation, which takes a fifth with
 # few optimizations and without MLIR's emitters (below). Commands that tests start are compiled alike.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # Tests, and the commands that they start, share compiled programs with each other and with no one else.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import gc
@@ -18,6 +18,7 @@ import gc
 import jax
 import pytest
 
+from cmwnet_jax.data import sources
 from cmwnet_jax.train import watch
 
 EMITTERS = "xla_cpu_use_fusion_emitters"
@@ -25,7 +26,7 @@ EMITTERS = "xla_cpu_use_fusion_emitters"
 
 def is_known_to_xla(flag):
     """XLA ends a process that is given a flag it does not know, and versions differ in theirs."""
-    folder = pathlib.Path(importlib.util.find_spec("jaxlib").origin).parent
+    folder = Path(importlib.util.find_spec("jaxlib").origin).parent
     with open(max(folder.glob("*.so"), key=lambda path: path.stat().st_size), "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).find(flag.encode()) >= 0
 
@@ -48,10 +49,23 @@ collect_ignore = ["process_of_two.py"]  # a program that a test runs
 
 @pytest.fixture(scope="session", autouse=True)
 def data_dir(tmp_path_factory):
-    """Where this test process keeps prepared data sets."""
+    """Where this test process keeps prepared data sets, each of which is read once."""
     folder = tmp_path_factory.mktemp("tfds")
     os.environ["TFDS_DATA_DIR"] = str(folder)
-    return folder
+    read_split, kept = sources.read_split, {}
+
+    def read_once(source, split):
+        if not Path(source.folder).is_relative_to(folder):
+            return read_split(source, split)
+        if (source.folder, split) not in kept:
+            found = kept[source.folder, split] = read_split(source, split)
+            for array in (found.images, found.labels, *found.columns.values()):
+                array.flags.writeable = False
+        return kept[source.folder, split]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "read_split", read_once)
+        yield folder
 
 
 @pytest.fixture(scope="module", autouse=True)
