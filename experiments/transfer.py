@@ -19,7 +19,7 @@ first; animal10n without momentum. The code for webvision trains cmwnet_sl, with
 is the same in both recipes. Training crops have a random area, as in the authors' code, and for imagenet_lt
 random colours, as in OLTR's.
 OLTR's second stage is that of its authors' code: 60 epochs of batches of 256, the body at a tenth of the rate.
-Paper: paper_numbers.json, "table 8", and "table 12" and the three after it.
+Paper: paper_numbers.json, "table 8" and "table 12", each with the three after it.
 Ours: not measured.
 """
 

@@ -115,21 +115,26 @@ def test_the_weight_auc_is_a_table_of_the_methods_that_have_weights(tmp_path):
     assert auc_table(made(tmp_path)).texts()[1:] == [["cmwnet_sl", "0.750 ± 0.000 (2)", "-"]]
 
 
-def test_rare_classes_have_a_table_of_their_own(tmp_path):
+def test_rare_classes_have_a_table_of_their_own_with_the_papers_numbers(tmp_path):
     """Runs whose classes are all of one size group are not in it; a group without classes has no row."""
     of_set = {"many": 80.0, "medium": None, "few": 12.5}
-    for name, values in (("lt/erm", of_set), ("lt/oltr", of_set | {"few": 30.0}), ("even/erm", {"many": 90.0})):
-        folder = tmp_path / "set" / name / "seed0"
+    for name, values in (
+        ("imagenet_lt/erm", of_set),
+        ("imagenet_lt/oltr", of_set | {"few": 30.0}),
+        ("even/erm", {"many": 90.0}),
+    ):
+        folder = tmp_path / name / "seed0"
         make_run(folder, 50.0, method=folder.parent.name)
         result = json.loads((folder / "result.json").read_text())
         result |= {field: values.get(group) for group, field in SHOTS.items()}
         (folder / "result.json").write_text(json.dumps(result))
-    assert shots_table(find_runs([tmp_path])).texts() == [
-        ["", "set lt"],
-        ["erm, many shot", "80.00 (1)"],
-        ["erm, few shot", "12.50 (1)"],
-        ["oltr, many shot", "80.00 (1)"],
-        ["oltr, few shot", "30.00 (1)"],
+    paper = "experiments/paper_numbers.json"
+    assert shots_table(find_runs([tmp_path]), lambda score: read_paper(paper, (score,))).texts() == [
+        ["", "imagenet_lt"],
+        ["erm, many shot", "80.00 (1); paper 40.90"],
+        ["erm, few shot", "12.50 (1); paper 0.40"],
+        ["oltr, many shot", "80.00 (1); paper 43.20"],
+        ["oltr, few shot", "30.00 (1); paper 18.50"],
     ]
 
 

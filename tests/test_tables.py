@@ -125,6 +125,8 @@ def test_the_papers_numbers_are_of_cells_that_there_are():
     assert paper["cifar10,40,fixmatch_cmwnet"] == (90.4, 0.62)
     assert paper["cifar10,250,mixmatch"] == (88.95, 0.86)
     assert paper["imagenet2012,128000,fixmatch"] == (67.1, None)
+    few = read_paper(ROOT / "experiments/paper_numbers.json", ("test_few_shot_accuracy",))
+    assert few.keys() <= cells and few["imagenet_lt,oltr_cmwnet"] == (19.7, None)
     errors = read_paper(ROOT / "experiments/paper_numbers.json", ("selective_error",))
     networks = {re.sub("coverage=", "", cell) for cell in load("table15_selective").get_cells()}
     assert errors.keys() == {cell for cell in networks if "selectivenet" in cell and "cifar" in cell}

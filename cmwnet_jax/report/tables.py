@@ -184,11 +184,12 @@ def aurc_table(runs: Sequence[Found]) -> Table:
     return _table(runs, title, (("{}", stored.AURC),), {}, decimals=2)
 
 
-def shots_table(runs: Sequence[Found]) -> Table:
+def shots_table(runs: Sequence[Found], paper_of: Callable[[str], Paper]) -> Table:
     """Table of the mean accuracy over the classes with many, medium and few training examples (Table 8).
 
     Args:
         runs: finished or not; those whose classes are all of one such group are left out.
+        paper_of: score, e.g. `test_few_shot_accuracy` -> the paper's numbers.
     """
     title = (
         "test accuracy (%) of the classes with more than 100, 20 to 100, and fewer than 20 training examples, "
@@ -197,7 +198,12 @@ def shots_table(runs: Sequence[Found]) -> Table:
     groups = {run.path: [(run.result or {}).get(field) for field in stored.SHOTS.values()] for run in runs}
     of_several = [run for run in runs if sum(value is not None for value in groups[run.path]) > 1]
     scores = tuple((f"{{}}, {name} shot", field) for name, field in stored.SHOTS.items())
-    return _table(of_several, title, scores, {}, decimals=2)
+    paper = {
+        row.format(cell): number
+        for row, field in scores
+        for cell, number in paper_of(field.removesuffix("_percent_last")).items()
+    }
+    return _table(of_several, title, scores, paper, decimals=2)
 
 
 def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
@@ -282,7 +288,7 @@ def read_paper(path: str | Path, scores: Collection[str] = ("accuracy", "error")
 
     Args:
         path: a JSON file with tables by name, each with `score` (`accuracy`, `error`, `selective_error`, or one
-            of `also_tables`; in per cent), `columns`, and `rows`: by name, a list with one entry per column,
+            of `also_tables` or `shots_table`; in per cent), `columns`, and `rows`: by name, a list with one entry per column,
             which is a number, [mean, sd] or null.
         scores: tables with other scores are left out.
 

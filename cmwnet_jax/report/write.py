@@ -46,16 +46,18 @@ def write_report(
             problems.append(str(error))
             print(f"left out: {error}", file=sys.stderr, flush=True)
 
-    numbers = read_paper(paper) if paper else {}
-    errors = read_paper(paper, ("selective_error",)) if paper else {}
+    def paper_of(*scores: str) -> Paper:
+        return read_paper(paper, scores) if paper else {}
+
+    numbers, errors = paper_of("accuracy", "error"), paper_of("selective_error")
     runs = find_runs(folders, leave_out)
     if not runs:
         raise UsageError(f"no run can be read, {len(problems)} were left out, see above: nothing is written")
     absent = missing(runs, find_cells(folders, leave_out))
     drawn = _drawable(runs, leave_out) if figures else []
     with refused("--output", Path(output), "cannot be written"):
-        own = (accuracy_table(runs, numbers), shots_table(runs), auc_table(runs))
-        also = also_tables(runs, lambda score: read_paper(paper, (score,)) if paper else {})
+        own = (accuracy_table(runs, numbers), shots_table(runs, paper_of), auc_table(runs))
+        also = also_tables(runs, paper_of)
         tables = [table for table in (*own, *also, *_selective_tables(runs, errors, leave_out)) if table.rows]
         _write(Path(output).expanduser(), tables, drawn, absent, problems)
     if problems:
