@@ -1,8 +1,10 @@
-"""Tables 8, 9 and 12: large data sets with a frozen weight net from a small one (Sec. 6, Algorithm 2, D).
+r"""Tables 8, 9 and 12: large data sets with a frozen weight net from a small one (Sec. 6, Algorithm 2, D).
 
     python -m cmwnet_jax.transfer import published_weight_net.npz --output=published
-    python -m cmwnet_jax.train --config=experiments/transfer.py:webvision,cmwnet,init=published --workdir=DIR
-    python -m cmwnet_jax.sweep --config=experiments/transfer.py --workdir=DIR --args=init=published
+    python -m cmwnet_jax.train --workdir=DIR \
+        --config=experiments/transfer.py:webvision,cmwnet,init=published,raw_dir=WEBVISION
+    python -m cmwnet_jax.sweep --config=experiments/transfer.py --workdir=DIR \
+        --only='webvision,*' --args=init=published,raw_dir=WEBVISION
     python -m cmwnet_jax.report DIR
 
 DATASET,METHOD: imagenet_lt (ResNet-10), webvision (Inception-ResNet-v2) or animal10n (VGG-19-BN); erm, cmwnet
@@ -10,6 +12,7 @@ or cmwnet_sl. Also imagenet_lt,oltr and imagenet_lt,oltr_cmwnet: the second of O
 from the run of erm or cmwnet, stage1=RUN; a sweep trains that first.
 init: a weight net with three meta-classes, from a run (e.g. table4_hybrid.py's
 cifar10,pmd1_35+asymmetric_plc_30,cmwnet_sl) or imported.
+raw_dir: the files of the one data set that is trained (docs/large_sets.md), needed once.
 imagenet=ILSVRC2012_img_val.tar tests webvision, alone, on ImageNet's validation images, too (Table 12). Of
 cmwnet_sl's 9.6 GB of pseudo-labels for webvision, --config.soft_labels.top_k=16 stores 154 MB
 (docs/large_sets.md).
@@ -36,8 +39,8 @@ _SECOND_STAGES = {"imagenet_lt,oltr": "imagenet_lt,erm", "imagenet_lt,oltr_cmwne
 def get_config(arg: str = "") -> ConfigDict:
     """The config of one run."""
     defaults = {"dataset": "webvision", "method": "cmwnet"}
-    stages = {"init": "", "stage1": "", "imagenet": ""}
-    args = parse_arg(arg, tuple(defaults), **defaults, **stages, recipe="paper", seed=0)
+    files = dict.fromkeys(("init", "stage1", "raw_dir", "imagenet"), "")
+    args = parse_arg(arg, tuple(defaults), **defaults, **files, recipe="paper", seed=0)
     if args.dataset not in _SETTINGS:
         raise unknown_name("DATASET", args.dataset, _SETTINGS)
     first = _SECOND_STAGES.get(f"{args.dataset},{args.method}", "")
@@ -48,7 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = default_config()
     config.method = "oltr" if first else args.method
     config.seed = args.seed
-    config.data.name = args.dataset
+    config.data.name, config.data.raw_dir = args.dataset, args.raw_dir
     config.augment.flip = True
     config.watch.pictures_every_epochs = 0
     if args.method != "erm" and not first:

@@ -4,10 +4,13 @@ import gzip
 import io
 import shutil
 import tarfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from cmwnet_jax.data.builders.image_folder import ImageFolder
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -66,29 +69,58 @@ def pack(folder: Path, archive: Path, top: str = "") -> Path:
     return archive
 
 
-def animal_folder(root: Path, size: tuple[int, int] = (64, 64)) -> Path:
+def animal_folder(root: Path, size: tuple[int, int] = (64, 64), train: int = 2) -> Path:
     data = image_bytes(0, size)
-    for folder, number in (("training", 2), ("testing", 1)):
+    for folder, number in (("training", train), ("testing", 1)):
         for label in range(10):
             for k in range(number):
                 write(root / folder / f"{label}_{k + 10}.jpg", data)
     return root
 
 
-def webvision_folder(root: Path, classes: int, flickr: bool = False, beyond: int = 0) -> Path:
-    """One image a class in each list; the last `beyond` classes are numbered 999 downwards."""
+def webvision_folder(root: Path, classes: int, flickr: bool = False, beyond: int = 0, google: int = 1) -> Path:
+    """One image a class in each list, `google` in Google's; the last `beyond` classes are 999 downwards."""
     data = image_bytes(0)
     labels = [*range(classes), *(999 - k for k in range(beyond))]
-    lists = {"train_filelist_google": "google/q{:04d}/a.jpg", "val_filelist": "val{:06d}.jpg"}
+    lists = {"train_filelist_google": ["google/q{:04d}/" + f"{'abcdefgh'[k]}.jpg" for k in range(google)]}
+    lists["val_filelist"] = ["val{:06d}.jpg"]
     if flickr:
-        lists["train_filelist_flickr"] = "flickr/q{:04d}/b.jpg"
-    for name, pattern in lists.items():
-        paths = [pattern.format(label) for label in labels]
-        lines = [f"{path} {label}\n" for path, label in zip(paths, labels, strict=True)]
+        lists["train_filelist_flickr"] = ["flickr/q{:04d}/b.jpg"]
+    for name, patterns in lists.items():
+        of_label = [(pattern.format(label), label) for label in labels for pattern in patterns]
+        paths = [path for path, _ in of_label]
+        lines = [f"{path} {label}\n" for path, label in of_label]
         write(root / "info" / f"{name}.txt", "".join(reversed(lines)).encode())
         for path in paths:
             write(root / ("val_images_256" if name == "val_filelist" else "") / path, data)
     return root
+
+
+def add_imagenet(web: Path, root: Path, labels: Iterable[int], number: int = 2) -> Path:
+    """Names WebVision's classes by synsets, and writes `number` ImageNet validation images of some of them."""
+    synsets = [f"n{c:08d}" for c in range(1000)]
+    write(web / "info/synsets.txt", "".join(f"{name} thing {name}\n" for name in synsets).encode())
+    for c in labels:
+        for k in range(number):
+            name = f"{synsets[c]}/ILSVRC2012_val_{number * c + k + 1:08d}.JPEG"
+            write(root / name, image_bytes(c, (9, 12)))
+    return root
+
+
+class ImagenetLt(ImageFolder, skip_registration=True):
+    """Stands for tfds's builder of this name, which wants all of ImageNet's archives."""
+
+
+def prepared_imagenet_lt(data_dir: Path, raw: Path, sizes: Sequence[int]) -> None:
+    """Prepares a set as tfds's `imagenet_lt`, with so many training images of each class and one to test on."""
+    for c, size in enumerate(sizes):
+        for split, count in (("train", size), ("test", 1)):
+            for k in range(count):
+                write(raw / split / f"n{c:08d}" / f"{k:04d}.jpg", image_bytes(50 * c + k, (9, 12)))
+    builder = ImagenetLt(data_dir=str(data_dir), raw_dir=str(raw))
+    builder.download_and_prepare()
+    made = Path(builder.data_dir)
+    made.rename(data_dir / "imagenet_lt" / made.name)
 
 
 def truncate(path: Path) -> None:

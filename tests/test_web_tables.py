@@ -1,17 +1,26 @@
-"""Tables 5, 6 and 7: files of the published names and layouts, two epochs, killed and gone on with."""
+"""Tables 5 to 9 and 12: 200 images of the published names and layouts, two epochs, killed and gone on with.
+
+Full WebVision has an image of each of 1,000 classes in either list, since its builder asks for that.
+"""
+
+import importlib
 
 import pytest
 import raw_data
+from table_cells import write_nets
 
 from cmwnet_jax import sweep
+from cmwnet_jax.report.find import find_runs
+from cmwnet_jax.report.tables import shots_table
 from cmwnet_jax.runs.arrays import read_arrays
 from cmwnet_jax.runs.stored import read_metrics
 from cmwnet_jax.train.config import run_folder
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.trainer import Trainer
-from experiments import table5_animal10n, table6_webvision, table7_webfg
+from experiments import table5_animal10n, table6_webvision, table7_webfg, transfer
 
 pytestmark = [
+    pytest.mark.whole_runs,
     pytest.mark.usefixtures("quick_programs"),
     pytest.mark.filterwarnings("ignore:the class sizes take only"),
 ]
@@ -19,7 +28,7 @@ SIDE = 8
 
 
 def small(config, tmp_path):
-    """Two epochs, the second one with weights; a classifier that a CPU compiles fast; a checkpoint a chunk."""
+    """Two epochs of two chunks, the second with weights; a small classifier; a checkpoint after each chunk."""
     config.data.dir = str(tmp_path / "data")
     if config.data.resize_pixels:
         config.data.resize_pixels = config.data.crop_pixels = SIDE
@@ -27,7 +36,10 @@ def small(config, tmp_path):
     config.model.hidden, config.model.batch_norm = (), False
     if config.optimizer.trainable:
         config.optimizer.trainable = ("Dense_0/*",)
-    config.num_epochs, config.warmup_epochs, config.batch_size = 2, 1, 8
+    if config.optimizer.slow:
+        config.optimizer.slow = ("memory/centroids",)
+    config.num_epochs, config.warmup_epochs = 2, min(1, config.warmup_epochs)
+    config.batch_size = 48  # four steps an epoch
     config.meta_set.batch_size, config.meta_set.per_class_examples = 8, 1
     config.chunk_steps, config.checkpoint.every_minutes = 2, 1e-9
     return config
@@ -55,62 +67,93 @@ def killed_and_resumed(config, folder, chunks, monkeypatch):
 
 
 def made_webvision(tmp_path):
-    """WebVision's 50 classes with their synsets, and two validation images of each of 53 of ImageNet's."""
-    web = raw_data.webvision_folder(tmp_path / "webvision", classes=50, beyond=2)
-    synsets = [f"n{c:08d}" for c in range(1000)]
-    raw_data.write(web / "info/synsets.txt", "".join(f"{name} thing {name}\n" for name in synsets).encode())
-    for c in (*range(50), 60, 70, 999):
-        for k in range(2):
-            name = f"imagenet/{synsets[c]}/ILSVRC2012_val_{2 * c + k + 1:08d}.JPEG"
-            raw_data.write(tmp_path / name, raw_data.image_bytes(c, (9, 12)))
-    return web, tmp_path / "imagenet"
+    """200 training images of WebVision's 50 classes, and two validation images of each of 53 of ImageNet's."""
+    web = raw_data.webvision_folder(tmp_path / "webvision", classes=50, beyond=2, google=4)
+    return web, raw_data.add_imagenet(web, tmp_path / "imagenet", (*range(50), 60, 70, 999))
 
 
-@pytest.mark.whole_runs
-def test_animal10n(tmp_path, monkeypatch):
-    folder = raw_data.animal_folder(tmp_path / "raw_image")
-    config = small(table5_animal10n.get_config(f"cmwnet_sl,raw_dir={folder}"), tmp_path)
-    config.soft_labels.top_k = 3
-    result = killed_and_resumed(config, tmp_path / "run", 1, monkeypatch)
-    assert (result["dataset"], result["num_examples"]) == ("animal10n", 20)
-    names = read_arrays(tmp_path / "run", "corrected")["class_names"]
-    assert names.tolist()[-1] == "guinea pig"
-
-
-@pytest.mark.whole_runs
-def test_mini_webvision_is_tested_on_both_validation_sets(tmp_path, monkeypatch):
-    web, imagenet = made_webvision(tmp_path)
-    config = small(table6_webvision.get_config(f"cmwnet,raw_dir={web},imagenet={imagenet}"), tmp_path)
-    result = killed_and_resumed(config, tmp_path / "run", 4, monkeypatch)
-    assert (result["num_examples"], result["also_test_examples"], result["also_test_classes"]) == (50, 100, 50)
-    for line in read_metrics(tmp_path / "run"):
-        for split in ("test", "imagenet_val"):
-            assert 0 <= line[f"{split}_accuracy_percent"] <= line[f"{split}_top5_percent"] <= 100
-
-
-@pytest.mark.whole_runs
-def test_a_cell_of_webfg_goes_on_in_the_stage_where_it_was_killed(tmp_path, monkeypatch):
-    """Each stage has four chunks of steps; the first kill is in the first one, the second in the other."""
-    folder = raw_data.image_folder(
-        tmp_path / "web-aircraft",
-        classes=tuple(f"plane {c:03d}" for c in range(100)),
-        splits={"train": 1, "val": 1},
-    )
-    options = {"only": "aircraft,mwnet", "seeds": 1, "args": f"raw_dir={folder}", "shard": "1/1"}
-    first_stage = table7_webfg.get_first_stage
-    (run,) = sweep.plan(table7_webfg.get_cells(), tmp_path / "runs", **options, get_first_stage=first_stage)
-
-    def get_config(arg):
-        config = small(table7_webfg.get_config(arg), tmp_path)
-        config.batch_size = config.meta_set.batch_size = 24  # four steps an epoch, two chunks
-        return config
-
+def killed_in_each_stage(name, get_config, args, workdir, monkeypatch):
+    """A sweep of the one cell, killed in the first chunk of stage one and again in stage two; its run."""
+    table = importlib.import_module(f"experiments.{name}")
+    options = {"seeds": 1, "shard": "1/1", "get_first_stage": table.get_first_stage}
+    (run,) = sweep.plan(table.get_cells(), workdir, **args, **options)
     for chunks, is_done in ((1, False), (3 + 2, True)):
         with monkeypatch.context() as patch:
             kill_after(chunks, patch)
             assert "killed" in next(iter(sweep.sweep(get_config, [run]).values()))
         assert (run.first_stage.is_done, run.is_done) == (is_done, False)
-    assert sweep.sweep(get_config, [run]) == {}
-    assert run.is_done and run.folder == tmp_path / "runs/aircraft/mwnet/seed0"
-    config = run_folder(run.folder).finished_config()
-    assert config.model.init == str(run.first_stage.folder)
+    assert sweep.sweep(get_config, [run]) == {} and run.is_done
+    assert run_folder(run.folder).finished_config().model.init == str(run.first_stage.folder)
+    return run
+
+
+def test_animal10n(tmp_path, monkeypatch):
+    folder = raw_data.animal_folder(tmp_path / "raw_image", train=20)
+    config = small(table5_animal10n.get_config(f"cmwnet_sl,raw_dir={folder}"), tmp_path)
+    config.soft_labels.top_k = 3
+    result = killed_and_resumed(config, tmp_path / "run", 3, monkeypatch)
+    assert (result["dataset"], result["num_examples"]) == ("animal10n", 200)
+    names = read_arrays(tmp_path / "run", "corrected")["class_names"]
+    assert names.tolist()[-1] == "guinea pig"
+
+
+def is_tested_on_both(run):
+    """Each epoch's accuracies on WebVision's and on ImageNet's images."""
+    for line in read_metrics(run):
+        for split in ("test", "imagenet_val"):
+            assert 0 <= line[f"{split}_accuracy_percent"] <= line[f"{split}_top5_percent"] <= 100
+    return True
+
+
+def test_mini_webvision_is_tested_on_both_validation_sets(tmp_path, monkeypatch):
+    web, imagenet = made_webvision(tmp_path)
+    config = small(table6_webvision.get_config(f"cmwnet,raw_dir={web},imagenet={imagenet}"), tmp_path)
+    result = killed_and_resumed(config, tmp_path / "run", 3, monkeypatch)
+    assert (result["num_examples"], result["also_test_examples"], result["also_test_classes"]) == (200, 100, 50)
+    assert is_tested_on_both(tmp_path / "run")
+
+
+def test_a_cell_of_webfg_goes_on_in_the_stage_where_it_was_killed(tmp_path, monkeypatch):
+    folder = raw_data.image_folder(
+        tmp_path / "web-aircraft",
+        classes=tuple(f"plane {c:03d}" for c in range(100)),
+        splits={"train": 2, "val": 1},
+    )
+    args = {"only": "aircraft,mwnet", "args": f"raw_dir={folder}"}
+
+    def get_config(arg):
+        return small(table7_webfg.get_config(arg), tmp_path)
+
+    run = killed_in_each_stage("table7_webfg", get_config, args, tmp_path / "runs", monkeypatch)
+    assert run.folder == tmp_path / "runs/aircraft/mwnet/seed0"
+
+
+def test_oltr_goes_on_in_the_stage_where_it_was_killed(tmp_path, monkeypatch):
+    """Table 8, from a stage one with a frozen weight net; the report has the three groups of classes."""
+    sizes = (101, 40, 20, 12, 9, 6, 5, 4, 2, 1)
+    raw_data.prepared_imagenet_lt(tmp_path / "data", tmp_path / "raw", sizes)
+    write_nets(tmp_path)
+    args = {"only": "imagenet_lt,oltr_cmwnet", "args": f"init={tmp_path / 'net'}"}
+
+    def get_config(arg):
+        return small(transfer.get_config(arg), tmp_path)
+
+    run = killed_in_each_stage("transfer", get_config, args, tmp_path / "runs", monkeypatch)
+    assert run_folder(run.first_stage.folder).finished_config().weight_net.frozen
+    assert (
+        len([row for row in shots_table(find_runs([tmp_path / "runs"]), lambda _: {}).rows if "oltr" in row])
+        == 3
+    )
+
+
+def test_full_webvision_with_a_frozen_weight_net(tmp_path, monkeypatch):
+    """Tables 9 and 12: 2,000 images of both lists, of whose pseudo-labels 16 classes are stored."""
+    web = raw_data.webvision_folder(tmp_path / "webvision", classes=1000, flickr=True)
+    raw_data.add_imagenet(web, tmp_path / "imagenet", range(0, 1000, 20), number=1)
+    write_nets(tmp_path)
+    arg = f"webvision,cmwnet_sl,init={tmp_path / 'net'},raw_dir={web},imagenet={tmp_path / 'imagenet'}"
+    config = small(transfer.get_config(arg), tmp_path)
+    config.batch_size, config.soft_labels.top_k = 480, 16
+    result = killed_and_resumed(config, tmp_path / "run", 3, monkeypatch)
+    assert (result["num_examples"], result["also_test_classes"]) == (2000, 50)
+    assert is_tested_on_both(tmp_path / "run")

@@ -288,8 +288,8 @@ def read_paper(path: str | Path, scores: Collection[str] = ("accuracy", "error")
 
     Args:
         path: a JSON file with tables by name, each with `score` (`accuracy`, `error`, `selective_error`, or one
-            of `also_tables` or `shots_table`; in per cent), `columns`, and `rows`: by name, a list with one entry per column,
-            which is a number, [mean, sd] or null.
+            of `also_tables` or `shots_table`; in per cent), `columns`, and `rows`: by name, a list with one
+            entry per column, which is a number, [mean, sd] or null.
         scores: tables with other scores are left out.
 
     Raises:
