@@ -83,6 +83,17 @@ def test_what_is_no_whole_archive(tmp_path, spoil, message):
     assert "is truncated or corrupt" in refused(path) and message in refused(path)
 
 
+def test_archives_are_known_by_their_bytes(tmp_path):
+    """Browsers unpack some and keep the name; servers send pages in place of what needs a login."""
+    tar = write(tmp_path / "a.tar", FILES)
+    (tmp_path / "a.tar.gz").write_bytes(tar)
+    (tmp_path / "a.tar").write_bytes(gzip.compress(tar))
+    assert read(tmp_path / "a.tar.gz") == read(tmp_path / "a.tar") == FILES
+    for name in ("a.tar.gz", "a.tar"):
+        (tmp_path / name).write_bytes(b"\n<!DOCTYPE html>")
+        assert "which is a web page, perhaps one to sign in at" in refused(tmp_path / name)
+
+
 @pytest.mark.parametrize("at", [0.2, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("kind", ["cut", "flip", "more"])
 def test_damaged_gzip(tmp_path, kind, at):

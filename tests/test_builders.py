@@ -265,7 +265,7 @@ class TestWebvision:
         [
             (
                 lambda root: (root / "info" / "val_filelist.txt").unlink(),
-                "val_filelist.txt is missing.*https://data",
+                r"no info/val_filelist.txt \(it holds google, info, val_images_256\).*https://data",
             ),
             (
                 lambda root: [(root / "google" / f"q00{c}" / "a.jpg").unlink() for c in (12, 31)],

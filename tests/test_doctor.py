@@ -13,7 +13,9 @@ from test_csv import OF_TEXTS, texts, written
 from test_train import small_config
 
 from cmwnet_jax.data import doctor, prepare, sources
-from cmwnet_jax.data.doctor import examine, report_line, verdict
+from cmwnet_jax.data.__main__ import starts
+from cmwnet_jax.data.doctor import examine
+from cmwnet_jax.data.findings import report_line, verdict
 
 
 def examined(tmp_path, name, raw_dir="", **fields):
@@ -114,10 +116,20 @@ def test_a_table_is_read_as_the_config_says(tmp_path):
     assert not wrong and "prepared in '" in lines[-2]
 
 
-def test_a_weight_net_of_the_package_needs_no_file(tmp_path):
-    config = small_config(data__name="digits", data__dir=str(tmp_path), weight_net__init="zoo:one")
-    assert "weight_net.init: 'zoo:one' does not exist" in [finding.text for finding in examine(config)]
-    assert not any(finding.text.startswith("weight_net") for finding in examine(config, {"zoo:one"}))
+def test_what_a_run_starts_from_is_read(tmp_path):
+    """As a run would read it after hours of preparation: the file's format, the network, the meta-classes."""
+    net, page = "zoo:digits_long_tail_5_asymmetric_60", tmp_path / "page.safetensors"
+    page.write_bytes(b"<html>")
+    given = {"weight_net__init": net, "model__init": str(tmp_path), "method": "mwnet"}
+    config = small_config(data__name="digits", data__dir=str(tmp_path), **given)
+    wrong = [finding.text for finding in examine(config, starts(config)) if finding.is_problem]
+    assert len(wrong) == 2
+    assert "holds no finished run with a checkpoint" in wrong[0] and "num_meta_classes is 3" in wrong[1]
+    config.method, config.model.init = "cmwnet", ""
+    config.model.name, config.model.pretrained = "resnet18", str(page)
+    texts = [finding.text for finding in examine(config, starts(config))]
+    assert texts[0].startswith("model.pretrained: ") and "cannot be read" in texts[0]
+    assert texts[1] == f"weight_net.init: {net!r} can be read, and fits"
 
 
 def test_files_in_memory_and_the_bundled_set(tmp_path):
@@ -137,6 +149,9 @@ def test_a_full_disk_and_one_that_cannot_be_written(tmp_path, monkeypatch):
         usage = namedtuple("usage", "total used free")(100, 90, 10)
         patch.setattr(shutil, "disk_usage", lambda path: usage)
         assert "10 bytes are free: make room" in examined(tmp_path, "image_folder", folder)[1][0]
+        patch.setattr(shutil, "disk_usage", lambda path: os.stat(tmp_path / "no file system that says"))
+        lines, wrong = examined(tmp_path, "image_folder", folder)
+        assert not wrong and "not known how much is free (No such file or directory)" in lines[-2]
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert "cannot be written: set --config.data.dir" in examined(tmp_path, "image_folder", folder)[1][0]
 
@@ -154,6 +169,8 @@ def test_what_tfds_will_download_and_what_it_wants_by_hand(tmp_path, monkeypatch
     _, wrong = examined(tmp_path, "imagenet_lt", raw)
     assert "ILSVRC2012_img_train.tar' has 9 bytes, expected 147,897,477,120: fetch it again" in wrong[0]
     assert "ILSVRC2012_img_val.tar' is missing: download it by hand" in wrong[1]
+    (wrong,) = examined(tmp_path, "imagenet_lt", raw / "ILSVRC2012_img_train.tar")[1]
+    assert wrong.endswith("a file, expected the folder that it lies in: give that")
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     assert "TensorFlow is not installed" in examined(tmp_path, "cifar10")[1][0]
     for name in prepare.DATASETS:

@@ -13,22 +13,24 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from rich.table import Table
 
 from cmwnet_jax import command
 from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.data import kinds
-from cmwnet_jax.data.doctor import print_report
+from cmwnet_jax.data.doctor import Readers, print_report
 from cmwnet_jax.data.load import Data, load_data
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.files import file_to_write
+from cmwnet_jax.methods import METHODS
+from cmwnet_jax.methods.weight_nets import learned_elsewhere
 from cmwnet_jax.report.contact_sheet import save_contact_sheet
 from cmwnet_jax.screen import console
-from cmwnet_jax.train.build import fit_meta_classes
+from cmwnet_jax.train.build import build_model, fit_meta_classes
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.posterior import save_posterior
-from cmwnet_jax.transfer import zoo
+from cmwnet_jax.train.start_from import check_pretrained, finished_checkpoint
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:ARGS", lock_config=True)
 _PICTURE = flags.DEFINE_string("picture", "examples.png", "where describe's sheet of examples is written")
@@ -45,8 +47,22 @@ def doctor() -> None:
     """Prints what is found of the data before they are prepared; exits with status 1 if something is wrong."""
     config = command.required(_CONFIG.value, "config", "e.g. --config=experiments/digits.py")
     check_config(config)
-    if not print_report(config, {given for name in zoo.names() for given in (name, zoo.PREFIX + name)}):
+    if not print_report(config, starts(config)):
         sys.exit(1)
+
+
+def starts(config: ConfigDict) -> Readers:
+    """Readers of what a run starts from besides its data, which it would read after they are prepared.
+
+    Args:
+        config: a checked config.
+    """
+    spec = METHODS[config.method]
+    return {
+        "model.pretrained": lambda: check_pretrained(config, build_model(config, num_classes=2)),
+        "model.init": lambda: finished_checkpoint(config.model.init),
+        "weight_net.init": lambda: learned_elsewhere(config, spec.num_meta_classes(config)),
+    }
 
 
 def describe() -> None:

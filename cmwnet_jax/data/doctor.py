@@ -1,13 +1,13 @@
 """Examines a config's data before they are prepared: missing and damaged files, disk space and time."""
 
 import contextlib
-import dataclasses
 import importlib.util
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.data import also_test, bias, prepare
 from cmwnet_jax.data.builders import BUILDERS, LocalBuilder
-from cmwnet_jax.data.builders.base import TEST_SPLITS
+from cmwnet_jax.data.builders.base import TEST_SPLITS, FilesBuilder
 from cmwnet_jax.data.builders.contents import PREPARING_THREADS, ImageFiles
+from cmwnet_jax.data.findings import Finding, Findings, report_line, shown_bytes, shown_duration, verdict
 from cmwnet_jax.data.fit import Fit
 from cmwnet_jax.data.load import fit_of
 from cmwnet_jax.errors import UsageError, first_line, unknown_name
@@ -46,41 +47,29 @@ _PATHS = (
 _OF_BIAS = {"posterior": "data.posterior", "confidences": "data.confidences"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One line of the examination.
-
-    Attributes:
-        text: what was found, in plain words.
-        is_problem: whether a run cannot start like this.
-    """
-
-    text: str
-    is_problem: bool = False
+Readers = Mapping[str, Callable[[], object]]
+"""Field of the config -> reads what it names as a run would; raises a UsageError if that cannot be used."""
 
 
-Names = tuple[tuple[str, ...], tuple[str, ...]]
-"""Names of a set's splits and of its classes; empty where they are not known yet."""
-
-Findings = Generator[Finding, None, Names]
-"""Findings about a set, with its `Names` as the result."""
-
-
-def examine(config: ConfigDict, packaged: Collection[str] = ()) -> Iterator[Finding]:
+def examine(config: ConfigDict, readers: Readers = MappingProxyType({})) -> Iterator[Finding]:
     """Examines the data of a config; writes nothing.
 
     Args:
         config: a checked config.
-        packaged: values of `weight_net.init` that need no file of the user's.
+        readers: of other fields that name a file, it is only seen whether the file exists.
 
     Yields:
         The findings, in the order in which a run would meet them.
     """
     for name in _PATHS:
         path = config[name.split(".")[0]][name.split(".")[1]]
-        if path and not (name == "weight_net.init" and path in packaged):
+        if path and name in readers:
+            yield from _as_findings(_of_reading(name, path, readers[name]))
+        elif path:
             there = os.path.exists(os.path.expanduser(path))
-            yield Finding(f"{name}: {path!r} {'is there' if there else 'does not exist'}", not there)
+            yield Finding(
+                f"{name}: {path!r} {'is there' if there else 'does not exist: check the path'}", not there
+            )
     needed = frozenset() if config.data.record else bias.needs(config.data.bias)
     for need, field in _OF_BIAS.items():
         if need in needed and not config[field.split(".")[0]][field.split(".")[1]]:
@@ -111,6 +100,12 @@ def _as_findings(findings: Findings, context: Callable = contextlib.nullcontext)
         return (), ()
 
 
+def _of_reading(name: str, path: str, read: Callable[[], object]) -> Findings:
+    read()
+    yield Finding(f"{name}: {path!r} can be read, and fits")
+    return (), ()
+
+
 def _of_classes(second: str, others: Sequence[str], classes: Sequence[str]) -> Findings:
     """How many classes of the second set the training set has."""
     count = int(np.sum(also_test.found_classes(second, others, classes) >= 0))
@@ -136,6 +131,8 @@ def _of_set(
         return (yield from _of_tfds(name, root, raw_dir))
     if BUILDERS[name].WANTS and not raw_dir:
         return (yield from _prepared(prepare.only_one(BUILDERS[name], root)))
+    if issubclass(BUILDERS[name], FilesBuilder) and os.path.exists(os.path.expanduser(raw_dir)):
+        yield Finding(f"listing the files in {raw_dir!r}; if there are millions, this takes a while")
     builder = BUILDERS[name](data_dir=os.fspath(root), raw_dir=raw_dir, **(options or {}))
     yield from _of_files(builder, root, raw_dir, fit, workers)
     return tuple(builder.contents.sizes), tuple(builder.contents.class_names)
@@ -160,12 +157,20 @@ def _of_tfds(name: str, root: Path, raw_dir: str) -> Findings:
     sizes = _listed_sizes(name.partition("/")[0])
     wanted = _BY_HAND.get(name, ())
     known = _listed_sizes("imagenet2012") if wanted == _IMAGENET else {}
+    if wanted and os.path.isfile(os.path.expanduser(raw_dir)):
+        yield Finding(
+            f"data.raw_dir is {raw_dir!r}, a file, expected the folder that it lies in: give that", True
+        )
+        return (), ()
     for file in wanted:
         yield _by_hand(Path(os.path.expanduser(raw_dir)) / file if raw_dir else None, file, known.get(file))
     downloads = sum(size for file, size in sizes.items() if file not in wanted)
-    said = f" of {_bytes(downloads)}" if downloads else ""
+    said = f" of {shown_bytes(downloads)}" if downloads else ""
     place = str(root / "downloads")
     yield Finding(f"{name} is not prepared yet; tfds will download what it needs{said} into {place!r}")
+    if known:
+        size = shown_bytes(sum(known.values()))
+        yield Finding(f"tfds reads {size} of archives once; how long that takes is not estimated")
     yield _disk(root, 2 * downloads + round(_SHARES.get(name, 1) * sum(known.values())))
     return (), ()
 
@@ -179,7 +184,7 @@ def _by_hand(path: Path | None, file: str, size: int | None) -> Finding:
     found = path.stat().st_size
     if size is not None and found != size:
         return Finding(f"{str(path)!r} has {found:,} bytes, expected {size:,}: fetch it again", True)
-    return Finding(f"{str(path)!r} is there, {_bytes(found)}")
+    return Finding(f"{str(path)!r} is there, {shown_bytes(found)}")
 
 
 def _listed_sizes(name: str) -> dict[str, int]:
@@ -242,73 +247,44 @@ def _times(sizes, checking: float, decoding: float, workers: int) -> Iterator[Fi
     """Estimates from seconds per image."""
     whole = checking * sum(sizes.values()) / PREPARING_THREADS
     yield Finding(
-        f"preparing will take about {_duration(whole)}, once (an estimate: {1e3 * checking:.2g} ms an image to "
-        f"read and check, {PREPARING_THREADS} at a time)"
+        f"preparing will take about {shown_duration(whole)}, once (an estimate: {1e3 * checking:.2g} ms an "
+        f"image to read and check, {PREPARING_THREADS} at a time)"
     )
     if "train" not in sizes:
         return
     readers = workers or os.cpu_count() or 1
     epoch = decoding * sizes["train"] / readers
     yield Finding(
-        f"if it is streamed, an epoch takes at least {_duration(epoch)} (an estimate: {1e3 * decoding:.2g} ms "
-        f"an image to decode and crop, {readers} at a time; data.workers is {workers})"
+        f"if it is streamed, an epoch takes at least {shown_duration(epoch)} (an estimate: "
+        f"{1e3 * decoding:.2g} ms an image to decode and crop, {readers} at a time; data.workers is {workers})"
     )
 
 
 def _disk(root: Path, needed: int) -> Finding:
     place = next(path for path in (root, *root.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    text = f"about {_bytes(needed)} will be written to {str(root)!r}, where {_bytes(free)} are free"
     if not os.access(place, os.W_OK):
         return Finding(f"{str(place)!r} cannot be written: set --config.data.dir to another folder", True)
+    text = f"about {shown_bytes(needed)} will be written to {str(root)!r}, where"
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:  # not every file system says
+        return Finding(f"{text} it is not known how much is free ({first_line(error)}): see to it yourself")
+    text = f"{text} {shown_bytes(free)} are free"
     return Finding(text if free > needed else f"{text}: make room, or set --config.data.dir", free <= needed)
 
 
-def _bytes(count: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count} bytes"
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 1):.0f} seconds"
-
-
-def report_line(finding: Finding) -> str:
-    """A mark and the sentence.
-
-    Args:
-        finding: the finding.
-    """
-    return f"{'WRONG' if finding.is_problem else 'ok':5}  {finding.text}"
-
-
-def verdict(findings: Sequence[Finding]) -> str:
-    """The last line: how many things are wrong.
-
-    Args:
-        findings: all findings.
-    """
-    problems = sum(finding.is_problem for finding in findings)
-    return {0: "nothing is wrong", 1: "1 thing is wrong"}.get(problems, f"{problems} things are wrong")
-
-
-def print_report(config: ConfigDict, packaged: Collection[str] = ()) -> bool:
+def print_report(config: ConfigDict, readers: Readers = MappingProxyType({})) -> bool:
     """Examines the data of a config, and prints each finding as soon as it is known, then the verdict.
 
     Args:
         config: any valid config.
-        packaged: as in `examine`.
+        readers: as in `examine`.
 
     Returns:
         Whether nothing is wrong.
     """
     findings, screen = [], console()
-    for finding in examine(config, packaged):
+    for finding in examine(config, readers):
         screen.print(report_line(finding), soft_wrap=True)
         findings.append(finding)
     screen.print(verdict(findings))

@@ -127,7 +127,8 @@ def with_weight_net(
     Raises:
         UsageError: the config's weight net cannot be used here.
     """
-    config, net, learned = parts.config, weight_net(parts), _learned_elsewhere(parts)
+    config, net = parts.config, weight_net(parts)
+    learned = learned_elsewhere(config, parts.meta_classes.num_meta_classes)
     learns = not config.weight_net.frozen
 
     def start(make_variables, model_rng, weight_rng):
@@ -263,19 +264,27 @@ def _weight_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     )
 
 
-def _learned_elsewhere(parts: Parts) -> SavedWeightNet | None:
-    """Loads the weight net to start from; None for a random one."""
-    fields = parts.config.weight_net
+def learned_elsewhere(config: ConfigDict, num_meta_classes: int) -> SavedWeightNet | None:
+    """Loads the weight net to start from; None for a random one.
+
+    Args:
+        config: the run's config.
+        num_meta_classes: K, which the weight net must have.
+
+    Raises:
+        UsageError: it cannot be read, or has another K or number of hidden units.
+    """
+    fields = config.weight_net
     if not fields.init:
         return None
     with naming_field("weight_net.init"):
         saved = load_weight_net(fields.init)
-    wanted = {"num_meta_classes": parts.meta_classes.num_meta_classes, "hidden": fields.hidden}
+    wanted = {"num_meta_classes": num_meta_classes, "hidden": fields.hidden}
     for name, value in wanted.items():
         if getattr(saved, name) != value:
             raise UsageError(
                 f"weight_net.init is {fields.init!r}, whose {name} is {getattr(saved, name)}, expected "
-                f"{value}, as {parts.config.method} has here: set weight_net.{name}, or take another method "
+                f"{value}, as {config.method} has here: set weight_net.{name}, or take another method "
                 f"or weight net"
             )
     return saved

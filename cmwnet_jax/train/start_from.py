@@ -20,6 +20,8 @@ from cmwnet_jax.runs import stored
 from cmwnet_jax.train import parallel
 from cmwnet_jax.transfer import array_facts, orbax_folder
 
+_ANY_SIDE = 64  # pixels; the shapes of a convolutional classifier's arrays do not depend on it
+
 
 def start_variables(config: ConfigDict, model: nn.Module, inputs: jax.Array) -> PyTree | None:
     """Reads the variables that the config names as a start; None for random ones.
@@ -55,6 +57,23 @@ def start_variables(config: ConfigDict, model: nn.Module, inputs: jax.Array) -> 
     return variables
 
 
+def check_pretrained(config: ConfigDict, model: nn.Module) -> None:
+    """Reads the file that the config names as a start, and compares it with the model; needs no data.
+
+    Args:
+        config: the run's config.
+        model: the classifier, of any number of classes.
+
+    Raises:
+        UsageError: the file cannot be read, or does not fit the model.
+    """
+    side = config.data.crop_pixels or _ANY_SIDE
+    init = partial(model.init, train=False)
+    blank = jax.eval_shape(init, jax.random.key(0), np.zeros((1, side, side, 3), np.float32))
+    with naming_field("model.pretrained"):
+        load_pretrained(config.model.pretrained, config.model.name, blank)
+
+
 def with_arrays(variables: PyTree, some: PyTree) -> PyTree:
     """Replaces some of a classifier's variables.
 
@@ -76,19 +95,10 @@ def read_classifier(run: str, expected: PyTree) -> PyTree:
         UsageError: there is no finished run with a checkpoint, the newest checkpoint is damaged, or its arrays
             differ from the expected ones in name, shape or dtype.
     """
-    folder = local_path("model.init", run).absolute()
-    with refused("model.init", folder, "cannot be read"):
-        finished = stored.is_finished(folder)
-        steps = [int(path.name) for path in folder.glob(f"{stored.CHECKPOINTS}/*") if path.name.isdecimal()]
-    if not finished or not steps:
-        raise UsageError(
-            f"model.init is {run!r}, which holds no finished run with a checkpoint, expected the folder of "
-            f"one: check the path, or train it to its end first"
-        )
-    checkpoint = folder / stored.CHECKPOINTS / str(max(steps))
+    checkpoint = finished_checkpoint(run)
     parts = {name: value for name, value in expected.items() if name != "params"}
     wanted = {"params": expected["params"], "model_state": parts}
-    method = METHODS.get(stored.read_config(folder)["method"])
+    method = METHODS.get(stored.read_config(checkpoint.parent.parent)["method"])
     try:
         arrays = _read(checkpoint, wanted, within=method.classifier_field if method else "")
     except _OtherArrays as error:
@@ -102,6 +112,27 @@ def read_classifier(run: str, expected: PyTree) -> PyTree:
             f"({first_line(error)}): bring back a copy of it, or choose another run"
         ) from error
     return {"params": arrays["params"], **arrays["model_state"]}
+
+
+def finished_checkpoint(run: str) -> Path:
+    """The newest checkpoint's folder of a finished run.
+
+    Args:
+        run: the run's folder.
+
+    Raises:
+        UsageError: there is no finished run with a checkpoint.
+    """
+    folder = local_path("model.init", run).absolute()
+    with refused("model.init", folder, "cannot be read"):
+        finished = stored.is_finished(folder)
+        steps = [int(path.name) for path in folder.glob(f"{stored.CHECKPOINTS}/*") if path.name.isdecimal()]
+    if not finished or not steps:
+        raise UsageError(
+            f"model.init is {run!r}, which holds no finished run with a checkpoint, expected the folder of "
+            f"one: check the path, or train it to its end first"
+        )
+    return folder / stored.CHECKPOINTS / str(max(steps))
 
 
 class _OtherArrays(Exception):

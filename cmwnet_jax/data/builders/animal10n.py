@@ -26,7 +26,7 @@ class Animal10n(FilesBuilder):
     def _contents(cls, files: RawFiles) -> ImageFiles:
         missing = [folder for folder in _FOLDERS.values() if folder not in files.folders]
         if missing:
-            raise raw_error(files.root, f"which has no {missing[0]} folder: {cls.wanted()}")
+            raise raw_error(files.root, f"which has no {missing[0]} folder ({files.held()}): {cls.wanted()}")
         splits = {split: _split(files, folder) for split, folder in _FOLDERS.items()}
         labels = {split: np.array([item.label for item in items], int) for split, items in splits.items()}
         check_classes(labels, _CLASSES, files.root)

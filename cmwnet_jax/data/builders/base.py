@@ -28,17 +28,19 @@ TEST_SPLITS = ("test", "val", "validation")
 """Possible names of a test split; the first that exists is used."""
 
 
-def check_splits(split_names: Sequence[str], root: Path, wanted: str) -> None:
+def check_splits(split_names: Sequence[str], root: Path, wanted: str, held: str = "") -> None:
     """Raises a UsageError unless there are a `train` and a test split.
 
     Args:
         split_names: the splits that were found.
         root: the folder or archive that was searched.
         wanted: the files that the builder wants, for the error.
+        held: what is there instead, for the error.
     """
     for names in (("train",), TEST_SPLITS):
         if not set(names) & set(split_names):
-            raise raw_error(root, f"which has no {' or '.join(names)} split: {wanted}")
+            instead = f" ({held})" if held else ""
+            raise raw_error(root, f"which has no {' or '.join(names)} split{instead}: {wanted}")
 
 
 def check_classes(labels: Mapping[str, np.ndarray], class_names: Sequence[str], root: Path) -> None:

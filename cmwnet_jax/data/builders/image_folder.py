@@ -40,7 +40,7 @@ class ImageFolder(FilesBuilder):
     @classmethod
     def _contents(cls, files: RawFiles) -> ImageFiles:
         split_names = [split for split in ("train", *TEST_SPLITS) if split in files.folders]
-        check_splits(split_names, files.root, cls.wanted())
+        check_splits(split_names, files.root, cls.wanted(), files.held())
         class_names = _in_order(_classes(files, "train"))
         if not class_names:
             raise raw_error(files.root, f"which has no class in train: {cls.wanted()}")

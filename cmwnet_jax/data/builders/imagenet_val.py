@@ -32,7 +32,7 @@ class ImagenetVal(FilesBuilder):
         folders = sorted(folder for folder in files.folders if _SYNSET.fullmatch(folder))
         names, items = _by_folder(files, folders) if folders else _by_number(files)
         if not items:
-            raise raw_error(files.root, f"which has no validation image: {cls.wanted()}")
+            raise raw_error(files.root, f"which has no validation image ({files.held()}): {cls.wanted()}")
         check_classes({"val": np.array([item.label for item in items])}, names, files.root)
         return ImageFiles(files, {"val": items}, names)
 

@@ -10,12 +10,16 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from cmwnet_jax.data.builders.archives import Member, list_tar
 from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import check_regular
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
+_PACKED = (*ARCHIVES, ".zip", ".7z", ".gz", ".bz2", ".xz")
+_GZIP = b"\x1f\x8b"
+_SHOWN = 5  # names shown of what a folder holds
 
 # Errors of tarfile and gzip on damaged bytes; the last one comes from an endless chain of headers.
 _DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, zlib.error, RecursionError)
@@ -74,13 +78,19 @@ class RawFiles:
                 return self._list_archive()
             except _DAMAGE as error:
                 damaged = not getattr(error, "errno", None)  # with errno: the system's, e.g. a full disk
+                if damaged and _is_page(self.root):
+                    raise raw_error(
+                        self.root,
+                        "which is a web page, perhaps one to sign in at, expected an archive: fetch it again",
+                    ) from error
                 found = "is truncated or corrupt" if damaged else "cannot be read"
                 remedy = "fetch it again" if damaged else "make that possible"
                 raise raw_error(self.root, f"which {found} ({first_line(error)}): {remedy}") from error
         found = "is of another kind" if self.root.exists() else "does not exist"
         if self.root.is_symlink() and not self.root.exists():
             found = f"is a link to {os.readlink(self.root)!r}, which does not exist"
-        raise raw_error(self.root, f"which {found}, expected a folder or one of {', '.join(ARCHIVES)}")
+        remedy = ": unpack it, if it is an archive, and give the folder" if self.root.is_file() else ""
+        raise raw_error(self.root, f"which {found}, expected a folder or one of {', '.join(ARCHIVES)}{remedy}")
 
     def _check(self, refused: list[str]) -> None:
         """Raises a UsageError if an entry cannot be used; if it were ignored, nobody would notice."""
@@ -126,9 +136,9 @@ class RawFiles:
         return sorted(refused)
 
     def _list_archive(self) -> list[str]:
-        if self.root.suffix.lower() == ".tar":
-            self._archive = self.root.open("rb")
-        else:
+        self._archive = self.root.open("rb")
+        if _begins(self._archive, _GZIP):  # whatever its name: browsers unpack some, and keep the name
+            self._archive.close()
             # Images are not read in the archive's order, but gzip allows no other. Unpack it once, for random
             # access.
             self._archive = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
@@ -149,6 +159,16 @@ class RawFiles:
         self.sizes = {path[start:]: member.size for path, member in members.items()}
         self._offsets = {path[start:]: member.offset for path, member in members.items()}
         self.folders = {path[start:] or "." for path in folders}
+
+    def held(self) -> str:
+        """What lies at the top, in words, to be shown where something else was expected."""
+        names = sorted({path.split("/")[0] for path in (*self.sizes, *self.folders)} - {"."})
+        if not names:
+            return "it is empty"
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        packed = any(name.lower().endswith(_PACKED) for name in names)
+        unpack = "; archives in it are not read: unpack them" if packed else ""
+        return f"it holds {', '.join(names[:_SHOWN])}{more}{unpack}"
 
     def read(self, path: str) -> bytes:
         """The bytes of one file.
@@ -178,6 +198,19 @@ class RawFiles:
         """Closes the archive, if there is one."""
         if self._archive is not None:
             self._archive.close()
+
+
+def _begins(file: BinaryIO, with_bytes: bytes) -> bool:
+    """Whether an open file begins with these bytes; it is at its start again."""
+    begins = file.read(len(with_bytes)) == with_bytes
+    file.seek(0)
+    return begins
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is HTML, as servers send it in place of a file that needs a login."""
+    with path.open("rb") as file:
+        return file.read(100).lstrip().lower().startswith((b"<!doctype", b"<html"))
 
 
 def _is_hidden(*parts: str) -> bool:

@@ -33,7 +33,9 @@ class Webvision(FilesBuilder):
     def _contents(cls, files: RawFiles) -> ImageFiles:
         missing = [name for name in (*cls.LISTS, _VAL_LIST) if name not in files.sizes]
         if missing:
-            raise raw_error(files.root, f"where {', '.join(missing)} is missing: {cls.wanted()}")
+            raise raw_error(
+                files.root, f"which has no {' and no '.join(missing)} ({files.held()}): {cls.wanted()}"
+            )
         val_folder = next((folder for folder in _VAL_FOLDERS if folder in files.folders), _VAL_FOLDERS[0])
         splits = {
             "train": [item for name in cls.LISTS for item in cls._listed(files, name, "")],
