@@ -28,6 +28,7 @@ FILES = (
     "ablation",
     "digits",
     "own_texts",
+    "audit_sets",
 )
 # Beyond their cells: what the files say can be asked for.
 MORE = {
@@ -44,8 +45,6 @@ def args_of(name):
     """What the file's configs are asked for by; what is in a file of its own is in the working directory."""
     module = importlib.import_module(f"experiments.{name}")
     for cell in [*getattr(module, "get_cells", list)(), *MORE.get(name, [])]:
-        if cell.startswith("imagenet2012"):
-            continue  # a made set would need 128 images of each of a thousand classes
         more = ""
         if name == "table6_webvision":
             more = ",init=c2d.npz"
@@ -57,6 +56,8 @@ def args_of(name):
             more = ",stage1=."
         elif name == "human_noise":
             more = ",human_labels=human_labels.npz"
+        elif name == "audit_sets":
+            more = ",tables=.,texts=folder,human_labels=human_labels.npz,posterior=probabilities.npy"
         elif "pmd" in cell:
             more = ",posterior=probabilities.npy"
         stages = [cell, module.get_first_stage(cell)] if name == "table7_webfg" else [cell]
