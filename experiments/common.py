@@ -1,11 +1,14 @@
 """Shared parts of the configs for the paper's tables on CIFAR and on images from the web."""
 
+import math
+
 from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import unknown_name
 from cmwnet_jax.train.config import default_config
 
 RECIPES = ("paper", "published")
+_TRIAL_EPOCHS = 4
 
 
 def cifar_config(dataset: str, method: str, seed: int, recipe: str, *, pad_mode: str = "reflect") -> ConfigDict:
@@ -78,6 +81,21 @@ def as_for_animal10n(config: ConfigDict, recipe: str) -> None:
     config.optimizer.decay_factor = 0.2
     config.optimizer.momentum = 0.0 if recipe == "published" else 0.9
     config.optimizer.weight_decay = 1e-3
+
+
+def as_trial(config: ConfigDict, images: int) -> None:
+    """Shortens a run to four epochs of few images, to see in minutes that everything works.
+
+    Args:
+        config: a config that is complete otherwise, changed in place.
+        images: number of training images, taken at random; 0 leaves the config as it is.
+    """
+    if not images:
+        return
+    config.data.bias = f"subset_{images}"
+    share = _TRIAL_EPOCHS / config.num_epochs
+    config.num_epochs, config.warmup_epochs = _TRIAL_EPOCHS, math.ceil(share * config.warmup_epochs)
+    config.optimizer.linear_warmup_epochs *= share
 
 
 def step_epochs(config: ConfigDict, *epochs: int) -> tuple[float, ...]:

@@ -3,15 +3,14 @@ r"""Table 6: mini-WebVision, ResNet-50; tested on WebVision's and ImageNet's val
     python -m cmwnet_jax.train --workdir=DIR \
         --config=experiments/table6_webvision.py:cmwnet,raw_dir=WEBVISION,imagenet=ILSVRC2012_img_val.tar
     python -m cmwnet_jax.sweep --config=experiments/table6_webvision.py --workdir=DIR \
-        --args=raw_dir=WEBVISION,imagenet=ILSVRC2012_img_val.tar
-    python -m cmwnet_jax.sweep --config=... --workdir=DIR --only=cmwnet_sl_c2d --args=init=C2D.safetensors
+        --args=raw_dir=WEBVISION,imagenet=ILSVRC2012_img_val.tar,init=C2D.safetensors
     python -m cmwnet_jax.report DIR
 
-METHOD: erm, mwnet, cmwnet, cmwnet_sl, any other method of cmwnet_jax, or cmwnet_sl_c2d: cmwnet_sl, but not
-without init. init: a self-supervised ResNet-50 to start from (docs/data.md says how to make the file). raw_dir
+METHOD: erm, mwnet, cmwnet, cmwnet_sl, or any other method of cmwnet_jax; METHOD_c2d starts from init, a
+self-supervised ResNet-50 (docs/data.md says how to make the file), and the others, random, ignore it. raw_dir
 and imagenet: the files, needed once. WebVision's folder must have info/synsets.txt, by which ImageNet's classes
 are found; each set has 2,500 validation images of the 50 classes. --config.data.also_test= tests on WebVision's
-alone.
+alone. trial=2000: four epochs of so many images at random, to see that everything works (docs/large_sets.md).
 recipe=paper (the default): 90 epochs in batches of 64, a meta step at each step.
 recipe=published: 100 epochs in batches of 32, a meta step every 10 steps, the weight net's weight decay 1e-4,
 weighted losses divided by the batch size (Q3), pseudo-labels that start as the given labels, and a teacher in
@@ -26,28 +25,30 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.train.config import parse_arg
-from experiments.common import step_epochs, web_config
+from experiments.common import as_trial, step_epochs, web_config
 
 _METHODS = ("erm", "mwnet", "cmwnet", "cmwnet_sl", "cmwnet_sl_c2d")
+_C2D = "_c2d"
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The config of one run."""
     defaults = {"method": "cmwnet", "recipe": "paper", "seed": 0}
-    args = parse_arg(arg, ("method",), **defaults, raw_dir="", imagenet="", init="")
+    args = parse_arg(arg, ("method",), **defaults, raw_dir="", imagenet="", init="", trial=0)
     published = args.recipe == "published"
-    if args.method.endswith("_c2d") and not args.init:
+    pretrained = args.method.endswith(_C2D)
+    if pretrained and not args.init:
         raise UsageError(
             f"init is empty, but {args.method} starts from a self-supervised ResNet-50: give its file, "
             f"init=FILE.safetensors"
         )
-    args.method = args.method.removesuffix("_c2d")
+    args.method = args.method.removesuffix(_C2D)
     config = web_config("webvision_mini", args)
     config.data.also_test = "imagenet_val"
     config.data.also_test_raw_dir = args.imagenet
     config.data.resize_pixels, config.data.crop_pixels = 256, 227
     config.model.name = "resnet50"
-    config.model.pretrained = args.init
+    config.model.pretrained = args.init if pretrained else ""  # a sweep gives init to all cells
     config.num_epochs = 100 if published else 90
     config.warmup_epochs = 5
     config.batch_size = 32 if published else 64
@@ -57,6 +58,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.decay_at_percent = step_epochs(config, 50)
     config.weight_net.learning_rate = 1e-4
     config.weight_net.weight_decay = 1e-4 if published else 1e-5
+    as_trial(config, args.trial)
     return config
 
 

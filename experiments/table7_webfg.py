@@ -10,6 +10,7 @@ PART,METHOD: aircraft, bird or car; erm, mwnet, cmwnet, cmwnet_sl, or any other 
 two stages: METHOD_stage1 trains the last layer alone (the virtual step, too), then METHOD trains all layers
 from there. The sweep trains both, and resumes either after a stop; `train` runs a single stage. raw_dir: the
 files of the part, needed once. pretrained: torchvision's VGG-16 (docs/data.md says how to make the file).
+trial=2000: four epochs a stage of so many images at random, to see that everything works (docs/large_sets.md).
 recipe=paper (the default): constant learning rates, 1e-3 and 1e-4, a meta step at each step, mixed meta data.
 recipe=published: learning rates that rise for 5 epochs and then fall by a cosine, a meta step every 20 steps,
 meta data without mixup, weighted losses divided by the batch size (Q3), pseudo-labels that start as the given
@@ -25,7 +26,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import unknown_name
 from cmwnet_jax.train.config import parse_arg
-from experiments.common import web_config
+from experiments.common import as_trial, web_config
 
 _PARTS = ("aircraft", "bird", "car")
 _METHODS = ("erm", "mwnet", "cmwnet", "cmwnet_sl")
@@ -35,7 +36,7 @@ _FIRST = "_stage1"
 def get_config(arg: str = "") -> ConfigDict:
     """The config of one run of one stage."""
     defaults = {"part": "bird", "method": "cmwnet", "recipe": "paper", "seed": 0, "raw_dir": ""}
-    args = parse_arg(arg, ("part", "method"), **defaults, pretrained="vgg16.safetensors", stage1="")
+    args = parse_arg(arg, ("part", "method"), **defaults, pretrained="vgg16.safetensors", stage1="", trial=0)
     if args.part not in _PARTS:
         raise unknown_name("PART", args.part, _PARTS)
     name, published = args.method, args.recipe == "published"
@@ -62,6 +63,7 @@ def get_config(arg: str = "") -> ConfigDict:
         # Without stage1, the folder of the sweep's first stage, so that no run starts from random weights.
         config.model.init = args.stage1 or f"{args.part}/{name}{_FIRST}/seed{args.seed}"
         _set_rates(config, batch_size=32, learning_rate=1e-4, weight_decay=1e-5)
+    as_trial(config, args.trial)
     return config
 
 

@@ -12,7 +12,8 @@ or cmwnet_sl. Also imagenet_lt,oltr and imagenet_lt,oltr_cmwnet: the second of O
 from the run of erm or cmwnet, stage1=RUN; a sweep trains that first.
 init: a weight net with three meta-classes, from a run (e.g. table4_hybrid.py's
 cifar10,pmd1_35+asymmetric_plc_30,cmwnet_sl) or imported.
-raw_dir: the files of the one data set that is trained (docs/large_sets.md), needed once.
+raw_dir: the files of the one data set that is trained, needed once. trial=2000: four epochs of so many images
+at random, to see that everything works. docs/large_sets.md has more on both.
 imagenet=ILSVRC2012_img_val.tar tests webvision, alone, on ImageNet's validation images, too (Table 12). Of
 cmwnet_sl's 9.6 GB of pseudo-labels for webvision, --config.soft_labels.top_k=16 stores 154 MB
 (docs/large_sets.md).
@@ -30,7 +31,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.train.config import default_config, parse_arg
-from experiments.common import RECIPES, as_for_animal10n, step_epochs
+from experiments.common import RECIPES, as_for_animal10n, as_trial, step_epochs
 
 _METHODS = ("erm", "cmwnet", "cmwnet_sl")
 _SECOND_STAGES = {"imagenet_lt,oltr": "imagenet_lt,erm", "imagenet_lt,oltr_cmwnet": "imagenet_lt,cmwnet"}
@@ -40,7 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """The config of one run."""
     defaults = {"dataset": "webvision", "method": "cmwnet"}
     files = dict.fromkeys(("init", "stage1", "raw_dir", "imagenet"), "")
-    args = parse_arg(arg, tuple(defaults), **defaults, **files, recipe="paper", seed=0)
+    args = parse_arg(arg, tuple(defaults), **defaults, **files, recipe="paper", seed=0, trial=0)
     if args.dataset not in _SETTINGS:
         raise unknown_name("DATASET", args.dataset, _SETTINGS)
     first = _SECOND_STAGES.get(f"{args.dataset},{args.method}", "")
@@ -67,6 +68,7 @@ def get_config(arg: str = "") -> ConfigDict:
         )
     if first:
         _second_stage(config, args.stage1, first)
+    as_trial(config, args.trial)
     return config
 
 

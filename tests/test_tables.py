@@ -109,6 +109,32 @@ def test_settings_that_papers_and_code_give_in_epochs():
     assert (config.weight_net.init, config.weight_net.frozen) == ("", False)
 
 
+def test_a_self_supervised_start_is_for_the_cells_that_name_it():
+    get_config = load("table6_webvision").get_config
+    starts = {cell: get_config(f"{cell},init=c2d.npz").model.pretrained for cell in ("erm", "erm_c2d")}
+    assert starts == {"erm": "", "erm_c2d": "c2d.npz"}
+    with pytest.raises(UsageError, match="init is empty, but erm_c2d starts from"):
+        get_config("erm_c2d")
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "warmup"),
+    [
+        ("table5_animal10n", "cmwnet", 1),
+        ("table6_webvision", "cmwnet", 1),
+        ("table7_webfg", "bird,cmwnet_stage1", 1),
+        ("transfer", "imagenet_lt,oltr,stage1=.", 0),
+    ],
+)
+def test_a_trial_is_a_short_run_of_few_images(name, arg, warmup):
+    whole, trial = (load(name).get_config(f"{arg},recipe=published{more}") for more in ("", ",trial=2000"))
+    check_config(trial)
+    assert (trial.data.bias, trial.num_epochs, trial.warmup_epochs) == ("subset_2000", 4, warmup)
+    fields = ("decay_at_percent", "schedule")
+    assert [trial.optimizer[name] for name in fields] == [whole.optimizer[name] for name in fields]
+    assert trial.optimizer.linear_warmup_epochs <= 1
+
+
 def test_the_papers_numbers_are_of_cells_that_there_are():
     paper = read_paper(ROOT / "experiments/paper_numbers.json")
     files = (*FILES, "table10_semi_supervised", "table13_partial_labels")
