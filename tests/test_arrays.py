@@ -213,7 +213,7 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path, spoil, message):
 
 
 def test_a_missing_or_damaged_file_is_one_sentence(tmp_path):
-    assert "which cannot be read as an .npz file (No such file" in refused(
+    assert "which does not exist: set --config.data.raw_dir to an .npz" in refused(
         "arrays", tmp_path, tmp_path / "a.npz"
     )
     (tmp_path / "b.npz").write_bytes(written(tmp_path, vectors()).read_bytes()[:-30])

@@ -290,8 +290,11 @@ def test_images_that_are_none_are_one_sentence(tmp_path):
 
 
 def test_other_files_are_one_sentence(tmp_path):
+    (tmp_path / "a.txt").write_text("a text")
     assert "which is no table" in refused("csv", tmp_path, tmp_path / "a.txt")
-    assert "which cannot be read as a table (No such file" in refused("csv", tmp_path, tmp_path / "a.csv")
+    assert "which does not exist: set --config.data.raw_dir to a .csv" in refused(
+        "csv", tmp_path, tmp_path / "a.csv"
+    )
     for name in ("a.csv", "a.parquet"):
         (tmp_path / name).write_bytes(b'\x00\xff,"\nx')
         assert "cannot be read as a table" in refused("csv", tmp_path, tmp_path / name)

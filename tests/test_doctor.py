@@ -173,6 +173,7 @@ def test_what_tfds_will_download_and_what_it_wants_by_hand(tmp_path, monkeypatch
     assert wrong.endswith("a file, expected the folder that it lies in: give that")
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     assert "TensorFlow is not installed" in examined(tmp_path, "cifar10")[1][0]
+    assert "how much will be written to " in examined(tmp_path, "cifar10_n")[0][-2]
     for name in prepare.DATASETS:
         examined(tmp_path, name)
 

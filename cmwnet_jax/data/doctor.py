@@ -171,7 +171,10 @@ def _of_tfds(name: str, root: Path, raw_dir: str) -> Findings:
     if known:
         size = shown_bytes(sum(known.values()))
         yield Finding(f"tfds reads {size} of archives once; how long that takes is not estimated")
-    yield _disk(root, 2 * downloads + round(_SHARES.get(name, 1) * sum(known.values())))
+    if needed := 2 * downloads + round(_SHARES.get(name, 1) * sum(known.values())):
+        yield _disk(root, needed)
+    else:
+        yield Finding(f"how much will be written to {str(root)!r} is not known")
     return (), ()
 
 

@@ -98,6 +98,17 @@ def _check_names(class_names: Sequence[str], root: Path) -> None:
         raise raw_error(root, f"where the {len(class_names)} class names have {what}: rename it")
 
 
+def _is_missing(path: Path) -> bool:
+    """Whether nothing has this name; a path that cannot be looked at is another matter."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
 class LocalBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """A tfds builder for files on this machine.
 
@@ -124,6 +135,8 @@ class LocalBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             UsageError: the files are not those that the builder wants.
         """
         root = Path(os.path.expanduser(raw_dir))
+        if self.WANTS and _is_missing(root):
+            raise raw_error(root, f"which does not exist: {self.wanted()}")
         try:
             self.contents = self.scan(root, **options)
         except OSError as error:  # must not be mistaken for an error of the output folder
