@@ -74,7 +74,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def _second_stage(config: ConfigDict, stage1: str, first: str) -> None:
     if not stage1:
-        raise UsageError(f"oltr is stage two: append stage1=RUN of {first}")
+        raise UsageError(f"imagenet_lt's OLTR is stage two: append stage1=RUN of {first}")
     config.model.init = stage1
     config.num_epochs = 60
     config.batch_size = 256

@@ -130,6 +130,9 @@ def test_what_a_run_starts_from_is_read(tmp_path):
     texts = [finding.text for finding in examine(config, starts(config))]
     assert texts[0].startswith("model.pretrained: ") and "cannot be read" in texts[0]
     assert texts[1] == f"weight_net.init: {net!r} can be read, and fits"
+    config.model.name = "transformer"
+    (wrong,) = [finding.text for finding in examine(config, starts(config)) if finding.is_problem]
+    assert "model to load pretrained weights into is 'transformer'" in wrong
 
 
 def test_files_in_memory_and_the_bundled_set(tmp_path):

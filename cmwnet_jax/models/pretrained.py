@@ -50,6 +50,16 @@ class LoadReport(NamedTuple):
     unused: tuple[str, ...]
 
 
+def check_has_layout(model_name: str) -> None:
+    """Raises a UsageError for a model whose names in a file are not known.
+
+    Args:
+        model_name: a name in `MODELS`.
+    """
+    if model_name not in _LAYOUTS:
+        raise unknown_name("the model to load pretrained weights into", model_name, _LAYOUTS)
+
+
 def load_pretrained(path: str | Path, model_name: str, variables: PyTree) -> tuple[PyTree, LoadReport]:
     """Loads weights and running statistics from a file.
 
@@ -73,8 +83,7 @@ def load_pretrained(path: str | Path, model_name: str, variables: PyTree) -> tup
         UsageError: there is no such file, its format is another, no file can fit the model's name, or the
             file's names and shapes are not the model's; the message lists them.
     """
-    if model_name not in _LAYOUTS:
-        raise unknown_name("the model to load pretrained weights into", model_name, _LAYOUTS)
+    check_has_layout(model_name)
     layout, arrays = _LAYOUTS[model_name], _read(Path(path).expanduser())
     arrays, beside = _inner_network(path, arrays) if layout.head == "fc" else (arrays, set())
     flat = traverse_util.flatten_dict(variables)

@@ -15,7 +15,7 @@ from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError, first_line, naming_field
 from cmwnet_jax.files import local_path, refused
 from cmwnet_jax.methods import METHODS
-from cmwnet_jax.models.pretrained import load_pretrained
+from cmwnet_jax.models.pretrained import check_has_layout, load_pretrained
 from cmwnet_jax.runs import stored
 from cmwnet_jax.train import parallel
 from cmwnet_jax.transfer import array_facts, orbax_folder
@@ -68,9 +68,10 @@ def check_pretrained(config: ConfigDict, model: nn.Module) -> None:
         UsageError: the file cannot be read, or does not fit the model.
     """
     side = config.data.crop_pixels or _ANY_SIDE
-    init = partial(model.init, train=False)
-    blank = jax.eval_shape(init, jax.random.key(0), np.zeros((1, side, side, 3), np.float32))
     with naming_field("model.pretrained"):
+        check_has_layout(config.model.name)  # such a model takes images
+        images = np.zeros((1, side, side, 3), np.float32)
+        blank = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
         load_pretrained(config.model.pretrained, config.model.name, blank)
 
 
