@@ -129,7 +129,7 @@ def test_what_a_run_starts_from_is_read(tmp_path):
     config.model.name, config.model.pretrained = "resnet18", str(page)
     texts = [finding.text for finding in examine(config, starts(config))]
     assert texts[0].startswith("model.pretrained: ") and "cannot be read" in texts[0]
-    assert texts[1] == f"weight_net.init: {net!r} can be read, and fits"
+    assert texts[1] == f"weight_net.init: {net!r} is a weight net with K = 3, as cmwnet needs"
     config.model.name = "transformer"
     (wrong,) = [finding.text for finding in examine(config, starts(config)) if finding.is_problem]
     assert "model to load pretrained weights into is 'transformer'" in wrong

@@ -57,12 +57,21 @@ def starts(config: ConfigDict) -> Readers:
     Args:
         config: a checked config.
     """
-    spec = METHODS[config.method]
-    return {
-        "model.pretrained": lambda: check_pretrained(config, build_model(config, num_classes=2)),
-        "model.init": lambda: finished_checkpoint(config.model.init),
-        "weight_net.init": lambda: learned_elsewhere(config, spec.num_meta_classes(config)),
-    }
+
+    def pretrained() -> str:
+        check_pretrained(config, build_model(config, num_classes=2))
+        return f"whole, and fits {config.model.name}"
+
+    def run() -> str:
+        finished_checkpoint(config.model.init)
+        return "a finished run with a checkpoint"
+
+    def weight_net() -> str:
+        count = METHODS[config.method].num_meta_classes(config)
+        learned_elsewhere(config, count)
+        return f"a weight net with K = {count}, as {config.method} needs"
+
+    return {"model.pretrained": pretrained, "model.init": run, "weight_net.init": weight_net}
 
 
 def describe() -> None:

@@ -46,9 +46,8 @@ _PATHS = (
 )
 _OF_BIAS = {"posterior": "data.posterior", "confidences": "data.confidences"}
 
-
-Readers = Mapping[str, Callable[[], object]]
-"""Field of the config -> reads what it names as a run would; raises a UsageError if that cannot be used."""
+Readers = Mapping[str, Callable[[], str]]
+"""Field of the config -> reads what it names as a run would, and says what it is; raises a UsageError."""
 
 
 def examine(config: ConfigDict, readers: Readers = MappingProxyType({})) -> Iterator[Finding]:
@@ -56,7 +55,7 @@ def examine(config: ConfigDict, readers: Readers = MappingProxyType({})) -> Iter
 
     Args:
         config: a checked config.
-        readers: of other fields that name a file, it is only seen whether the file exists.
+        readers: for the fields that are read; of others that name a file, only its existence is examined.
 
     Yields:
         The findings, in the order in which a run would meet them.
@@ -100,9 +99,8 @@ def _as_findings(findings: Findings, context: Callable = contextlib.nullcontext)
         return (), ()
 
 
-def _of_reading(name: str, path: str, read: Callable[[], object]) -> Findings:
-    read()
-    yield Finding(f"{name}: {path!r} can be read, and fits")
+def _of_reading(name: str, path: str, read: Callable[[], str]) -> Findings:
+    yield Finding(f"{name}: {path!r} is {read()}")
     return (), ()
 
 
