@@ -13,9 +13,9 @@ from test_csv import OF_TEXTS, texts, written
 from test_train import small_config
 
 from cmwnet_jax.data import doctor, prepare, sources
-from cmwnet_jax.data.__main__ import starts
 from cmwnet_jax.data.doctor import examine
 from cmwnet_jax.data.findings import report_line, verdict
+from cmwnet_jax.train.starts import starts
 
 
 def examined(tmp_path, name, raw_dir="", **fields):

@@ -13,24 +13,22 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 from rich.table import Table
 
 from cmwnet_jax import command
 from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.data import kinds
-from cmwnet_jax.data.doctor import Readers, print_report
+from cmwnet_jax.data.doctor import print_report
 from cmwnet_jax.data.load import Data, load_data
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.files import file_to_write
-from cmwnet_jax.methods import METHODS
-from cmwnet_jax.methods.weight_nets import learned_elsewhere
 from cmwnet_jax.report.contact_sheet import save_contact_sheet
 from cmwnet_jax.screen import console
-from cmwnet_jax.train.build import build_model, fit_meta_classes
+from cmwnet_jax.train.build import fit_meta_classes
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.posterior import save_posterior
-from cmwnet_jax.train.start_from import check_pretrained, finished_checkpoint
+from cmwnet_jax.train.starts import starts
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py or FILE.py:ARGS", lock_config=True)
 _PICTURE = flags.DEFINE_string("picture", "examples.png", "where describe's sheet of examples is written")
@@ -49,29 +47,6 @@ def doctor() -> None:
     check_config(config)
     if not print_report(config, starts(config)):
         sys.exit(1)
-
-
-def starts(config: ConfigDict) -> Readers:
-    """Readers of what a run starts from besides its data, which it would read after they are prepared.
-
-    Args:
-        config: a checked config.
-    """
-
-    def pretrained() -> str:
-        check_pretrained(config, build_model(config, num_classes=2))
-        return f"whole, and fits {config.model.name}"
-
-    def run() -> str:
-        finished_checkpoint(config.model.init)
-        return "a finished run with a checkpoint"
-
-    def weight_net() -> str:
-        count = METHODS[config.method].num_meta_classes(config)
-        learned_elsewhere(config, count)
-        return f"a weight net with K = {count}, as {config.method} needs"
-
-    return {"model.pretrained": pretrained, "model.init": run, "weight_net.init": weight_net}
 
 
 def describe() -> None:

@@ -15,12 +15,10 @@ from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError, first_line, naming_field
 from cmwnet_jax.files import local_path, refused
 from cmwnet_jax.methods import METHODS
-from cmwnet_jax.models.pretrained import check_has_layout, load_pretrained
+from cmwnet_jax.models.pretrained import load_pretrained
 from cmwnet_jax.runs import stored
 from cmwnet_jax.train import parallel
 from cmwnet_jax.transfer import array_facts, orbax_folder
-
-_ANY_SIDE = 64  # pixels; the shapes of a convolutional classifier's arrays do not depend on it
 
 
 def start_variables(config: ConfigDict, model: nn.Module, inputs: jax.Array) -> PyTree | None:
@@ -55,24 +53,6 @@ def start_variables(config: ConfigDict, model: nn.Module, inputs: jax.Array) -> 
         kept = ", ".join(report.as_initialised) or "nothing"
         print(f"{len(report.loaded)} arrays are pretrained; at random as before: {kept}", file=sys.stderr)
     return variables
-
-
-def check_pretrained(config: ConfigDict, model: nn.Module) -> None:
-    """Reads the file that the config names as a start, and compares it with the model; needs no data.
-
-    Args:
-        config: the run's config.
-        model: the classifier, of any number of classes.
-
-    Raises:
-        UsageError: the file cannot be read, or does not fit the model.
-    """
-    side = config.data.crop_pixels or _ANY_SIDE
-    with naming_field("model.pretrained"):
-        check_has_layout(config.model.name)  # such a model takes images
-        images = np.zeros((1, side, side, 3), np.float32)
-        blank = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-        load_pretrained(config.model.pretrained, config.model.name, blank)
 
 
 def with_arrays(variables: PyTree, some: PyTree) -> PyTree:
