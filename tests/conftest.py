@@ -83,7 +83,7 @@ def no_old_programs():
 def without_pictures(request):
     """Runs draw nothing at their end, but in `test_watch` and in commands: it takes half a second."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.node.name != "tests/test_watch.py":
+        if request.path.name != "test_watch.py":
             patch.setattr(watch, "pictures", lambda *arguments: {})
         yield
 
