@@ -188,7 +188,7 @@ def unknown_words(encoder: "Vectors | Tokens", texts: Sequence[str], rows: Seque
     where = first_rows([int(rows[place]) for place in places])
     return (
         f"{len(places):,} of {len(texts):,} {what} have no {encoder.words_are} that is in two training texts, "
-        f"and are all the same to the classifier: {where}"
+        f"so that the classifier sees nothing of them: {where}"
     )
 
 

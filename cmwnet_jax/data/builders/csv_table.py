@@ -121,7 +121,8 @@ def _left_out(parts: Mapping[str, Part]) -> list[str]:
     what = (
         f"the column {names[0]!r} is" if len(names) == 1 else f"the columns {', '.join(map(repr, names))} are"
     )
-    return [f"{what} not read (an example's own name would be in a column 'id')"]
+    hint = "" if "id" in parts["train"].columns else " (names of the examples would be in a column 'id')"
+    return [f"{what} not read{hint}"]
 
 
 def _labels(
