@@ -170,3 +170,16 @@ def test_the_report_shows_it_beside_the_papers_numbers(tmp_path):
         ("top-5 accuracy on imagenet_val", [["cmwnet_sl", "88.50 ± 0.71 (2); paper 92.52"]]),
     ]
     assert accuracy_table(runs, read_paper(paper)).texts()[1] == ["cmwnet_sl", "70.00 ± 0.00 (2); paper 78.08"]
+
+
+def test_texts_of_another_table_are_refused_since_their_numbers_mean_something_else(tmp_path):
+    for name, word in (("own", "tea"), ("other", "rain")):
+        rows = [f"{i % 2},{split},{word}{i % 2} {word} today" for split in ("train", "test") for i in range(6)]
+        raw_data.write(tmp_path / f"{name}.csv", "\n".join(["label,split,text", *rows]).encode())
+    config = config_of(tmp_path)
+    config.data.name, config.data.raw_dir = "csv", str(tmp_path / "own.csv")
+    config.data.also_test, config.data.also_test_raw_dir = "csv", str(tmp_path / "other.csv")
+    for texts in ("vectors", "tokens"):
+        config.data.texts = texts
+        with pytest.raises(UsageError, match="'csv', whose inputs were fitted on its own .* further split"):
+            load_data(config)

@@ -49,7 +49,7 @@ def open_also_test(config: ConfigDict, source: sources.Source) -> AlsoTest | Non
 
     Raises:
         UsageError: there is no such split or set, it is the one that the run tests on already, its raw files
-            cannot be used, or it has no class of the training set.
+            cannot be used, its inputs were fitted on texts of its own, or it has no class of the training set.
     """
     wanted, raw_dir = config.data.also_test, config.data.also_test_raw_dir
     if not wanted:
@@ -60,6 +60,7 @@ def open_also_test(config: ConfigDict, source: sources.Source) -> AlsoTest | Non
     elif wanted in sources.DATASETS:
         with under_its_fields():
             other = sources.open(wanted, config.data.dir, raw_dir, needed=())
+        _check_same_inputs(wanted, other, source)
         split = other.test_split
     else:
         raise unknown_name("data.also_test", wanted, (*others, *sources.DATASETS))
@@ -74,6 +75,16 @@ def open_also_test(config: ConfigDict, source: sources.Source) -> AlsoTest | Non
     if not len(ids):
         raise _none_matches(wanted, other.class_names, source.class_names)
     return AlsoTest(re.sub(r"[^A-Za-z0-9]", "_", wanted), other, split, ids, labels[ids])
+
+
+def _check_same_inputs(wanted: str, other: sources.Source, source: sources.Source) -> None:
+    """Texts become numbers by the training texts of their own set, so those of two sets mean different things."""
+    own_basis = other.folder != source.folder and (other.one_unit or source.one_unit)
+    if own_basis or (other.words and source.words and tuple(other.words) != tuple(source.words)):
+        raise UsageError(
+            f"data.also_test is {wanted!r}, whose inputs were fitted on its own training texts, expected inputs "
+            "that mean what the training set's do: make its texts a further split of the training set's table"
+        )
 
 
 def found_classes(wanted: str, names: Sequence[str], trained: Sequence[str]) -> np.ndarray:
