@@ -78,12 +78,12 @@ def open_also_test(config: ConfigDict, source: sources.Source) -> AlsoTest | Non
 
 
 def _check_same_inputs(wanted: str, other: sources.Source, source: sources.Source) -> None:
-    """Texts become numbers by the training texts of their own set, so those of two sets mean different things."""
+    """Texts become numbers by their own set's training texts, so those of two sets mean different things."""
     own_basis = other.folder != source.folder and (other.one_unit or source.one_unit)
     if own_basis or (other.words and source.words and tuple(other.words) != tuple(source.words)):
         raise UsageError(
-            f"data.also_test is {wanted!r}, whose inputs were fitted on its own training texts, expected inputs "
-            "that mean what the training set's do: make its texts a further split of the training set's table"
+            f"data.also_test is {wanted!r}, whose inputs were fitted on its own training texts, expected "
+            "inputs that mean what the training set's do: make its texts a further split of that set's table"
         )
 
 
