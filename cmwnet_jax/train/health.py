@@ -96,7 +96,8 @@ def warn_of_extrapolation(epoch: int, share: float, loss_range: tuple[float, flo
     low, high = loss_range
     print(
         f"warning: epoch {epoch + 1}: {100 * share:.2g}% of the losses lie outside of {low:.3g} to {high:.3g}, "
-        f"what the frozen weight net has learned from: their weights are extrapolated",
+        "what the frozen weight net has learned from: their weights are extrapolated (for later epochs, see "
+        "loss_share_outside_range in metrics.jsonl)",
         file=sys.stderr,
         flush=True,
     )

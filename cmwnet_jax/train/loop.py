@@ -85,6 +85,7 @@ class _Launch:
     data: Data
     recipe: Recipe
     clock: Clock
+    said: set[str] = dataclasses.field(default_factory=set)  # warnings that one call gives only once
 
 
 def _from_own_copy(config: ConfigDict, folder: RunFolder) -> ConfigDict:
@@ -221,7 +222,8 @@ def _weight_metrics(launch: _Launch, epoch: Epoch, classes: MetaClasses) -> dict
     if role is not None and not role.learns and role.known_range is not None:
         share = health.share_outside(epoch.losses, role.known_range)
         metrics["loss_share_outside_range"] = share
-        if share and parallel.is_first():
+        if share and parallel.is_first() and "extrapolation" not in launch.said:
+            launch.said.add("extrapolation")
             health.warn_of_extrapolation(epoch.number, share, role.known_range)
     return metrics
 
