@@ -11,8 +11,8 @@ Fashion-MNIST; learn,untrained saves its random initialisation. On all of fashio
 classifier with one of these weight nets frozen: mwnet, cmwnet, cmwnet_sl, untrained or published (the authors',
 imported; theirs was learned with pseudo-labels, too). The sweep first trains the cells that other cells need.
 All cells have the bias of Table 4: 35% feature-dependent noise and 30% flips to a similar class.
-Options by name: epochs=30, of which a third are warm-up; learn_epochs=60, learn_warmup=3; learn_rate=1e-3, the
-weight net's; raw_dir=PATH (Fashion-MNIST's files), mnist_raw_dir=PATH.
+Options by name: epochs=30, of which a third are warm-up; learn_epochs=60, learn_warmup=3; learn_rate=1e-3 and
+learn_decay=1e-4, the weight net's; raw_dir=PATH (Fashion-MNIST's files), mnist_raw_dir=PATH.
 Paper: no such cell; Tables 8, 9 and 12 study the same question on larger sets.
 Ours: docs/results.md.
 """
@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """The config of one run."""
     defaults = {"dataset": "fashion_mnist", "method": "erm", "seed": 0, "stage1": ""}
     files = {"posteriors": "", "published": "", "raw_dir": "", "mnist_raw_dir": ""}
-    learning = {"epochs": 30, "learn_epochs": 60, "learn_warmup": 3, "learn_rate": 1e-3}
+    learning = {"epochs": 30, "learn_epochs": 60, "learn_warmup": 3, "learn_rate": 1e-3, "learn_decay": 1e-4}
     args = parse_arg(arg, ("dataset", "method"), **defaults, **files, **learning)
     if args.dataset not in _METHODS:
         raise unknown_name("DATASET", args.dataset, _METHODS)
@@ -53,7 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.warmup_epochs = min(args.learn_warmup, args.learn_epochs // 3) if learns else args.epochs // 3
     config.watch.pictures_every_epochs = 0
     if learns:
-        config.weight_net.learning_rate = args.learn_rate
+        config.weight_net.learning_rate, config.weight_net.weight_decay = args.learn_rate, args.learn_decay
     if learns and args.method == "untrained":
         config.method = "cmwnet"
         config.num_epochs, config.warmup_epochs = 1, 0
