@@ -18,6 +18,7 @@ from test_train import small_config
 
 from cmwnet_jax.audit.write import write_audit
 from cmwnet_jax.data import sources
+from cmwnet_jax.data.builders.csv_table import Csv
 from cmwnet_jax.data.human_labels import human_labels
 from cmwnet_jax.data.load import load_data
 from cmwnet_jax.data.texts import Vectors
@@ -209,7 +210,8 @@ EMPTY = "where 2 texts are empty in the column 'text', rows 4 and 6: fill them i
 WRONG = {
     numbers: [
         (without("split"), "which has label, a, b, and no column 'split'"),
-        (changed(split=["train"] * 18), "no test or val or validation split"),
+        (changed(split=["train"] * 18), r"no test or val or validation split \(split is 'train'\)"),
+        (changed(split=["Train", "Test", "Test"] * 6), r"no train split \(split is 'Test', 'Train'\)"),
         (changed(split=["train", "test", "dev"] * 6), "split is 'dev' in some rows"),
         (changed(a=[None, *range(17)]), "the column 'a' has no value in row 1"),
         (changed(b=[*range(17), float("nan")]), "the column 'b' has nan in row 18"),
@@ -219,6 +221,10 @@ WRONG = {
         (changed(id=["q"] * 18), "id of train has the id 'q' more than once"),
         (changed(label=[None, *LABELS[1:]]), "the column 'label' has no value in row 1"),
         (changed(label=["", *LABELS[1:]]), "the column 'label' has no value in row 1"),
+        (changed(True_Label=list(range(18))), "'True_Label' would be an input, although 'true_label' is a"),
+        (changed(**{" ID": list(range(18))}), "column ' ID' would be an input, although 'id' is a name"),
+        (changed(**{"": list(range(18))}), "the column '' would be an input, although it is named as pandas"),
+        (changed(**{"Unnamed: 0": list(range(18))}), "the column 'Unnamed: 0' would be .* index=False, or"),
         (without("a", "b"), "neither a column path or text nor any of numbers"),
     ],
     pictures: [
@@ -258,7 +264,8 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path, make):
 
 def test_tables_of_a_folder_that_do_not_fit_are_one_sentence(tmp_path):
     refuse = lambda spoil: refused("csv", tmp_path, spoilt_folder(tmp_path, spoil), OF_TEXTS)  # noqa: E731
-    assert "no test or val or validation split" in refuse(lambda folder: (folder / "test.csv").unlink())
+    said = refuse(lambda folder: (folder / "test.csv").rename(folder / "Test.csv"))
+    assert "no test or val or validation split (it holds Test.csv, train.csv)" in said
     assert "both train.csv and train.tsv" in refuse(lambda folder: (folder / "train.tsv").write_text("kind\n"))
     said = refuse(lambda folder: (folder / "test.csv").write_text("text,label\na,c0\n"))
     assert "with the table 'test.csv', which has text, label, and no column 'kind'" in said
@@ -302,6 +309,48 @@ def test_other_files_are_one_sentence(tmp_path):
     assert "which has no row: write" in refused("csv", tmp_path, tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text("label,split,label\nx,train,y\n")
     assert "(the column 'label' is there twice, and each needs" in refused("csv", tmp_path, tmp_path / "a.csv")
+    for name, text, encoding, message in (
+        (
+            "a.csv",
+            "label;split;a\nx;train;1,5\n",
+            "utf-8",
+            "first line has semicolons .*: write it anew, as UTF-8",
+        ),
+        (
+            "a.tsv",
+            "label,split,a\nx,train,1\n",
+            "utf-8",
+            "first line has commas .* with tabs between the cells",
+        ),
+        ("a.csv", "label,split,a\nx,train,1\n", "utf-16", r"\(it is UTF-16\): write it anew, as UTF-8 with"),
+    ):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        assert re.search(message, refused("csv", tmp_path, tmp_path / name))
+
+
+def test_a_column_called_label_gives_no_other_labels_away(tmp_path):
+    path = written(tmp_path, numbers() | {"label": list(range(18)), "kind": numbers()["label"]})
+    message = refused("csv", tmp_path, path, {"label_column": "kind"})
+    assert "the column 'label' would be an input, although 'label' is a name with a meaning here" in message
+
+
+def test_a_cell_may_be_longer_than_a_block_of_the_reader(tmp_path):
+    path = tmp_path / "long.csv"
+    lines = [f"red card {row},{'ab'[row % 2]},{('train', 'test')[row > 3]}\n" for row in range(6)]
+    path.write_text("text,label,split\n" + "".join(lines) + '"' + "red card " * 150_000 + '",a,train\n')
+    assert Csv.scan(path).sizes == {"train": 5, "test": 2}
+
+
+def test_what_may_stand_for_a_missing_label_is_noted_and_a_similar_name_is_shown(tmp_path):
+    columns = numbers() | {"label": ["nan" if label == "c2" else label for label in LABELS]}
+    (note,) = Csv.scan(written(tmp_path, columns)).notes
+    assert note.startswith("the label 'nan' is a class like the others: if it stands for missing labels, take")
+    columns["label"][0] = "C0"
+    message = refused("csv", tmp_path, written(tmp_path, columns))
+    assert (
+        "has the label 'C0', which is not among the 3 classes of training (the nearest is 'c0'): every"
+        in message
+    )
 
 
 def test_fields_of_tables_are_for_tables():

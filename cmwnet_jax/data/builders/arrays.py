@@ -66,6 +66,7 @@ class Arrays(LocalBuilder):
             contents,
             given=given if "train_true" in arrays else None,
             paths=None if paths is None else {"train": paths, "test": [""] * len(inputs["test"])},
+            notes=tables.no_labels(class_names),
             facts=_facts(inputs, _text(arrays, "words", root), root) | _unit(arrays, inputs, root),
         )
 

@@ -1,6 +1,7 @@
 """A table with a row per example: CSV, TSV or Parquet, of numbers, of texts or of paths to images."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ Labels = Mapping[str, np.ndarray]
 
 SPECIAL = ("true_label", "split", "id", "path", "text")
 """Columns with a meaning, besides that of labels."""
+
+_ROW_NUMBERS = re.compile(r"\s*|index|Unnamed: \d+|__index_level_\d+__")
 
 
 class Csv(LocalBuilder):
@@ -84,7 +87,7 @@ class Csv(LocalBuilder):
             paths=shown,
             ids=ids,
             facts=contents.facts,
-            notes=_left_out(parts),
+            notes=[*tables.no_labels(class_names), *_left_out(parts)],
         )
 
 
@@ -188,12 +191,29 @@ def _vectors(
             odd = min(set(others[split]) ^ set(names))
             which = "no" if odd in names else "a"
             raise part.error(f"which has {which} column {odd!r}, unlike the training examples: make both alike")
+    _check_inputs(parts["train"], names)
     inputs = {split: _numbers(part, names) for split, part in parts.items()}
     splits = {split: (x, labels[split]) for split, x in inputs.items()}
     content = [str((names, class_names)).encode()]
     rows = {split: part.rows for split, part in parts.items()}
     content += [array.tobytes() for split in parts for array in (*splits[split], rows[split])]
     return InMemory(splits, class_names, key=digest(content), ids=rows)
+
+
+def _check_inputs(part: Part, names: Sequence[str]) -> None:
+    """Raises a UsageError for columns that are hardly meant as inputs; some would give the labels away."""
+    for name in names:
+        if _ROW_NUMBERS.fullmatch(name):
+            raise part.error(
+                f"where the column {name!r} would be an input, although it is named as pandas names the "
+                f"numbers of rows: write the table with index=False, or rename the column"
+            )
+        meant = name.strip().lower()
+        if meant in ("label", *SPECIAL):
+            raise part.error(
+                f"where the column {name!r} would be an input, although {meant!r} is a name with a meaning "
+                f"here: take it out or rename it"
+            )
 
 
 def _numbers(part: Part, names: Sequence[str]) -> np.ndarray:

@@ -8,7 +8,7 @@ import stat
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +33,17 @@ def raw_error(root: Path, what: str) -> UsageError:
         what: the rest of the sentence: "which ..." or "where ...".
     """
     return UsageError(f"data.raw_dir is {str(root)!r}, {what}")
+
+
+def held(names: Iterable[str]) -> str:
+    """What a folder holds, in words, to be shown where something else was expected."""
+    names = sorted(names)
+    if not names:
+        return "it is empty"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    packed = any(name.lower().endswith(_PACKED) for name in names)
+    unpack = "; archives in it are not read: unpack them" if packed else ""
+    return f"it holds {', '.join(names[:_SHOWN])}{more}{unpack}"
 
 
 class RawFiles:
@@ -162,13 +173,7 @@ class RawFiles:
 
     def held(self) -> str:
         """What lies at the top, in words, to be shown where something else was expected."""
-        names = sorted({path.split("/")[0] for path in (*self.sizes, *self.folders)} - {"."})
-        if not names:
-            return "it is empty"
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        packed = any(name.lower().endswith(_PACKED) for name in names)
-        unpack = "; archives in it are not read: unpack them" if packed else ""
-        return f"it holds {', '.join(names[:_SHOWN])}{more}{unpack}"
+        return held({path.split("/")[0] for path in (*self.sizes, *self.folders)} - {"."})
 
     def read(self, path: str) -> bytes:
         """The bytes of one file.

@@ -1,6 +1,8 @@
 """Reads tables, CSV, TSV or Parquet, as columns by split."""
 
+import codecs
 import dataclasses
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -11,12 +13,17 @@ import pyarrow.parquet
 
 from cmwnet_jax.array_files import reading
 from cmwnet_jax.data.builders.base import TEST_SPLITS, check_splits
-from cmwnet_jax.data.builders.raw_files import raw_error
+from cmwnet_jax.data.builders.raw_files import held, raw_error
 from cmwnet_jax.errors import UsageError
 
 SPLITS = ("train", *TEST_SPLITS)
+_SPLITS_NAMED = 5
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SIGNS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _SUFFIXES = (*_DELIMITERS, ".parquet")
+_BLOCK_BYTES = 1 << 26  # of a text read at a time; no row may be longer
+
+_BLOCKS = pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES)
 
 Choose = Callable[[Sequence[str]], Sequence[str]]
 """Names of all columns -> those to read."""
@@ -76,7 +83,7 @@ def read_parts(root: Path, wanted: str, texts: tuple[str, ...], choose: Choose) 
         raise raw_error(root, f"which has {_named([*columns, *ignored])}, and no column 'split': {wanted}")
     split = columns.pop("split")
     found = [str(name) for name in np.unique(split)]
-    check_splits(found, root, wanted)
+    check_splits(found, root, wanted, f"split is {', '.join(map(repr, found[:_SPLITS_NAMED]))}")
     unknown = [name for name in found if name not in SPLITS]
     if unknown:
         raise raw_error(root, f"where split is {unknown[0]!r} in some rows, expected {', '.join(SPLITS)}")
@@ -94,7 +101,7 @@ def _parts_of_folder(root: Path, wanted: str, texts: tuple[str, ...], choose: Ch
         for split in SPLITS
     }
     files = {split: paths for split, paths in files.items() if paths}
-    check_splits(list(files), root, wanted)
+    check_splits(list(files), root, wanted, held(os.listdir(root)))
     parts = {}
     for split, (path, *more) in files.items():
         if more:
@@ -115,7 +122,10 @@ def _read(
     if suffix not in _SUFFIXES:
         raise raw_error(root, f"which is no table: {wanted}")
     problem = f"data.raw_dir is {str(path)!r}, which cannot be read as a table"
-    with reading(path, problem, "write it anew") as path:
+    remedy = "write it anew"
+    if suffix in _DELIMITERS:
+        remedy += f", as UTF-8 with {_SIGNS[_DELIMITERS[suffix]]} between the cells"
+    with reading(path, problem, remedy) as path:
         table, ignored = read_columns(path, texts, choose)
     if not len(table):
         raise _error(root, path, "which has no row: write the examples into it")
@@ -148,7 +158,7 @@ def read_columns(path: Path, texts: Collection[str], choose: Choose) -> tuple[py
         else:
             types = dict.fromkeys(texts, pyarrow.string())
             convert = pyarrow.csv.ConvertOptions(column_types=types, include_columns=chosen)
-            table = pyarrow.csv.read_csv(file, parse_options=_layout(suffix), convert_options=convert)
+            table = pyarrow.csv.read_csv(file, _BLOCKS, _layout(suffix), convert)
     return table.select(chosen), tuple(name for name in names if name not in chosen)
 
 
@@ -157,8 +167,19 @@ def _column_names(path: Path, suffix: str) -> list[str]:
     with path.open("rb") as file:
         if suffix == ".parquet":
             return pyarrow.parquet.read_schema(file).names
-        with pyarrow.csv.open_csv(file, parse_options=_layout(suffix)) as reader:
+        _check_signs(file.readline(_BLOCK_BYTES), _DELIMITERS[suffix])
+        file.seek(0)
+        with pyarrow.csv.open_csv(file, _BLOCKS, _layout(suffix)) as reader:
             return reader.schema.names
+
+
+def _check_signs(first_line: bytes, delimiter: str) -> None:
+    """Raises a ValueError for what spreadsheets may write instead: UTF-16, or other signs between the cells."""
+    if first_line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("it is UTF-16")
+    others = [sign for sign in _SIGNS if sign.encode() in first_line]
+    if others and delimiter not in others:
+        raise ValueError(f"its first line has {_SIGNS[others[0]]} between the names of the columns")
 
 
 def _layout(suffix: str) -> pyarrow.csv.ParseOptions:

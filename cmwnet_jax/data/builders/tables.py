@@ -1,5 +1,6 @@
 """What data sets from arrays and from tables share: labels to classes, their checks, and further columns."""
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ import tensorflow_datasets as tfds
 from cmwnet_jax.data.builders.base import check_classes
 from cmwnet_jax.data.builders.contents import Contents, digest
 from cmwnet_jax.data.builders.raw_files import raw_error
+
+_NO_LABEL = ("nan", "na", "n/a", "<na>", "null", "none", "?")  # as programs write missing values
 
 
 class WithColumns(Contents):
@@ -117,15 +120,27 @@ def to_classes(
         if (found < 0).any():
             unknown = str(distinct[np.flatnonzero(found < 0)[0]])
             classes = "class_names" if class_names is not None else f"the {len(values)} classes of training"
+            folded = {value.strip().lower(): value for value in values}
+            nearest = difflib.get_close_matches(unknown.strip().lower(), folded, 1)
+            instead = f" (the nearest is {folded[nearest[0]]!r})" if nearest else ""
             raise raw_error(
                 root,
-                f"where {name} has the label {unknown!r}, which is not among {classes}: every class needs "
-                f"training examples, and one name in all splits",
+                f"where {name} has the label {unknown!r}, which is not among {classes}{instead}: every class "
+                f"needs training examples, and one name in all splits",
             )
         labels[name] = found[places.reshape(-1)]
     names = values if class_names is None else list(class_names)
     _check_sizes({name: labels[name] for name in training}, names, root)
     return labels, names
+
+
+def no_labels(class_names: Sequence[str]) -> list[str]:
+    """A sentence about each class whose name may stand for a missing label."""
+    return [
+        f"the label {name!r} is a class like the others: if it stands for missing labels, take these rows out"
+        for name in class_names
+        if name.strip().lower() in _NO_LABEL
+    ]
 
 
 def check_ids(ids: Sequence[str], field: str, root: Path) -> None:
