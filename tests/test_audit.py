@@ -496,6 +496,10 @@ def test_what_is_no_run_and_no_score_is_told(tmp_path):
     for wrong in (None, 3, b"runs"):
         with pytest.raises(UsageError, match=f"^run is {wrong!r}, expected the folder of a finished"):
             cmw.find_suspects(wrong)
+    with pytest.raises(
+        UsageError, match=r"^run is a SimpleNamespace, expected .*: call its find_suspects\(\)$"
+    ):
+        cmw.find_suspects(SimpleNamespace(find_suspects=None))
     run = make_run(tmp_path / "run")
     for score, message in (
         (["label"], r"score is \['label'\], expected one of"),

@@ -161,6 +161,7 @@ def test_the_gallery_shows_the_texts_or_else_the_words(tmp_path):
     fields |= {"label_column": "kind", "texts": "tokens"}
     names = {"id": [f"{row:05d}" for row in rows_of("train")]}
     names["path"] = [columns["text"][row].upper() for row in rows_of("train")]  # told from the words
+    names["path"][0] = "long text " * 100
     for name, left in (("texts", names), ("words", {"id": names["id"]})):
         run = make_run(tmp_path / name, names=left, predictions__class_names=np.array(["c0", "c1", "c2"]))
         config = json.loads((run / "config.json").read_text())
@@ -169,6 +170,7 @@ def test_the_gallery_shows_the_texts_or_else_the_words(tmp_path):
     source = sources.open("csv", fields["dir"])
     tokens = sources.read(source).train.images
     words = {" ".join(source.words[number] for number in row if number) for row in tokens}
+    names["path"][0] = f"{names['path'][0][:600]} …"
     for name, shown in (("texts", set(names["path"])), ("words", words)):
         assert shown <= set(outline(tmp_path / f"{name}_out/gallery.html").texts)
 

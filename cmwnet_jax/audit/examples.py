@@ -100,8 +100,11 @@ class _Run:
 def _folders(runs: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
     single = isinstance(runs, str | os.PathLike)
     if not single and (not isinstance(runs, Iterable) or isinstance(runs, bytes)):
+        fitted = hasattr(runs, "find_suspects")
+        found = f"a {type(runs).__name__}" if fitted else repr(runs)
+        remedy = "call its find_suspects()" if fitted else "name it"
         raise UsageError(
-            f"run is {runs!r}, expected the folder of a finished one, or a list of such folders: name it"
+            f"run is {found}, expected the folder of a finished one, or a list of such folders: {remedy}"
         )
     paths = [local_path("RUN", run) for run in ([runs] if single else runs)]
     if not paths:

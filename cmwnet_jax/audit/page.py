@@ -15,6 +15,7 @@ from cmwnet_jax.files import replace_file
 
 _SIDE = 112  # CSS pixels of the longer side of a shown image
 _KEPT_PIXELS = 224  # larger images are reduced
+_MOST_CHARACTERS = 600  # shown of a text
 _MOST_CLASSES = 20  # of more classes, no confusion table is shown
 
 _STYLE = f"""
@@ -46,7 +47,8 @@ def write_page(
         summary: from `summarize`.
         groups: (given, suggested, number of suspects of this pair, table of those to show) per pair of classes.
         inputs: what to show of the examples. Of those that are no images, the path is shown, which may be a
-            text, or else the words or numbers; of an example without an input, its name alone.
+            text (of a long one the beginning), or else the words or numbers; of an example without an input,
+            its name alone.
     """
     parts = [_head(title), "".join(f"<p>{_text(line)}</p>" for line in summary["sentences"])]
     if summary["is_sure"]:
@@ -138,13 +140,18 @@ def _chance(probability: float) -> str:
 def _rows(shown: Table, inputs: Inputs) -> str:
     lines = [
         f'<tr><td>{rank}</td><td class="name id">{_text(name)}</td><td>{_chance(chance)}</td>'
-        f'<td class="name">{_text(path or inputs.texts.get(row, ""))}</td></tr>'
+        f'<td class="name">{_text(_beginning(path or inputs.texts.get(row, "")))}</td></tr>'
         for rank, name, path, chance, row in zip(
             *(shown[name].tolist() for name in ("rank", "id", "path", "wrong_probability", "row")), strict=True
         )
     ]
     head = '<tr><th>rank</th><th class="name">id</th><th>wrong</th><th class="name">example</th></tr>'
     return f"<table>{head}{''.join(lines)}</table>"
+
+
+def _beginning(text: str) -> str:
+    """The text, or as much of it as is enough to judge its label by."""
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} …"
 
 
 def _picture(image: np.ndarray) -> str:

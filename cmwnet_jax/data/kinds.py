@@ -46,7 +46,7 @@ def check_images(name: str, images: np.ndarray) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
         raise UsageError(
             f"{name} is {images.dtype} of shape {images.shape}, expected images [N, h, w, 1 or 3] uint8: "
-            f"convert them to pixels from 0 to 255"
+            f"convert them to pixels from 0 to 255, channels last (of grey ones, X[..., None])"
         )
     return images
 
