@@ -297,7 +297,10 @@ class TestFiles:
         page = outline(out / "gallery.html")
         assert page.pictures == 0 and "<b>dog</b>" in page.texts and "große Eule" in page.texts
         printed = capsys.readouterr()
-        assert "About 2 labels are wrong" in printed.out and "gallery is without images" in printed.err
+        assert (
+            "About 2 labels are wrong" in printed.out
+            and "gallery shows names and paths (or texts) alone" in printed.err
+        )
         assert not (out / "suspects.png").exists()
 
     def test_a_classifier_that_has_memorised_wrong_labels_is_told(self, tmp_path, capsys):
@@ -307,6 +310,14 @@ class TestFiles:
         told = f"been memorised: {summary['unlikely_on_average']} given classes had less than half"
         assert summary["unlikely_on_average"] == np.sum(arrays_of()["weights"]["mean_losses"] > np.log(2))
         assert told in capsys.readouterr().out
+
+    def test_test_labels_of_one_class_leave_the_number_open(self, tmp_path, capsys):
+        confusion = np.zeros_like(CHANCE)
+        confusion[1, 1] = 5
+        summary = write_audit([make_run(tmp_path / "run", evaluation__confusion=confusion)], tmp_path / "out")
+        assert not summary["is_sure"] and summary["test_classes"] == 1
+        said = capsys.readouterr().out
+        assert "all test labels are of one class" in said and "chance" not in said
 
     def test_a_classifier_that_has_hardly_learned_leaves_the_number_open(self, tmp_path, capsys):
         few = {"evaluation__confusion": np.array(CHANCE)}
@@ -458,7 +469,7 @@ OTHERS = {
     ),
     "classes": ({"predictions__class_names": NAMES[::-1]}, {}, "has other given labels"),
     "data": ({}, {"bias.json": ("dataset", "mnist")}, "has another data set .mnist. than"),
-    "contents": ({}, {"bias.json": ("dataset_checksum", "b")}, "has another contents of the data set"),
+    "contents": ({}, {"bias.json": ("dataset_checksum", "b")}, "has another version of the data set"),
     "method": ({}, {"config.json": ("method", "erm")}, "is of erm and .* of cmwnet, expected one method"),
     "meta-classes": ({"weights__meta_class": GIVEN * 0}, {}, "expected one method with the same meta-classes"),
 }

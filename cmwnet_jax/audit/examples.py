@@ -197,7 +197,7 @@ def _facts(path: Path) -> dict:
 
 def _check_alike(first_path: Path, first: _Run, path: Path, run: _Run) -> None:
     """Raises a UsageError if runs cannot be averaged."""
-    for name, what in (("dataset", "data set"), ("dataset_checksum", "contents of the data set")):
+    for name, what in (("dataset", "data set"), ("dataset_checksum", "version of the data set")):
         if run.facts[name] != first.facts[name]:
             raise UsageError(
                 f"{path} has another {what} ({run.facts['dataset']}) than {first_path} "

@@ -29,7 +29,8 @@ def summarize(examples: Examples, ranked: Table, score: str, weights: str) -> di
     Returns:
         Numbers, strings, lists and dictionaries. `classes` has a line per given class, `pairs` one per given
         and suggested class, most frequent first, with estimated numbers of wrong labels. `is_sure` is False if
-        the classifier has learned too little for these numbers, by its `test_agreement`.
+        the classifier has learned too little for these numbers, by its `test_agreement`, or the test labels are
+        of a single class (`test_classes`).
     """
     wrong, count = ranked["wrong_probability"], len(examples)
     who, agrees = _on_test_labels(examples)
@@ -44,6 +45,7 @@ def summarize(examples: Examples, ranked: Table, score: str, weights: str) -> di
         "class_names": list(examples.class_names),
         "is_sure": agrees is None or agrees.is_enough,
         "test_agreement": None if agrees is None else {**agrees._asdict(), "kappa": agrees.kappa},
+        "test_classes": None if agrees is None else int(np.count_nonzero(examples.confusion.sum(axis=1))),
         "estimated_wrong": estimated,
         "contradicted": int(np.sum(contradicted(examples.table))),
         "unlikely_on_average": int(np.sum(unlikely_on_average(examples.table))),
@@ -156,6 +158,12 @@ def _sentences(summary: Mapping, who: str, agrees: Agreement | None) -> list[str
     ]
     if summary["is_sure"]:
         lines += _estimate(summary)
+    elif summary["test_classes"] == 1:
+        lines.append(
+            f"Not sure how many labels are wrong: all test labels are of one class, so that they cannot show "
+            f"what {who} has learned. It contradicts {summary['contradicted']:,} of the given labels, which "
+            f"may be right: test on examples of all classes."
+        )
     else:
         lines.append(
             f"Not sure how many labels are wrong: {who} agrees with {100 * agrees.share:.1f}% of the test "

@@ -104,7 +104,7 @@ def _inputs(examples: Examples, rows: Sequence[int]) -> Inputs:
     try:
         return read_inputs(examples, rows)
     except UsageError as error:
-        print(f"the gallery is without images: {error}", file=sys.stderr, flush=True)
+        print(f"the gallery shows names and paths (or texts) alone: {error}", file=sys.stderr, flush=True)
         return Inputs({}, {})
 
 
