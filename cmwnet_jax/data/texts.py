@@ -198,5 +198,5 @@ def _nothing_shared(encoder: "Vectors | Tokens", train: Sequence[str]) -> UsageE
         remedy = "make tokens of them (data.texts=tokens, or --tokens), which take shorter words and signs, too"
     return UsageError(
         f"the {len(train)} training texts have no {encoder.words_are} that is in two of them, expected texts of"
-        f" one language: {remedy}"
+        f" one language with spaces between the words: {remedy}"
     )
