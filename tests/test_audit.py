@@ -307,9 +307,11 @@ class TestFiles:
         run = make_run(tmp_path / "run", predictions__given_probability=np.full(N, 0.9))
         summary = write_audit([run], tmp_path / "out")
         assert (summary["estimated_wrong"], summary["first_estimated_are_wrong"]) == (0, None)
-        told = f"been memorised: {summary['unlikely_on_average']} given classes had less than half"
+        assert not summary["is_sure"]
+        told = f"memorised some: {summary['unlikely_on_average']} labels had less than half of the probability"
         assert summary["unlikely_on_average"] == np.sum(arrays_of()["weights"]["mean_losses"] > np.log(2))
-        assert told in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert told in said and "labels are wrong (" not in said
 
     def test_test_labels_of_one_class_leave_the_number_open(self, tmp_path, capsys):
         confusion = np.zeros_like(CHANCE)

@@ -29,12 +29,14 @@ def summarize(examples: Examples, ranked: Table, score: str, weights: str) -> di
     Returns:
         Numbers, strings, lists and dictionaries. `classes` has a line per given class, `pairs` one per given
         and suggested class, most frequent first, with estimated numbers of wrong labels. `is_sure` is False if
-        the classifier has learned too little for these numbers, by its `test_agreement`, or the test labels are
-        of a single class (`test_classes`).
+        the classifier has learned too little for these numbers, by its `test_agreement`, the test labels are of
+        a single class (`test_classes`), or it contradicts no label in the end, but found some unlikely on
+        average.
     """
     wrong, count = ranked["wrong_probability"], len(examples)
     who, agrees = _on_test_labels(examples)
     estimated = float(np.sum(wrong))
+    against, unlikely = (int(np.sum(f(examples.table))) for f in (contradicted, unlikely_on_average))
     summary = {
         "runs": [str(run) for run in examples.runs],
         "dataset": examples.config["data"]["name"],
@@ -43,12 +45,13 @@ def summarize(examples: Examples, ranked: Table, score: str, weights: str) -> di
         "sample_weight": weights,
         "num_examples": count,
         "class_names": list(examples.class_names),
-        "is_sure": agrees is None or agrees.is_enough,
+        # If no label is contradicted in the end, the estimate is 0 however many have been memorised.
+        "is_sure": (agrees is None or agrees.is_enough) and not (unlikely and not against),
         "test_agreement": None if agrees is None else {**agrees._asdict(), "kappa": agrees.kappa},
         "test_classes": None if agrees is None else int(np.count_nonzero(examples.confusion.sum(axis=1))),
         "estimated_wrong": estimated,
-        "contradicted": int(np.sum(contradicted(examples.table))),
-        "unlikely_on_average": int(np.sum(unlikely_on_average(examples.table))),
+        "contradicted": against,
+        "unlikely_on_average": unlikely,
         "first_estimated_are_wrong": _mean(wrong[: round(estimated)]),
         "undecided": int(np.sum((wrong > 0.1) & (wrong < 0.9))),
         "classes": _classes(examples, ranked),
@@ -164,6 +167,12 @@ def _sentences(summary: Mapping, who: str, agrees: Agreement | None) -> list[str
             f"what {who} has learned. It contradicts {summary['contradicted']:,} of the given labels, which "
             f"may be right: test on examples of all classes."
         )
+    elif agrees is None or agrees.is_enough:
+        lines.append(
+            f"Not sure how many labels are wrong: {who} contradicts none in the end, but may have memorised "
+            f"some: {_were_unlikely(summary)}. The ranking is the same: look at the first suspects, or train "
+            f"for fewer epochs."
+        )
     else:
         lines.append(
             f"Not sure how many labels are wrong: {who} agrees with {100 * agrees.share:.1f}% of the test "
@@ -183,6 +192,12 @@ def _sentences(summary: Mapping, who: str, agrees: Agreement | None) -> list[str
     return lines
 
 
+def _were_unlikely(summary: Mapping) -> str:
+    labels = summary["unlikely_on_average"]
+    count = "1 label" if labels == 1 else f"{labels:,} labels"
+    return f"{count} had less than half of the probability on average over the epochs"
+
+
 def _estimate(summary: Mapping) -> list[str]:
     """How many labels are wrong, and how sure that is."""
     count, estimated = summary["num_examples"], summary["estimated_wrong"]
@@ -194,9 +209,8 @@ def _estimate(summary: Mapping) -> list[str]:
     ]
     if 2 * summary["contradicted"] < summary["unlikely_on_average"]:
         lines.append(
-            f"Wrong labels may have been memorised: {summary['unlikely_on_average']:,} given classes had less "
-            f"than half of the probability on average over the epochs, as happens if the classifier learned "
-            f"slowly, too. The ranking is the same."
+            f"Wrong labels may have been memorised: {_were_unlikely(summary)}, as happens if the classifier "
+            f"learned slowly, too. The ranking is the same."
         )
     if summary["first_estimated_are_wrong"] is not None:
         lines.append(
