@@ -39,7 +39,7 @@ def test_a_folder_of_images_in_good_order_and_prepared(tmp_path):
     assert "3 classes, 9 in train and 6 in test" in text
     assert "15 images, evenly spaced, were read whole: none is damaged" in text
     assert f"about {1.05 * size / 1000:.1f} kB will be written to" in text
-    assert "preparing will take about 1 seconds, once (an estimate: " in text and "data.workers is 0" in text
+    assert "preparing will take about 1 second, once (an estimate: " in text and "data.workers is 0" in text
     sources.open("image_folder", str(tmp_path / "tfds"), str(folder))
     lines, wrong = examined(tmp_path, "image_folder", folder)
     assert not wrong and any("prepared in '" in line and "9 in train, 6 in test" in line for line in lines)
@@ -200,3 +200,17 @@ def test_the_last_line_says_whether_all_is_well(is_there, tmp_path, capsys):
     assert doctor.print_report(config) == is_there
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == ("nothing is wrong" if is_there else "1 thing is wrong")
+
+
+def test_what_a_run_would_refuse_after_preparing_is_told_before(tmp_path):
+    raw_data.write(tmp_path / "val/n01440764/ILSVRC2012_val_00000293.JPEG", raw_data.image_bytes(0))
+    (wrong,) = examined(tmp_path, "imagenet_val", tmp_path / "val")[1]
+    assert "imagenet_val', which has nothing to train on" in wrong
+    (wrong,) = examined(tmp_path, "digits", data__also_test="digits")[1]
+    assert wrong.startswith("data.also_test is 'digits', the set that the run trains and tests on already")
+    (wrong,) = examined(tmp_path, "digits", data__bias="human_worse_label")[1]
+    assert wrong.startswith("data.human_labels is empty")
+    folder = raw_data.animal_folder(tmp_path / "animal")
+    (folder / "testing/3_10.jpg").unlink()
+    (wrong,) = examined(tmp_path, "animal10n", folder)[1]
+    assert "have no example in test, the first 'coyote': set --config.data.raw_dir to " in wrong

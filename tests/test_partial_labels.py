@@ -193,7 +193,7 @@ def test_candidates_without_the_true_label():
             "method is 'proden', which learns from candidate sets.*set data.bias to e.g. 'partial_10'",
         ),
         ({"data__bias": "confidences"}, "data.confidences is '', expected an .npy file.*method proden"),
-        ({"data__bias": "partial_101"}, r"q is 1.01, expected a number in \[0, 1\]"),
+        ({"data__bias": "partial_101"}, "which is 101 per cent, expected 0 to 100"),
     ],
 )
 def test_methods_and_biases_that_do_not_go_together(changes, message):

@@ -173,7 +173,7 @@ _MISTAKES = [
     ("--config.batch_siz=3", "no field 'batch_siz'; did you mean 'batch_size'?"),
     ("--config.batch_size=many", "flag --config.batch_size=many: invalid literal"),
     ("--config=nope.py", "--config=nope.py cannot be used, it raised OSError"),
-    ("--config.data.bias=symmetric_140", r"noise rate is 1.4, expected a number in [0, 1]"),
+    ("--config.data.bias=symmetric_140", "bias is 'symmetric_140', which is 140 per cent, expected 0 to 100"),
 ]
 
 
@@ -199,7 +199,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence_and_no_folder(tmp_path):
         ({"warmup_epochs": 6}, "warmup_epochs is 6, expected less than num_epochs, 6"),
         ({"meta_set__batch_size": 3}, "meta_set.batch_size is 3, expected a multiple of the run's 4 devices"),
         ({"weight_net__num_meta_classes": 11}, "num_meta_classes is 11, expected .* number of classes, 10"),
-        ({"data__bias": "asymmetric_-1"}, r"noise rate is -0.01, expected a number in \[0, 1\]"),
+        ({"data__bias": "asymmetric_-1"}, "which is -1 per cent, expected 0 to 100"),
         ({"data__bias": "long_tail_0.5"}, "imbalance factor is 0.5, expected at least 1"),
         ({"data__bias": "long_tail_1000"}, "leaves class 7 none of its 125 examples"),
         ({"data__bias": "longtail_10"}, "bias is 'longtail_10', expected"),

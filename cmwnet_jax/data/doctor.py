@@ -44,7 +44,8 @@ _PATHS = (
     *("data.record", "data.posterior", "data.confidences", "data.human_labels"),
     *("model.pretrained", "model.init", "weight_net.init"),
 )
-_OF_BIAS = {"posterior": "data.posterior", "confidences": "data.confidences"}
+_OF_BIAS = ("posterior", "confidences", "human_labels")  # needs of a bias, and fields of the section `data`
+_WITH_HUMAN_LABELS = ("cifar10_n", "cifar100_n")
 
 Readers = Mapping[str, Callable[[], str]]
 """Field of the config -> reads what it names as a run would, and says what it is; raises a UsageError."""
@@ -69,18 +70,23 @@ def examine(config: ConfigDict, readers: Readers = MappingProxyType({})) -> Iter
             yield Finding(
                 f"{name}: {path!r} {'is there' if there else 'does not exist: check the path'}", not there
             )
-    needed = frozenset() if config.data.record else bias.needs(config.data.bias)
-    for need, field in _OF_BIAS.items():
-        if need in needed and not config[field.split(".")[0]][field.split(".")[1]]:
-            yield Finding(f"{field} is empty, which the bias {config.data.bias!r} needs: set it", True)
     fields, reading = config.data, (fit_of(config), config.data.workers)
-    splits, classes = yield from _as_findings(
-        _of_set(fields.name, fields.dir, fields.raw_dir, *reading, prepare.options_of(fields))
-    )
+    needed = frozenset() if config.data.record else bias.needs(config.data.bias)
+    for need in _OF_BIAS:
+        has_own = need == "human_labels" and fields.name in _WITH_HUMAN_LABELS
+        if need in needed and not has_own and not fields[need]:
+            yield Finding(f"data.{need} is empty, which the bias {config.data.bias!r} needs: set it", True)
+    splits, classes = yield from _as_findings(_of_training_set(fields, *reading))
     if "foreign" in needed:
         yield from _as_findings(_of_set(fields.open_set_from, fields.dir, fields.open_set_raw_dir, *reading))
     second = fields.also_test
-    if second in prepare.DATASETS:
+    if second == fields.name and fields.also_test_raw_dir in ("", fields.raw_dir):
+        yield Finding(
+            f"data.also_test is {second!r}, the set that the run trains and tests on already: name another set "
+            f"or split",
+            True,
+        )
+    elif second in prepare.DATASETS:
         found = _of_set(second, fields.dir, fields.also_test_raw_dir, *reading)
         _, others = yield from _as_findings(found, also_test.under_its_fields)
         if classes and others:
@@ -119,6 +125,13 @@ def _of_split(second: str, name: str, splits: Sequence[str]) -> Iterator[Finding
         yield Finding(f"data.also_test: {second!r} is a split of {name}")
     else:
         yield Finding(str(unknown_name("data.also_test", second, (*others, *prepare.DATASETS))), True)
+
+
+def _of_training_set(fields: ConfigDict, fit: Fit, workers: int) -> Findings:
+    prepare.check_can_train(fields.name)
+    return (
+        yield from _of_set(fields.name, fields.dir, fields.raw_dir, fit, workers, prepare.options_of(fields))
+    )
 
 
 def _of_set(

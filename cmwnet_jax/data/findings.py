@@ -33,11 +33,12 @@ def shown_bytes(count: int) -> str:
 
 
 def shown_duration(seconds: float) -> str:
-    """A duration in words, at least `1 seconds`."""
+    """A duration in words, at least `1 second`."""
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 1):.0f} seconds"
+    whole = max(round(seconds), 1)
+    return f"{whole} seconds" if whole > 1 else "1 second"
 
 
 def report_line(finding: Finding) -> str:

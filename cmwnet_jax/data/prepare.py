@@ -57,6 +57,19 @@ def options_of(fields: Mapping[str, Any]) -> dict[str, str]:
     return {name: fields[name] for name in builder.OPTIONS if name in fields}
 
 
+def check_can_train(name: str) -> None:
+    """Raises a UsageError for a set without a training split.
+
+    Args:
+        name: a data set's name.
+    """
+    if name in TEST_ONLY:
+        raise UsageError(
+            f"data.name is {name!r}, which has nothing to train on, expected a set with a training split: "
+            f"name it in data.also_test, to test on it"
+        )
+
+
 def prepared(
     name: str, data_dir: str = "", raw_dir: str = "", options: Mapping[str, str] | None = None
 ) -> tfds.core.DatasetBuilder:

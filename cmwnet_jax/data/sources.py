@@ -129,15 +129,12 @@ def open(
         UsageError: the name is unknown, raw files are missing or cannot be used, TensorFlow is needed and
             missing, the folder cannot be written, or a split is missing.
     """
+    if "train" in needed:
+        prepare.check_can_train(name)
     builder = prepare.prepared(name, data_dir, raw_dir, options)
     split_names = list(builder.info.splits)
     test_split = prepare.TFDS_TEST_SPLITS.get(name) or next(s for s in TEST_SPLITS if s in split_names)
     for split in (*needed, test_split):
-        if name in prepare.TEST_ONLY and split not in split_names:
-            raise UsageError(
-                f"data.name is {name!r}, which has nothing to train on, expected a set with a training split: "
-                f"name it in data.also_test, to test on it"
-            )
         if split not in split_names:
             raise UsageError(
                 f"data.name is {name!r}, of which only {', '.join(split_names)} is prepared in "

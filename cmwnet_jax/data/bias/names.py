@@ -223,6 +223,10 @@ def _parse(part: str) -> tuple[_NamedBias, float]:
             f"bias is {part!r}, which is {amount:g} per cent, expected a rate in per cent, 0 or from 1 to 100: "
             f"write {kind}_{100 * amount:g} for a share of {amount:g}"
         )
+    if _BIASES[kind].is_percent and not 0 <= amount <= 100:
+        raise UsageError(
+            f"bias is {part!r}, which is {amount:g} per cent, expected 0 to 100: choose such a rate"
+        )
     return _BIASES[kind], amount
 
 

@@ -29,7 +29,7 @@ class Animal10n(FilesBuilder):
             raise raw_error(files.root, f"which has no {missing[0]} folder ({files.held()}): {cls.wanted()}")
         splits = {split: _split(files, folder) for split, folder in _FOLDERS.items()}
         labels = {split: np.array([item.label for item in items], int) for split, items in splits.items()}
-        check_classes(labels, _CLASSES, files.root)
+        check_classes(labels, _CLASSES, files.root, cls.wanted())
         return ImageFiles(files, splits, _CLASSES, channels=3, shape=(64, 64))
 
 

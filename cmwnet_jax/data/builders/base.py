@@ -43,13 +43,16 @@ def check_splits(split_names: Sequence[str], root: Path, wanted: str, held: str 
             raise raw_error(root, f"which has no {' or '.join(names)} split{instead}: {wanted}")
 
 
-def check_classes(labels: Mapping[str, np.ndarray], class_names: Sequence[str], root: Path) -> None:
+def check_classes(
+    labels: Mapping[str, np.ndarray], class_names: Sequence[str], root: Path, remedy: str = ""
+) -> None:
     """Raises a UsageError if a class has no example in a split, or its name cannot be stored.
 
     Args:
         labels: per split, [N] int in [0, C).
         class_names: C names.
         root: the folder or archive of the examples.
+        remedy: what to do, for a set whose classes are fixed.
     """
     _check_names(class_names, root)
     for split, given in labels.items():
@@ -58,7 +61,8 @@ def check_classes(labels: Mapping[str, np.ndarray], class_names: Sequence[str], 
             raise raw_error(
                 root,
                 f"where {len(empty)} of {len(class_names)} classes have no "
-                f"example in {split}, the first {class_names[empty[0]]!r}: add some or take the class out",
+                f"example in {split}, the first {class_names[empty[0]]!r}: "
+                f"{remedy or 'add some or take the class out'}",
             )
 
 

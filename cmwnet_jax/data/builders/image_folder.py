@@ -58,7 +58,7 @@ class ImageFolder(FilesBuilder):
                 )
         splits = {split: _split(files, split, class_names) for split in split_names}
         labels = {split: np.array([item.label for item in items], int) for split, items in splits.items()}
-        check_classes(labels, class_names, files.root)
+        check_classes(labels, class_names, files.root, cls.wanted() if cls.NUM_CLASSES else "")
         channels = None if cls.MIXED_CHANNELS else _channels(files, splits["train"])
         return ImageFiles(files, splits, class_names, channels=channels)
 

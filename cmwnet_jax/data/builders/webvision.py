@@ -43,7 +43,7 @@ class Webvision(FilesBuilder):
         }
         class_names = cls._class_names(files)
         labels = {split: np.array([item.label for item in items], int) for split, items in splits.items()}
-        check_classes(labels, class_names, files.root)
+        check_classes(labels, class_names, files.root, cls.wanted())
         return ImageFiles(files, splits, class_names)
 
     @classmethod
