@@ -328,7 +328,7 @@ def test_other_raw_files_are_never_taken_for_the_prepared_ones(tmp_path):
 )
 def test_says_which_files_it_wants_where_and_from_where(tmp_path, name):
     with pytest.raises(UsageError) as error:
-        sources.open(name, str(tmp_path / "data"))
+        sources.open(name, str(tmp_path / "data"), needed=())
     message = str(error.value)
     assert "is not prepared in" in message and "--config.data.raw_dir" in message
     assert "https://" in message or name in ("image_folder", "arrays", "csv")
