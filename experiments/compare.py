@@ -14,7 +14,8 @@ training set, instead of generated ones), meta_mixup=on or off (default: on for 
 paper), rank=now or history (meta_set.rank_by), per_class=10 (meta examples per class), epochs=30,
 human_labels=PATH (an .npz file, for human biases), posterior=PATH (an .npy of the probabilities of a run on
 clean labels, for pmd biases; see docs/data.md), crops=N (images are shifted by up to N pixels, and flipped;
-by default 4 for cifar10 and 0, neither, for the others, but 2 for dividemix, which needs views that differ).
+by default 4 for cifar10 and 0, neither, for the others, but 2 for dividemix, which needs views that differ),
+decay=1e-4 (the weight net's weight decay).
 Paper: no such cell; Tables 1 and 2 and Fig. 15 study the same questions with larger networks.
 Ours: docs/results.md; the table is in the README.
 """
@@ -41,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
     defaults = {"dataset": "fashion_mnist", "bias": "asymmetric_60", "method": "cmwnet", "seed": 0}
     meta = {"K": 3, "meta": "lowest_loss", "meta_mixup": "", "rank": "", "per_class": 10}
     files = dict.fromkeys(("raw_dir", "human_labels", "posterior"), "")
-    more = {"epochs": 30, "crops": -1, **meta, **files}
+    more = {"epochs": 30, "crops": -1, "decay": 1e-4, **meta, **files}
     args = parse_arg(arg, ("dataset", "bias", "method"), **defaults, **more)
     if args.dataset not in _OWN_FILES:
         raise unknown_name("DATASET", args.dataset, _OWN_FILES)
@@ -57,7 +58,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.posterior = args.posterior
     config.num_epochs = args.epochs
     config.warmup_epochs = min(10, args.epochs // 3)
-    config.weight_net.num_meta_classes = args.K
+    config.weight_net.num_meta_classes, config.weight_net.weight_decay = args.K, args.decay
     _set_meta_data(config, args)
     config.watch.pictures_every_epochs = 0
     if args.dataset == "cifar10":

@@ -73,7 +73,8 @@ FIELDS = {
     ),
     "weight_net.weight_decay": Field(
         1e-4,
-        "Coupled L2 weight decay of the weight net's parameters.",
+        "Coupled L2 weight decay of the weight net's parameters. It pulls all weights to 0.5 once the "
+        "classifier's learning rate, and the meta-gradient with it, has been cut; 0.0 keeps what was learned.",
         between(0, LARGE),
     ),
     "weight_net.normalize": Field(
