@@ -267,7 +267,8 @@ def test_streams_and_their_views_are_alike_on_all_paths_from_any_step():
     streamed = StreamedSplit(source_of(images), np.arange(40), labels)
     seen = []
     for split, one_step_a_call in ((in_memory, False), (in_memory, True), (streamed, True)):
-        inputs = open_input(SimpleNamespace(splits={"train": split}), streams, orders, 3, one_step_a_call)
+        data = SimpleNamespace(splits={"train": split}, source=SimpleNamespace(one_unit=False))
+        inputs = open_input(data, streams, orders, 3, one_step_a_call)
         loaded = {"meta": inputs.load("meta", chosen, 1)}
         run_steps = inputs.make_run_steps(Phase(handing_out, tuple(streams)))
         state = MetaState.create(params=jnp.ones(()), optimizer=optax.identity(), rng=jax.random.key(0))

@@ -130,9 +130,12 @@ def test_every_cell_of_the_comparison_is_a_config(cell):
     check_config(config)
     assert (config.seed, config.num_epochs, config.warmup_epochs) == (3, 12, 4)
     assert config.data.bias == cell.split(",")[1]
-    shuffled = cell.endswith("shuffled")
-    assert (config.weight_net.class_feature == "shuffled") == shuffled
-    assert config.method == ("cmwnet" if shuffled else cell.split(",")[2])
+    method, _, variant = (
+        cell.split(",")[2].partition("_") if "cmwnet_" in cell else (cell.split(",")[2], "", "")
+    )
+    assert (config.weight_net.class_feature == "shuffled") == (variant == "shuffled")
+    assert config.delayed_weights == (variant == "delayed")
+    assert config.method == ("cmwnet_sl" if variant == "sl" else method)
 
 
 def test_the_comparison_reads_files_of_ones_own():
