@@ -14,7 +14,7 @@ test: lint
 
 # Runs that are killed, stopped and continued, and runs of several processes.
 test-runs: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal -m whole_runs tests
+	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal -m 'whole_runs and not slow' tests
 
 # The site, into site/; links that lead nowhere are errors. `mkdocs serve` shows it while you write.
 docs: $(INSTALLED)

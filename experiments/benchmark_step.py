@@ -1,7 +1,7 @@
 """Benchmarks the meta step against PyTorch: time, floating-point operations and memory.
 
-    python -m experiments.benchmark_step [--models=mlp,mlp_1024,transformer] [--rounds=20] [--dtype=float32] \
-        [--output=FILE.json] [--profile=FOLDER]
+    python -m experiments.benchmark_step [--models=mlp,mlp_1024,transformer] [--variants='*delayed*'] \
+        [--rounds=20] [--dtype=float32] [--output=FILE.json] [--profile=FOLDER]
 
 All variants alternate in one run, on the same fixed batches. Times are medians over the rounds, of steps that
 are already compiled; compile time is reported separately. Operations and peak temporary memory are the
@@ -215,8 +215,8 @@ def main(argv: list[str]) -> None:
     report = device | setting() | call | {"dtype": dtype, "rounds": _ROUNDS.value, "models": {}}
     for name in chosen_models(_MODELS.value):
         task = TASKS[name]
-        variants, state = jax_variants(task, DTYPES[dtype])
-        variants |= torch_variants(task, state, dtype)
+        variants, state = jax_variants(task, DTYPES[dtype], _VARIANTS.value)
+        variants |= torch_variants(task, state, dtype, _VARIANTS.value)
         exact = exact_meta_gradient(task, state)
         report["models"][name] = results(variants, measure(variants, _ROUNDS.value), exact)
         if _OUTPUT.value:  # after each model, lest a later one, or the profiler, ends the process
@@ -229,6 +229,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     _MODELS = flags.DEFINE_list("models", [], f"which of {', '.join(TASKS)}")
+    _VARIANTS = flags.DEFINE_list("variants", [], "patterns of the variants' names, e.g. 'meta step,*delayed*'")
     _ROUNDS = flags.DEFINE_integer("rounds", 20, "measurements of each variant", lower_bound=1)
     _DTYPE = flags.DEFINE_enum("dtype", "float32", list(DTYPES), "what the models compute in")
     _OUTPUT = flags.DEFINE_string("output", "", "where the numbers are written, too, as JSON")

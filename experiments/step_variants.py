@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import fnmatch
 import importlib.util
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -100,8 +101,31 @@ class Step:
         return cls(step, batches, passes)
 
 
-def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
-    """Makes this package's variants, and their common initial state: after ten steps of plain training."""
+def chosen(
+    names: Iterable[str], patterns: Sequence[str], baselines: Mapping[str, str], always: str
+) -> list[str]:
+    """The names that match a pattern, one that is always measured, and those that they are compared with.
+
+    Args:
+        names: of all variants.
+        patterns: with `*` and `?`; an empty list matches all.
+        baselines: name -> the name of what its time is compared with, if that is not `always`.
+        always: a name.
+    """
+    names = list(names)
+    found = {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns or ["*"])}
+    found |= {always, *(baselines[name] for name in found if name in baselines)}
+    return [name for name in names if name in found]
+
+
+def jax_variants(task: Task, dtype, patterns: Sequence[str] = ()) -> tuple[dict[str, Variant], cmw.MetaState]:
+    """Makes this package's variants, and their common initial state: after ten steps of plain training.
+
+    Args:
+        task: the network and its batches.
+        dtype: what it computes in.
+        patterns: which variants, as in `chosen`.
+    """
     arguments, state = parts(task, dtype)
     batch, meta_batch = jax.device_put(examples(task))
     quarter = jax.tree.map(lambda x: x[: task.batch_size // 4], meta_batch)
@@ -140,7 +164,8 @@ def jax_variants(task: Task, dtype) -> tuple[dict[str, Variant], cmw.MetaState]:
         ways[SCANNED_ERM] = [Step.scanned(erm_step, batch)]
         ways[SCANNED_META] = [Step.scanned(meta_step, batch, meta_batch)]
     baselines = {SCANNED_META: SCANNED_ERM}
-    return {name: variant_of(way, state, baselines.get(name, ERM)) for name, way in ways.items()}, state
+    names = chosen(ways, patterns, baselines, always=ERM)
+    return {name: variant_of(ways[name], state, baselines.get(name, ERM)) for name in names}, state
 
 
 def exact_meta_gradient(task: Task, state: cmw.MetaState) -> np.ndarray:
@@ -193,14 +218,20 @@ def variant_of(steps: list[Step], state: cmw.MetaState, baseline: str = ERM) -> 
     )
 
 
-def torch_variants(task: Task, state: cmw.MetaState, dtype: str) -> dict[str, Variant]:
+def torch_variants(
+    task: Task, state: cmw.MetaState, dtype: str, patterns: Sequence[str] = ()
+) -> dict[str, Variant]:
     """Makes PyTorch's variants with the same parameters and device; empty without PyTorch or a peer.
 
     Args:
         task: the network and its batches.
         state: the initial state of the JAX variants.
         dtype: dtype of the computation, a key of DTYPES.
+        patterns: which variants, as in `chosen`; PyTorch's plain training goes with the others.
     """
+    names = chosen(PEERS.values(), patterns, {}, always=PEERS["erm"])
+    if patterns and not any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns):
+        return {}
     if not task.peer or importlib.util.find_spec("torch") is None:
         return {}
     import torch
@@ -223,6 +254,8 @@ def torch_variants(task: Task, state: cmw.MetaState, dtype: str) -> dict[str, Va
     batches = [to_torch(batch) for batch in examples(task)]
     variants = {}
     for method, name in PEERS.items():
+        if name not in names:
+            continue
         model = getattr(torch_peers, task.peer)(num_classes=10, **task.peer_fields)
         trainer = torch_peers.Trainer(
             torch_peers.load_linen(model, state.params).to(device),

@@ -314,6 +314,12 @@ def test_every_variant_is_measured_as_often():
     assert all(steps % 10 == 0 for steps in taken["ten"])
 
 
+def test_variants_are_chosen_by_name_with_what_they_are_compared_with():
+    names, baselines = ["ERM", "a", "ab", "ERM of ab", "b"], {"ab": "ERM of ab"}
+    assert step_variants.chosen(names, ["?b"], baselines, "ERM") == ["ERM", "ab", "ERM of ab"]
+    assert step_variants.chosen(names, [], baselines, "ERM") == names
+
+
 def test_an_unknown_model_is_named():
     with pytest.raises(
         cmw.UsageError, match="--models is 'resnet23', expected one of .*did you mean 'resnet32'"

@@ -87,6 +87,7 @@ def killed_in_each_stage(name, get_config, args, workdir, monkeypatch):
     return run
 
 
+@pytest.mark.slow  # what it resumes, the two below do, too
 def test_animal10n(tmp_path, monkeypatch):
     folder = raw_data.animal_folder(tmp_path / "raw_image", train=20)
     config = small(table5_animal10n.get_config(f"cmwnet_sl,raw_dir={folder}"), tmp_path)
@@ -105,6 +106,7 @@ def is_tested_on_both(run):
     return True
 
 
+@pytest.mark.slow  # what it resumes, the two below do, too
 def test_mini_webvision_is_tested_on_both_validation_sets(tmp_path, monkeypatch):
     web, imagenet = made_webvision(tmp_path)
     config = small(table6_webvision.get_config(f"cmwnet,raw_dir={web},imagenet={imagenet}"), tmp_path)
@@ -146,6 +148,7 @@ def test_oltr_goes_on_in_the_stage_where_it_was_killed(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow  # what it resumes, the two above do, too
 def test_full_webvision_with_a_frozen_weight_net(tmp_path, monkeypatch):
     """Tables 9 and 12: 2,000 images of both lists, of whose pseudo-labels 16 classes are stored."""
     web = raw_data.webvision_folder(tmp_path / "webvision", classes=1000, flickr=True)
