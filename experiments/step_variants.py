@@ -101,20 +101,17 @@ class Step:
         return cls(step, batches, passes)
 
 
-def chosen(
-    names: Iterable[str], patterns: Sequence[str], baselines: Mapping[str, str], always: str
-) -> list[str]:
-    """The names that match a pattern, one that is always measured, and those that they are compared with.
+def chosen(names: Iterable[str], patterns: Sequence[str], baselines: Mapping[str, str]) -> list[str]:
+    """The names that match a pattern, and those that they are compared with.
 
     Args:
         names: of all variants.
-        patterns: with `*` and `?`; an empty list matches all.
-        baselines: name -> the name of what its time is compared with, if that is not `always`.
-        always: a name.
+        patterns: with `*` and `?`; no patterns match all.
+        baselines: name -> the name of what its time is compared with.
     """
     names = list(names)
-    found = {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns or ["*"])}
-    found |= {always, *(baselines[name] for name in found if name in baselines)}
+    found = {name for pattern in patterns or ["*"] for name in fnmatch.filter(names, pattern)}
+    found |= {baselines[name] for name in found if name in baselines}
     return [name for name in names if name in found]
 
 
@@ -124,7 +121,7 @@ def jax_variants(task: Task, dtype, patterns: Sequence[str] = ()) -> tuple[dict[
     Args:
         task: the network and its batches.
         dtype: what it computes in.
-        patterns: which variants, as in `chosen`.
+        patterns: which variants, as in `chosen`, besides plain training.
     """
     arguments, state = parts(task, dtype)
     batch, meta_batch = jax.device_put(examples(task))
@@ -164,7 +161,7 @@ def jax_variants(task: Task, dtype, patterns: Sequence[str] = ()) -> tuple[dict[
         ways[SCANNED_ERM] = [Step.scanned(erm_step, batch)]
         ways[SCANNED_META] = [Step.scanned(meta_step, batch, meta_batch)]
     baselines = {SCANNED_META: SCANNED_ERM}
-    names = chosen(ways, patterns, baselines, always=ERM)
+    names = chosen(ways, patterns and [ERM, *patterns], baselines)
     return {name: variant_of(ways[name], state, baselines.get(name, ERM)) for name in names}, state
 
 
@@ -227,12 +224,10 @@ def torch_variants(
         task: the network and its batches.
         state: the initial state of the JAX variants.
         dtype: dtype of the computation, a key of DTYPES.
-        patterns: which variants, as in `chosen`; PyTorch's plain training goes with the others.
+        patterns: which variants, as in `chosen`.
     """
-    names = chosen(PEERS.values(), patterns, {}, always=PEERS["erm"])
-    if patterns and not any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns):
-        return {}
-    if not task.peer or importlib.util.find_spec("torch") is None:
+    names = chosen(PEERS.values(), patterns, dict.fromkeys(PEERS.values(), PEERS["erm"]))
+    if not names or not task.peer or importlib.util.find_spec("torch") is None:
         return {}
     import torch
 

@@ -43,38 +43,32 @@ def test_all_of_scikit_learns_checks_with_the_default_method(estimator, check):
     check(estimator)
 
 
-@pytest.mark.whole_runs
-@pytest.mark.parametrize(
-    "check",
-    [
-        estimator_checks.check_classifiers_classes,
-        estimator_checks.check_fit2d_1feature,
-        estimator_checks.check_methods_subset_invariance,
-    ],
-    ids=lambda check: check.__name__,
+TRAIN_NOTHING = (
+    estimator_checks.check_classifiers_one_label,
+    estimator_checks.check_classifiers_regression_target,
+    estimator_checks.check_do_not_raise_errors_in_init_or_set_params,
+    estimator_checks.check_estimator_cloneable,
+    estimator_checks.check_estimators_unfitted,
+    estimator_checks.check_fit1d,
+    estimator_checks.check_fit2d_1sample,
+    estimator_checks.check_mixin_order,
+    estimator_checks.check_no_attributes_set_in_init,
+    estimator_checks.check_parameters_default_constructible,
+    estimator_checks.check_requires_y_none,
 )
-def test_scikit_learns_checks_of_the_data_with_the_default_method(check):
-    check("CMWNetClassifier", cmw.CMWNetClassifier(**TINY))
+TRAIN = (
+    estimator_checks.check_classifiers_classes,
+    estimator_checks.check_fit2d_1feature,
+    estimator_checks.check_methods_subset_invariance,
+)
 
 
 @pytest.mark.parametrize(
     "check",
-    [
-        estimator_checks.check_classifiers_one_label,
-        estimator_checks.check_classifiers_regression_target,
-        estimator_checks.check_do_not_raise_errors_in_init_or_set_params,
-        estimator_checks.check_estimator_cloneable,
-        estimator_checks.check_estimators_unfitted,
-        estimator_checks.check_fit1d,
-        estimator_checks.check_fit2d_1sample,
-        estimator_checks.check_mixin_order,
-        estimator_checks.check_no_attributes_set_in_init,
-        estimator_checks.check_parameters_default_constructible,
-        estimator_checks.check_requires_y_none,
-    ],
+    [*TRAIN_NOTHING, *(pytest.param(check, marks=pytest.mark.whole_runs) for check in TRAIN)],
     ids=lambda check: check.__name__,
 )
-def test_scikit_learns_checks_that_train_nothing(check):
+def test_some_of_scikit_learns_checks_with_the_default_method(check):
     check("CMWNetClassifier", cmw.CMWNetClassifier(**TINY))
 
 

@@ -316,8 +316,9 @@ def test_every_variant_is_measured_as_often():
 
 def test_variants_are_chosen_by_name_with_what_they_are_compared_with():
     names, baselines = ["ERM", "a", "ab", "ERM of ab", "b"], {"ab": "ERM of ab"}
-    assert step_variants.chosen(names, ["?b"], baselines, "ERM") == ["ERM", "ab", "ERM of ab"]
-    assert step_variants.chosen(names, [], baselines, "ERM") == names
+    assert step_variants.chosen(names, ["ERM", "?b"], baselines) == ["ERM", "ab", "ERM of ab"]
+    assert step_variants.chosen(names, [], baselines) == names
+    assert step_variants.chosen(names, ["c*"], baselines) == []
 
 
 def test_an_unknown_model_is_named():
