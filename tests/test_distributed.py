@@ -71,8 +71,8 @@ def launch(workdir, processes, path, **options):
     """The launcher on the digits over so many processes and four devices in all."""
     flags = [
         "--config=experiments/digits.py",
-        "--config.num_epochs=12",
-        "--config.warmup_epochs=3",
+        "--config.num_epochs=6",
+        "--config.warmup_epochs=2",
         "--config.method=cmwnet_sl",
         "--config.soft_labels.start_from=given",
         "--config.batch_size=48",
@@ -90,12 +90,12 @@ def launch(workdir, processes, path, **options):
     )
 
 
-def stop_after_three_epochs(workdir):
+def stop_after_two_epochs(workdir):
     """Sends SIGTERM to the second process alone, once the run is under way."""
 
     def stop(started):
         metrics, deadline = workdir / "metrics.jsonl", time.monotonic() + 200
-        while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < 2:
             assert time.monotonic() < deadline
             assert all(process.poll() is None for process in started)
             time.sleep(0.05)
@@ -114,7 +114,7 @@ def stop_after_three_epochs(workdir):
 def test_the_launcher_over_two_processes_stops_goes_on_and_is_the_launcher_over_one(path, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     launch(one, 1, path)
-    said = launch(two, 2, path, status=75, while_running=stop_after_three_epochs(two))
+    said = launch(two, 2, path, status=75, while_running=stop_after_two_epochs(two))
     assert "saved in" in said[0]
     assert not (two / "result.json").exists()
     launch(two, 2, path)

@@ -190,9 +190,14 @@ def unreplicate(tree: PyTree) -> PyTree:
 
     If the tree contains a `Table`, all processes must call this at the same place.
     """
-    return jax.tree.map(
-        lambda x: _whole(x) if _is_table(x) else x.addressable_shards[0].data[0], tree, is_leaf=_is_table
-    )
+    leaves, treedef = jax.tree.flatten(tree, is_leaf=_is_table)
+    firsts = iter(_without_axis([leaf.addressable_shards[0].data for leaf in leaves if not _is_table(leaf)]))
+    return treedef.unflatten([_whole(leaf) if _is_table(leaf) else next(firsts) for leaf in leaves])
+
+
+@jax.jit
+def _without_axis(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [array[0] for array in arrays]
 
 
 def _whole(table: Table) -> Table:
