@@ -144,8 +144,8 @@ def make_features(
         threshold: t.
 
     Returns:
-        `train_x` and `test_x` [N, components] float32, `train_y` and `test_y` [N] int32, `class_names` [C], and
-        `ids` [N], the training examples' names, if the set has any.
+        `train_x` and `test_x` [N, components] float32, `train_y` and `test_y` [N] int32, `class_names` [C],
+        `one_unit`, which is True, and `ids` [N], the training examples' names, if the set has any.
 
     Raises:
         UsageError: the images are too small, or there are fewer features or examples than components.
@@ -169,6 +169,8 @@ def make_features(
         "test_x": test_x,
         "test_y": test.labels,
         "class_names": np.array(dataset.class_names),
+        # Were each divided by its own deviation, the last components would be as loud as the first.
+        "one_unit": np.array(True),
         **named,
     }
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cmwnet_jax.data.sources import Dataset, Split, load
+from cmwnet_jax.data import sources
+from cmwnet_jax.data.sources import Dataset, Split
 from cmwnet_jax.errors import UsageError
 from experiments import make_features as tool
 
@@ -70,10 +71,12 @@ def test_the_file_is_read_as_arrays_and_the_seed_decides(tmp_path):
     options = {"filters": 4, "components": 5}
     arrays, again, other = (tool.make_features(made(), seed=seed, **options) for seed in (0, 0, 1))
     np.savez(tmp_path / "features.npz", **arrays)
-    found = load("arrays", str(tmp_path / "data"), str(tmp_path / "features.npz"))
+    source = sources.open("arrays", str(tmp_path / "data"), str(tmp_path / "features.npz"))
+    found = sources.read(source)
     np.testing.assert_array_equal(found.train.images, again["train_x"])
     np.testing.assert_array_equal(found.test.images, again["test_x"])
     np.testing.assert_array_equal(found.train.ids, made().train.ids)
+    assert source.one_unit
     assert found.class_names == ("a", "b") and not np.allclose(arrays["train_x"], other["train_x"])
 
 
