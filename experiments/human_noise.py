@@ -12,7 +12,7 @@ transferred,init=NET: a weight net that was learned elsewhere, frozen (Algorithm
 Options by name: epochs=60. Without features, the prepared set is used. The classifier is an MLP 512-512 with
 BatchNorm, learning rate 0.05 cut at 60% and 85%; the rest as in compare.py.
 Paper: no such cell.
-Ours: docs/results.md.
+Ours: docs/results.md, in part.
 """
 
 from ml_collections import ConfigDict

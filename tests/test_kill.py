@@ -143,7 +143,7 @@ _EARLY = (0.3, 1.0, 2.0, 4.0)  # seconds after the start: imports, more of them,
 
 
 def test_a_signal_at_any_moment_of_the_start_ends_it_with_status_75_and_one_line(tmp_path):
-    """And the next start is not spoilt; what trains, and how, is `test_a_run_under_fire`'s."""
+    """And the next start is not spoilt; the tests above do the rest."""
     (tmp_path / "config.py").write_text(_CONFIG)
     for delay, number in zip(_EARLY, itertools.cycle((signal.SIGINT, _TERM))):
         process = start(tmp_path, "device", tmp_path / "run")
