@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 INSTALLED = $(VENV)/.installed
+# Modules are compiled when they are imported, which few are.
+PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --no-compile
 
 .PHONY: demo test test-runs docs lint clean
 
@@ -19,7 +21,7 @@ test-runs: $(INSTALLED)
 # The site, into site/; links that lead nowhere are errors. `mkdocs serve` shows it while you write.
 docs: $(INSTALLED)
 	$(VENV)/bin/python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-	  print(*project['optional-dependencies']['docs'], sep='\n')" | $(VENV)/bin/python -m pip install --quiet --no-compile -r /dev/stdin
+	  print(*project['optional-dependencies']['docs'], sep='\n')" | $(PIP_INSTALL) -r /dev/stdin
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 lint: $(INSTALLED)
@@ -30,8 +32,8 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11: call make with PYTHON=/path/to/a/newer/python3"; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --no-compile -r requirements.txt  # modules are compiled when imported: few are
+	$(PIP_INSTALL) --upgrade pip
+	$(PIP_INSTALL) -r requirements.txt
 	touch $@
 
 clean:

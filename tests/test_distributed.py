@@ -127,8 +127,6 @@ def test_the_launcher_over_two_processes_stops_goes_on_and_is_the_launcher_over_
     for field in ("test_loss_last", "test_accuracy_percent_last", "weight_auc_last10"):
         assert results[1][field] == pytest.approx(results[0][field], rel=1e-3)
 
-    if path == "device":
-        return  # what follows is test_train's with one process, and takes one more launch of both
     (two / "result.json").unlink()  # as if killed between the last checkpoint and the result
     launch(two, 2, path)
     again = json.loads((two / "result.json").read_text())

@@ -389,11 +389,8 @@ def numbers_of(run):
     return measured, arrays
 
 
-@pytest.mark.parametrize(
-    "method",
-    [pytest.param(method, marks=pytest.mark.whole_runs) for method in ("plc", "m_correction", "dividemix")]
-    + [pytest.param("lrt", marks=pytest.mark.slow)],
-)
+@pytest.mark.whole_runs
+@pytest.mark.parametrize("method", ["plc", "lrt", "m_correction", "dividemix"])
 def test_a_run_that_stops_inside_an_epoch_goes_on_as_if_it_had_not(method, tmp_path, monkeypatch):
     """With labels and divisions of that epoch, which the state and the checkpoint hold."""
     config = small_config(

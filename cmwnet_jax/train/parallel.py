@@ -150,9 +150,14 @@ def is_first() -> bool:
 
 def replicate(tree: PyTree) -> PyTree:
     """Copies a tree to every local device: leaves [...] become [D, ...]. A `Table` is sharded by row."""
+    return _apart(tree, _own_blocks, _copied)
+
+
+def _apart(tree: PyTree, of_table: Callable[[Table], Table], of_arrays: Callable[[list], list]) -> PyTree:
+    """Changes each `Table` of a tree by itself, and all other leaves in one call."""
     leaves, treedef = jax.tree.flatten(tree, is_leaf=_is_table)
-    copies = iter(_copied([leaf for leaf in leaves if not _is_table(leaf)]))
-    return treedef.unflatten([_own_blocks(leaf) if _is_table(leaf) else next(copies) for leaf in leaves])
+    arrays = iter(of_arrays([leaf for leaf in leaves if not _is_table(leaf)]))
+    return treedef.unflatten([of_table(leaf) if _is_table(leaf) else next(arrays) for leaf in leaves])
 
 
 def _is_table(node: PyTree) -> bool:
@@ -190,9 +195,11 @@ def unreplicate(tree: PyTree) -> PyTree:
 
     If the tree contains a `Table`, all processes must call this at the same place.
     """
-    leaves, treedef = jax.tree.flatten(tree, is_leaf=_is_table)
-    firsts = iter(_without_axis([leaf.addressable_shards[0].data for leaf in leaves if not _is_table(leaf)]))
-    return treedef.unflatten([_whole(leaf) if _is_table(leaf) else next(firsts) for leaf in leaves])
+    return _apart(tree, _whole, _firsts)
+
+
+def _firsts(arrays: list[jax.Array]) -> list[jax.Array]:
+    return _without_axis([array.addressable_shards[0].data for array in arrays])
 
 
 @jax.jit
