@@ -11,6 +11,7 @@ import os
 import runpy
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,6 +36,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     for stream in (sys.stdout, sys.stderr):  # a file name may not be encodable
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _say(warnings.showwarning)
     try:
         app.run(main, flags_parser=_parse)
     except UsageError as error:
@@ -47,10 +49,26 @@ def run(main: Callable[[list[str]], None]) -> None:
         _exit("stopped: SIGINT came; what is written stays, and the same command goes on", os.EX_TEMPFAIL)
 
 
+def _say(show: Callable[..., None]) -> Callable[..., None]:
+    """Prints warnings for users as one line each, without the place in the code; others as `show` does."""
+
+    def say(message, category, *place, **options):
+        if category is UserWarning:
+            print(_one_line(f"warning: {message}"), file=sys.stderr, flush=True)
+        else:
+            show(message, category, *place, **options)
+
+    return say
+
+
 def _exit(message: str, status: int) -> NoReturn:
     """Ends the process with one line, whatever characters it contains."""
-    print("\\n".join(message.splitlines()), file=sys.stderr, flush=True)
+    print(_one_line(message), file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+def _one_line(text: str) -> str:
+    return "\\n".join(text.splitlines())
 
 
 def required(value, flag: str, hint: str):

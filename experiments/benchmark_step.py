@@ -30,6 +30,7 @@ import jax
 import numpy as np
 from absl import flags
 from rich.table import Table
+from rich.text import Text
 
 from cmwnet_jax import command
 from cmwnet_jax.errors import UsageError, unknown_name
@@ -152,7 +153,7 @@ def make_table(report: dict) -> Table:
         table.add_column(column, justify="right")
     for model, variants in report["models"].items():
         table.add_section()
-        table.add_row(f"[bold]{model}[/bold]")
+        table.add_row(Text(model, style="bold"))
         for name, row in variants.items():
             speed = row["speed_against"]
             table.add_row(

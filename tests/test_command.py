@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 
 import pytest
 from rich.table import Table
@@ -52,6 +53,17 @@ def test_help_names_the_commands_own_flags():
     done = launch("--help", module="cmwnet_jax.report")
     assert (done.returncode, done.stderr) == (0, "")
     assert "--output" in done.stdout and "python -m cmwnet_jax.report DIR" in done.stdout
+
+
+def test_a_warning_is_one_line_without_the_place_in_the_code(monkeypatch, capsys):
+    def act():
+        warnings.warn("the file 'a\nb' cannot be locked", stacklevel=1)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        sys.exit(0)
+
+    with pytest.warns(DeprecationWarning, match="old"):
+        assert status_of(monkeypatch, act) == 0
+    assert capsys.readouterr().err == "warning: the file 'a\\nb' cannot be locked\n"
 
 
 def test_ctrl_c_is_a_stop_and_no_crash(monkeypatch, capsys):

@@ -13,8 +13,11 @@ from test_csv import OF_TEXTS, texts, written
 from test_train import small_config
 
 from cmwnet_jax.data import doctor, prepare, sources
+from cmwnet_jax.data.bias import BiasedLabels
+from cmwnet_jax.data.bias_record import Record, save_record
 from cmwnet_jax.data.doctor import examine
 from cmwnet_jax.data.findings import report_line, verdict
+from cmwnet_jax.data.named_files import named_files
 from cmwnet_jax.train.starts import starts
 
 
@@ -214,3 +217,33 @@ def test_what_a_run_would_refuse_after_preparing_is_told_before(tmp_path):
     (folder / "testing/3_10.jpg").unlink()
     (wrong,) = examined(tmp_path, "animal10n", folder)[1]
     assert "have no example in test, the first 'coyote': set --config.data.raw_dir to " in wrong
+
+
+def test_the_files_that_the_section_data_names_are_read(tmp_path):
+    """A saved bias, class probabilities and human labels; damage is found before the set is prepared."""
+    labels = np.arange(6) % 3
+    biased = BiasedLabels.clean(labels, 3).relabel((labels + 1) % 3)
+    save_record(tmp_path / "record", Record(biased, "asymmetric_40", 5, "digits"), labels)
+    np.save(tmp_path / "posterior.npy", np.full((6, 3), 1 / 3))
+    np.save(tmp_path / "logits.npy", np.full((6, 3), 2.0))
+    np.savez(tmp_path / "human.npz", clean_label=labels, worse_label=labels)
+    fields = {"data__dir": str(tmp_path / "tfds"), "data__name": "digits", "data__bias": "pmd1_35+human_worse"}
+    places = ("record", "posterior.npy", "logits.npy", "human.npz")
+    fields |= {
+        f"data__{name}": str(tmp_path / place)
+        for name, place in zip(("record", "posterior", "confidences", "human_labels"), places, strict=True)
+    }
+    config = small_config(**fields)
+    record, posterior, logits, human, *_ = [finding.text for finding in examine(config, named_files(config))]
+    assert record.endswith(
+        " is a whole record of 'digits': bias 'asymmetric_40', seed 5, 6 examples of 3 classes"
+    )
+    assert posterior.endswith(" is a table of probabilities: 6 examples, 3 classes")
+    assert "6 rows are not distributions" in logits and "confidences.npy in the folder of" in logits
+    assert human.endswith(" is a file of human labels for 6 images: worse_label")
+    raw_data.truncate(tmp_path / "record" / "bias.npz")
+    np.save(tmp_path / "posterior.npy", np.ones(6))
+    (tmp_path / "human.npz").unlink()
+    wrong = [finding.text for finding in examine(config, named_files(config)) if finding.is_problem]
+    assert "does not match its checksum" in wrong[0] and "expected (training examples, classes)" in wrong[1]
+    assert wrong[3].startswith("data.human_labels: ") and "No such file" in wrong[3]

@@ -298,7 +298,8 @@ def test_the_reports_ratios():
     assert report[META]["cosine_to_exact"] == pytest.approx(0.6)
     screen = io.StringIO()
     whole = setting() | {"device": "cpu", "dtype": "float32", "models": {"mlp": report}}
-    Console(file=screen, width=200).print(benchmark_step.make_table(whole))
+    Console(file=screen, width=200, markup=False).print(benchmark_step.make_table(whole))
+    assert "[bold]" not in screen.getvalue()
     row = next(line for line in screen.getvalue().splitlines() if "meta step" in line)
     assert "6000.00" in row and "0.60000" in row and "3.33" in row
 

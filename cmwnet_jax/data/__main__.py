@@ -21,6 +21,7 @@ from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.data import kinds
 from cmwnet_jax.data.doctor import print_report
 from cmwnet_jax.data.load import Data, load_data
+from cmwnet_jax.data.named_files import named_files
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.files import file_to_write
 from cmwnet_jax.report.contact_sheet import save_contact_sheet
@@ -45,7 +46,7 @@ def doctor() -> None:
     """Prints what is found of the data before they are prepared; exits with status 1 if something is wrong."""
     config = command.required(_CONFIG.value, "config", "e.g. --config=experiments/digits.py")
     check_config(config)
-    if not print_report(config, starts(config)):
+    if not print_report(config, {**named_files(config), **starts(config)}):
         sys.exit(1)
 
 

@@ -1,10 +1,12 @@
 """Saved biases: `bias.json` for people, `bias.npz` with the arrays; a run can start from a saved bias."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -81,18 +83,44 @@ def load_record(folder: str | os.PathLike, *, dataset: str, true_labels: np.ndar
         UsageError: the files are missing, damaged or edited, or belong to another data set.
     """
     folder = Path(folder).expanduser()
+    with _reading(folder) as said:
+        fields, arrays = _read(folder, *said)
+        _check_names(folder, fields, dataset, true_labels)
+        record = _record(fields, arrays)
+        _check_dataset(record, true_labels, f"the record in {str(folder)!r}")
+    return record
+
+
+def check_record(folder: str | os.PathLike) -> dict:
+    """Checks what `load_record` does without the data set: that both files are there and undamaged.
+
+    Args:
+        folder: as in `load_record`.
+
+    Returns:
+        The contents of `bias.json`, e.g. `name`, `seed`, `dataset` and `num_examples`.
+
+    Raises:
+        UsageError: the files are missing, damaged or edited.
+    """
+    folder = Path(folder).expanduser()
+    with _reading(folder) as said:
+        fields, arrays = _read(folder, *said)
+        _record(fields, arrays)
+    return fields
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[tuple[str, str]]:
+    """Explains what is wrong with a folder's record, missing fields and wrong types too."""
     for name in (_JSON, _NPZ):
         if folder.is_dir() and not os.path.lexists(folder / name):
             raise UsageError(
                 f"the record in {str(folder)!r} lacks {name}: expected {_JSON} and {_NPZ} in one folder"
             )
     said = f"the record in {str(folder)!r} cannot be read", "make the bias anew"
-    with array_files.reading(folder / _JSON, *said):  # explains missing fields and wrong types, too
-        fields, arrays = _read(folder, *said)
-        _check_names(folder, fields, dataset, true_labels)
-        record = _record(fields, arrays)
-        _check_dataset(record, true_labels, f"the record in {str(folder)!r}")
-    return record
+    with array_files.reading(folder / _JSON, *said):
+        yield said
 
 
 def _check_names(folder: Path, fields: dict, dataset: str, true_labels: np.ndarray) -> None:

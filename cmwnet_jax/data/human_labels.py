@@ -39,7 +39,7 @@ def human_labels(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
     """
     if not path:
         return _own_columns(dataset)
-    arrays = _read(Path(path).expanduser())
+    arrays = read_human_labels(path)
     places = _places(path, arrays.pop(TRUE_LABEL), dataset)
     return {name: labels[places] for name, labels in _checked(path, arrays, dataset).items()}
 
@@ -67,7 +67,19 @@ def _checked(where: str, arrays: dict[str, np.ndarray], dataset: Dataset) -> dic
     return {name: labels.astype(np.int32) for name, labels in arrays.items()}
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def read_human_labels(path: str) -> dict[str, np.ndarray]:
+    """Reads the arrays of a file, without a data set to compare them with.
+
+    Args:
+        path: as in `human_labels`.
+
+    Returns:
+        Name -> [N], with `clean_label`, as they are in the file.
+
+    Raises:
+        UsageError: the file cannot be used.
+    """
+    path = Path(path).expanduser()
     if path.suffix != ".npz":
         made = _CONVERSIONS.get(path.suffix, "")
         hint = f", which python -c {made.format(str(path))!r} makes of a published file that you trust"

@@ -15,7 +15,7 @@ from cmwnet_jax.data.fit import Fit
 from cmwnet_jax.data.human_labels import human_labels
 from cmwnet_jax.data.image_sizes import check_one_size
 from cmwnet_jax.data.prepare import options_of
-from cmwnet_jax.data.probabilities import check_class_order, load_probabilities
+from cmwnet_jax.data.probabilities import HINTS, check_class_order, load_probabilities
 from cmwnet_jax.data.random import Purpose, generator
 from cmwnet_jax.data.streaming import StreamedSplit
 from cmwnet_jax.data.truth import check_known_as, is_truth_known
@@ -225,12 +225,8 @@ def _needed(
             f"data.bias is {config.data.bias!r}, which is for sets in memory, but data.path is "
             f"{config.data.path!r}: set it to 'device'"
         )
-    if "posterior" in needs:
-        hint = "write one with python -m cmwnet_jax.data posterior"
-        needed["posterior"] = _probabilities(config, "posterior", hint, source, true_labels)
-    if "confidences" in needs:
-        hint = "e.g. confidences.npy in the folder of a finished run with the method proden"
-        needed["confidences"] = _probabilities(config, "confidences", hint, source, true_labels)
+    for name in needs & HINTS.keys():
+        needed[name] = _probabilities(config, name, source, true_labels)
     if "human_labels" in needs:
         with naming_field("data.human_labels"):
             needed["human_labels"] = human_labels(config.data.human_labels, dataset)
@@ -241,12 +237,12 @@ def _needed(
 
 
 def _probabilities(
-    config: ConfigDict, name: str, hint: str, source: sources.Source, true_labels: np.ndarray
+    config: ConfigDict, name: str, source: sources.Source, true_labels: np.ndarray
 ) -> np.ndarray:
     """[training split, C], class probabilities from the file that a field of `data` names."""
     field, path, shape = f"data.{name}", config.data[name], (len(true_labels), source.num_classes)
-    names = source.class_names
-    values = load_probabilities(field, path, shape, hint, true_labels=true_labels, class_names=names)
+    named = {"true_labels": true_labels, "class_names": source.class_names}
+    values = load_probabilities(field, path, shape, HINTS[name], **named)
     check_class_order(field, path, values, true_labels)
     return values
 

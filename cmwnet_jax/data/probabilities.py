@@ -14,6 +14,12 @@ from cmwnet_jax.data.checksums import labels_checksum
 from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import check_regular, replace_file
 
+HINTS = {
+    "posterior": "write one with python -m cmwnet_jax.data posterior",
+    "confidences": "e.g. confidences.npy in the folder of a finished run with the method proden",
+}
+"""How to get such a file, by its field of the section `data`."""
+
 _OF_A_RUN = "bias.json"  # the record beside a run's confidences.npy
 
 _TOLERANCE = 1e-3
@@ -70,10 +76,7 @@ def load_probabilities(
         UsageError: the file cannot be read, has another shape, lies beside a record of another data set or
             order of classes, or has a row that is neither a distribution nor zeros.
     """
-    problem = f"{field} is {path!r}, expected an .npy file of class probabilities, one row per training example"
-    with array_files.reading(path, problem, hint) as place:
-        content = place.read_bytes()
-        values = array_files.npy(io.BytesIO(content), len(content))
+    place, content, values = _read(field, path, hint)
     if values.shape != shape:
         raise UsageError(
             f"{field} is {path!r} with shape {values.shape}, expected {shape} for this data set: take one made "
@@ -83,6 +86,35 @@ def load_probabilities(
     if problem:
         raise UsageError(f"{field} is {path!r}, {problem}")
     return _distributions(f"{field} is {path!r}", values, hint)
+
+
+def check_probabilities(field: str, path: str, hint: str) -> tuple[int, int]:
+    """Checks what `load_probabilities` does without a data set: that each row is a distribution or zeros.
+
+    Args:
+        field, path, hint: as in `load_probabilities`.
+
+    Returns:
+        (rows, classes) of the file.
+
+    Raises:
+        UsageError: the file cannot be read, is not a table, or has a row that is neither.
+    """
+    _, _, values = _read(field, path, hint)
+    if values.ndim != 2:
+        raise UsageError(
+            f"{field} is {path!r} with shape {values.shape}, expected (training examples, classes): {hint}"
+        )
+    _distributions(f"{field} is {path!r}", values, hint)
+    return values.shape
+
+
+def _read(field: str, path: str, hint: str) -> tuple[Path, bytes, np.ndarray]:
+    """The file's place, bytes and array."""
+    problem = f"{field} is {path!r}, expected an .npy file of class probabilities, one row per training example"
+    with array_files.reading(path, problem, hint) as place:
+        content = place.read_bytes()
+        return place, content, array_files.npy(io.BytesIO(content), len(content))
 
 
 def _distributions(what: str, values: np.ndarray, hint: str) -> np.ndarray:
