@@ -9,8 +9,9 @@ human_labels=CIFAR10N.npz --workdir=DIR
 LABELS: worse (40.2% wrong), random1 (17.2%) or aggre (9.0%); truth is CIFAR-10's own labels.
 METHOD: erm, gce, elr, mwnet, cmwnet, cmwnet_sl, or cmwnet_shuffled (random meta-classes, a control). Also
 transferred,init=NET: a weight net that was learned elsewhere, frozen (Algorithm 2).
-Options by name: epochs=60. Without features, the prepared set is used. The classifier is an MLP 512-512 with
-BatchNorm, learning rate 0.05 cut at 60% and 85%; the rest as in compare.py.
+Options by name: epochs=60, meta_mixup=on or off, decay=1e-4 (the weight net's weight decay).
+Without features, the prepared set is used. The classifier is an MLP 512-512 with BatchNorm, learning rate 0.05
+cut at 60% and 85%; the rest as in compare.py.
 Paper: no such cell.
 Ours: docs/results.md, in part.
 """
@@ -27,11 +28,15 @@ _METHODS = ("erm", "gce", "elr", "mwnet", "cmwnet", "cmwnet_sl", "cmwnet_shuffle
 def get_config(arg: str = "") -> ConfigDict:
     """The config of one run."""
     defaults = {"labels": "worse", "method": "cmwnet", "seed": 0, "epochs": 60}
-    args = parse_arg(arg, ("labels", "method"), **defaults, features="", human_labels="", init="")
+    meta = {"meta_mixup": "on", "decay": 1e-4}
+    args = parse_arg(arg, ("labels", "method"), **defaults, **meta, features="", human_labels="", init="")
     if args.labels not in _LABELS:
         raise unknown_name("LABELS", args.labels, _LABELS)
+    if args.meta_mixup not in ("on", "off"):
+        raise unknown_name("meta_mixup", args.meta_mixup, ("on", "off"))
     config = default_config()
     config.method = args.method
+    config.meta_set.mixup, config.weight_net.weight_decay = args.meta_mixup == "on", args.decay
     if args.method == "cmwnet_shuffled":
         config.method, config.weight_net.class_feature = "cmwnet", "shuffled"
     if args.method == "transferred":

@@ -18,6 +18,7 @@ from made_sets import SHAPES, made_split, stand_in
 from table_cells import FILES, args_of, check_two_steps, config_of, write_nets
 
 from cmwnet_jax.data.load import load_data
+from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import METHODS
 from cmwnet_jax.methods.fields import value_of
 from cmwnet_jax.train.build import build_model
@@ -156,6 +157,18 @@ def test_a_sweep_of_transfer_tests_webvision_alone_on_imagenet():
     for arg in args_of("transfer"):
         tested = config_of("transfer", f"{arg},imagenet=val.tar").data.also_test
         assert tested == ("imagenet_val" if arg.startswith("webvision") else "")
+
+
+@pytest.mark.parametrize(
+    "file, cell", [("human_noise", "worse,cmwnet"), ("compare", "mnist,symmetric_60,mwnet")]
+)
+def test_meta_mixup_and_decay_are_options_by_name(file, cell):
+    """The defaults are the paper's."""
+    for options, wanted in (("", (True, 1e-4)), (",meta_mixup=off,decay=0.0", (False, 0.0))):
+        config = config_of(file, cell + options)
+        assert (config.meta_set.mixup, config.weight_net.weight_decay) == wanted
+    with pytest.raises(UsageError, match="meta_mixup is 'of', expected .*off"):
+        config_of(file, f"{cell},meta_mixup=of")
 
 
 def test_the_demos_configs_are_the_digits_with_each_of_its_methods(tmp_path, monkeypatch):
