@@ -61,6 +61,8 @@ def get_config(arg: str = "") -> ConfigDict:
     if args.imagenet and args.dataset == "webvision":
         config.data.also_test, config.data.also_test_raw_dir = "imagenet_val", args.imagenet
     config.soft_labels.start_from = "given"
+    if args.recipe == "published":
+        config.soft_labels.teacher_statistics = "batch"
     _SETTINGS[args.dataset](config, args.recipe == "published")
     if args.stage1 and not first:
         raise UsageError(

@@ -138,6 +138,12 @@ def test_what_a_run_starts_from_is_read(tmp_path):
     assert "model to load pretrained weights into is 'transformer'" in wrong
 
 
+def test_a_weight_net_for_few_labels_has_the_configs_number_of_meta_classes():
+    given = {"weight_net__init": "zoo:digits_long_tail_5_asymmetric_60", "method": "fixmatch_cmwnet"}
+    read = starts(small_config(**given))["weight_net.init"]
+    assert read() == "a weight net with K = 3, as fixmatch_cmwnet needs"
+
+
 def test_files_in_memory_and_the_bundled_set(tmp_path):
     assert examined(tmp_path, "digits")[1] == []
     folder = tmp_path / "mnist"

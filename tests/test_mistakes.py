@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import cmwnet_jax as cmw
+from cmwnet_jax.core.class_balance import class_balanced_weights, ldam_margins
 from cmwnet_jax.core.mixing import mix, mixed
 from cmwnet_jax.core.objectives import TRAIN_SWITCHES
 from cmwnet_jax.core.soft_labels import Teacher, averaging
@@ -345,6 +346,14 @@ def test_batches_of_nothing_lists_and_objectives_that_are_none_are_refused():
 
 def test_counts_that_were_counted_are_not_taken_for_labels():
     counts = np.random.default_rng(0).poisson(1.0, 1000)
-    with pytest.raises(cmw.UsageError, match="look like labels"):
-        cmw.MetaClasses.fit(counts, 2)
+    for of_given in (
+        lambda counts: cmw.MetaClasses.fit(counts, 2),
+        class_balanced_weights,
+        ldam_margins,
+    ):
+        with pytest.raises(cmw.UsageError, match="look like labels"):
+            of_given(counts)
     assert len(cmw.MetaClasses.of_counts(counts, 2).of_class) == 1000
+    for of_counted in (class_balanced_weights, ldam_margins):
+        by_class = of_counted(counts, counted=True)
+        assert np.all(by_class[counts == 1] == by_class.max()) and len(by_class) == 1000

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from test_train import small_config
 
@@ -13,11 +14,13 @@ from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.data.batches import BalancedOrder, BatchOrder
 from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.methods.base import EpochStart
 from cmwnet_jax.methods.oltr import chosen_logits, class_means
 from cmwnet_jax.models.memory_head import MemoryHead
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.posterior import save_posterior
 from cmwnet_jax.train.start_from import read_classifier
 
 RNG = np.random.default_rng(0)
@@ -166,8 +169,35 @@ def test_stage_two_starts_from_a_plain_run(stage_one, tmp_path):
     result = train(config, tmp_path / "run")
     assert result["test_accuracy_percent_last"] > 40
     assert {"test_many_shot_accuracy_percent_last", "test_few_shot_accuracy_percent_last"} <= result.keys()
+    posterior = np.load(save_posterior(str(tmp_path / "run"), str(tmp_path / "posterior.npy"), True))
+    assert posterior.shape == (len(data.true_labels), 10)
+    np.testing.assert_allclose(posterior.sum(axis=1), 1, atol=1e-5)
     with pytest.raises(UsageError, match=r"model.init is .*not the config's.*params/memory"):
         build_recipe(small_config(method="oltr", warmup_epochs=0, model__init=str(tmp_path / "run")), data)
+
+
+def test_stage_two_begins_with_a_memory_head_that_stage_one_has_not_decayed():
+    """The kernel of a cosine classifier that weight decay alone has moved is too short to learn."""
+    config = small_config(method="oltr", num_epochs=2, warmup_epochs=1)
+    data = load_data(config)
+    recipe = build_recipe(config, data)
+    made = recipe.state.params
+    decayed = jax.tree.map(lambda x: 1e-6 * x, made["memory"])
+    width = decayed["centroids"].shape[1]
+    start = EpochStart(
+        number=1,
+        state=recipe.state.replace(params={**made, "memory": decayed}),
+        measure=None,
+        loss_history=None,
+        read=jax.device_get,
+        replicate=lambda tree: jax.tree.map(jnp.asarray, tree),
+        map=lambda split, function, variables: np.ones((len(data.biased.ids), width), np.float32),
+    )
+    params = recipe.method.plan_epoch(start).state["params"]
+    assert params.keys() == made.keys() and np.all(params["memory"]["centroids"] == 1)
+    for name in ("kernel", "selector"):
+        lengths = [optax.tree.norm(tree["memory"][name]) for tree in (params, made)]
+        np.testing.assert_allclose(*lengths, rtol=0.2)
 
 
 def test_without_a_stage_one_it_is_refused():

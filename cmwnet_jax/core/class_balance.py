@@ -51,7 +51,9 @@ def _look_like_labels(counts: np.ndarray) -> bool:
     return bool(many and used and np.any(counts[1:] > counts[:-1]))
 
 
-def class_balanced_weights(class_counts: ArrayLike, *, beta: float = 0.9999) -> np.ndarray:
+def class_balanced_weights(
+    class_counts: ArrayLike, *, beta: float = 0.9999, counted: bool = False
+) -> np.ndarray:
     """Weights inverse to each class's effective number of examples (Cui et al. 2019; CB of Table 1).
 
     `(1 - beta) / (1 - beta^n_c)`, divided by its mean over the classes that have examples.
@@ -59,6 +61,8 @@ def class_balanced_weights(class_counts: ArrayLike, *, beta: float = 0.9999) -> 
     Args:
         class_counts: [C] non-negative integers, examples per given label.
         beta: in [0, 1); 0 weights all classes equally, values near 1 by inverse class size.
+        counted: whether the counts are known to be counts. Otherwise many very small classes are refused, since
+            they look like labels.
 
     Returns:
         [C] float64; 0 for a class without examples.
@@ -72,13 +76,15 @@ def class_balanced_weights(class_counts: ArrayLike, *, beta: float = 0.9999) -> 
     """
     if not 0 <= beta < 1:
         raise UsageError(f"class_balanced_weights: beta is {beta!r}, expected a number in [0, 1), as 0.9999")
-    counts = _counts_with_examples("class_balanced_weights", class_counts)
+    counts = _counts_with_examples("class_balanced_weights", class_counts, counted)
     present = counts > 0
     inverse = (1 - beta) / (1 - beta ** np.where(present, counts, 1))
     return np.where(present, inverse / inverse[present].mean(), 0.0)
 
 
-def ldam_margins(class_counts: ArrayLike, *, largest: float = 0.5, scale: float = 30.0) -> np.ndarray:
+def ldam_margins(
+    class_counts: ArrayLike, *, largest: float = 0.5, scale: float = 30.0, counted: bool = False
+) -> np.ndarray:
     """Margins that shrink with the fourth root of the class size (Cao et al. 2019).
 
     `scale * largest * (min n / n_c)^(1/4)`, in the units of the logits for `ldam`.
@@ -87,6 +93,7 @@ def ldam_margins(class_counts: ArrayLike, *, largest: float = 0.5, scale: float 
         class_counts: [C] non-negative integers, examples per given label.
         largest: positive, the smallest class's margin between cosines.
         scale: positive, the factor by which the normalised head multiplies cosines; 1 for unscaled logits.
+        counted: as in `class_balanced_weights`.
 
     Returns:
         [C] float64. For a class without examples the rule would be infinite; it gets the margin of the
@@ -102,7 +109,7 @@ def ldam_margins(class_counts: ArrayLike, *, largest: float = 0.5, scale: float 
     for name, value in (("largest", largest), ("scale", scale)):
         if not 0 < value < np.inf:
             raise UsageError(f"ldam_margins: {name} is {value!r}, expected a positive number")
-    counts = _counts_with_examples("ldam_margins", class_counts)
+    counts = _counts_with_examples("ldam_margins", class_counts, counted)
     smallest = counts[counts > 0].min()
     return scale * largest * (smallest / np.maximum(counts, smallest)) ** 0.25
 
@@ -125,8 +132,8 @@ def for_labels(values: ArrayLike, labels: jax.Array) -> jax.Array:
     return values.at[inside].get(mode="fill", fill_value=jnp.nan)
 
 
-def _counts_with_examples(function: str, class_counts: ArrayLike) -> np.ndarray:
-    counts = checked_counts(class_counts)
+def _counts_with_examples(function: str, class_counts: ArrayLike, counted: bool) -> np.ndarray:
+    counts = np.asarray(class_counts, np.float64) if counted else checked_counts(class_counts)
     if not counts.any():
         raise UsageError(f"{function}: class_counts are all 0, expected examples in at least one class")
     return counts

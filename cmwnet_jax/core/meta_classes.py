@@ -78,7 +78,7 @@ class MetaClasses:
             warnings.warn(
                 f"the class sizes take only {distinct} distinct value(s), fewer than "
                 f"num_meta_classes = {num_meta_classes}: classes share meta-classes 0 to {distinct - 1}, "
-                f"and the weight net's other heads see no example and stay as initialised",
+                f"and the weight net's other heads see no example and learn nothing",
                 stacklevel=2,
             )
         clusters = min(num_meta_classes, distinct)

@@ -321,7 +321,9 @@ class Spec:
         head: config -> the classifier's head.
         starts_from: config -> the head of the runs that `model.init` may name, if it is another. Its parameters
             must be among those of `head`; the others then start at random.
-        num_meta_classes: config -> K; 1 for methods that ignore the class.
+        num_meta_classes: config -> K of its weight net; 1 for methods that ignore the class.
+        clusters_labels: whether the meta-classes are clusters of the sizes of the given classes; otherwise the
+            method makes them itself.
         follows_warmup: config -> whether training differs from the warm-up, so that the run must have epochs
             after the warm-up.
         fields: the config fields that it reads, by name; methods may share fields.
@@ -338,6 +340,7 @@ class Spec:
     head: Callable[[ConfigDict], Head] = lambda config: linear_head
     starts_from: Callable[[ConfigDict], Head] | None = None
     num_meta_classes: Callable[[ConfigDict], int] = lambda config: 1
+    clusters_labels: bool = True
     follows_warmup: Callable[[ConfigDict], bool] = lambda config: True
     fields: Fields = dataclasses.field(default_factory=dict)
     options: tuple[str, ...] = ()

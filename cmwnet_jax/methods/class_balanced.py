@@ -25,7 +25,8 @@ FIELDS = {
 
 def class_weights(parts: Parts) -> np.ndarray:
     """Class-balanced weights [C] float64, with the config's beta."""
-    return class_balanced_weights(parts.data.biased.class_counts, beta=parts.config.loss.class_balanced_beta)
+    beta = parts.config.loss.class_balanced_beta
+    return class_balanced_weights(parts.data.biased.class_counts, beta=beta, counted=True)
 
 
 def objective_by_class(parts: Parts, loss: losses.LossFn = losses.cross_entropy) -> ObjectiveFn:

@@ -40,6 +40,7 @@ _UNREAD = {
         ("meta_set.kind", "meta_set.per_class_examples", "meta_set.pseudo_labels", "meta_set.rank_by"),
         "its meta data are the labelled examples",
     ),
+    "independent_examples": "its batch joins labelled and other images, which the check takes for a mixture",
     "weight_net.normalize": "its weights are in place of the threshold, whose divisor is the batch size",
 }
 """Shared fields that this method does not read, and why."""
@@ -126,6 +127,8 @@ SPEC = Spec(
     build,
     check,
     check_data=check_data,
+    num_meta_classes=lambda config: config.weight_net.num_meta_classes,
+    clusters_labels=False,  # of the few examples with labels, all classes have as many
     follows_warmup=lambda config: False,
     fields={**weight_nets.FIELDS, **fixmatch.FIELDS, **_OWN_FIELDS},
     options=(*fixmatch.FIELDS, *_OWN_FIELDS, *weight_nets.OPTIONS),

@@ -37,7 +37,7 @@ FIELDS = {
 def ldam_loss(parts: Parts) -> losses.LossFn:
     """Makes the LDAM loss with the config's margin and scale."""
     fields, counts = parts.config.loss, parts.data.biased.class_counts
-    margins = ldam_margins(counts, largest=fields.ldam_margin, scale=fields.ldam_scale)
+    margins = ldam_margins(counts, largest=fields.ldam_margin, scale=fields.ldam_scale, counted=True)
     return partial(losses.ldam, margins=margins)
 
 

@@ -82,11 +82,12 @@ class _SoftmaxOf:
 
 
 class BesideGiven(NamedTuple):
-    """What class probabilities say of the given labels of n examples; 0 where a row of them is zero.
+    """What class probabilities say of the given labels of n examples.
 
     Attributes:
         given_probability: [n] float32, the probability of the given class.
-        other: [n] int32, the most likely class other than the given one; the first one in case of a tie.
+        other: [n] int32, the most likely class other than the given one; the first one in case of a tie, and
+            so where all probabilities are 0.
         other_probability: [n] float32, its probability.
     """
 

@@ -11,6 +11,7 @@ features is a tenth of the others': `optimizer.slow`.
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,11 @@ def class_means(features: np.ndarray, labels: np.ndarray, num_classes: int) -> n
 
 
 def _plan(parts: Parts, start: EpochStart) -> Plan:
-    """At the start of stage two, fills the memory; this holds all features, [N, F] float32, on the host."""
+    """At the start of stage two, fills the memory; this holds all features, [N, F] float32, on the host.
+
+    What reads the memory begins anew: stage one gives it no gradient, but the optimiser's weight decay has
+    shrunk it, and the gradient of a cosine grows without bound as its vectors become shorter.
+    """
     if start.number != parts.config.warmup_epochs:
         return Plan()
 
@@ -119,7 +124,10 @@ def _plan(parts: Parts, start: EpochStart) -> Plan:
     params = start.state.params
     before = start.read(params[MEMORY]["centroids"])
     means = class_means(features, parts.data.biased.given, parts.num_classes).astype(before.dtype)
-    return Plan(state={"params": {**params, MEMORY: {**params[MEMORY], "centroids": start.replicate(means)}}})
+    init = jax.jit(partial(parts.model.init, train=False))
+    fresh = init(jax.random.key(parts.config.seed), parts.data.blank())["params"][MEMORY]
+    memory = start.replicate({**jax.device_get(fresh), "centroids": means})
+    return Plan(state={"params": {**params, MEMORY: memory}})
 
 
 def check(config: ConfigDict) -> None:

@@ -138,8 +138,10 @@ def fit_meta_classes(config: ConfigDict, data: Data) -> MetaClasses:
     Raises:
         UsageError: there are fewer classes than meta-classes.
     """
+    spec = METHODS[config.method]
+    count = spec.num_meta_classes(config) if spec.clusters_labels else 1
     with naming_field("weight_net"):
-        return MetaClasses.of_counts(data.biased.class_counts, METHODS[config.method].num_meta_classes(config))
+        return MetaClasses.of_counts(data.biased.class_counts, count)
 
 
 def _check_mixing(config: ConfigDict, data: Data) -> None:

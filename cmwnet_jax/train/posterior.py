@@ -13,6 +13,7 @@ from cmwnet_jax.data.load import Data, load_data
 from cmwnet_jax.data.probabilities import save_probabilities
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import file_to_write
+from cmwnet_jax.methods.measure import predict_classes
 from cmwnet_jax.train import parallel
 from cmwnet_jax.train.build import Recipe, build_recipe
 from cmwnet_jax.train.checkpoint import Checkpoints
@@ -60,10 +61,7 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
     if not path.parent.is_dir():
         raise UsageError(f"output is {output!r}, in a folder that does not exist: make it")
 
-    def probabilities(variables, batch):
-        logits = recipe.model.apply(variables, batch["image"], train=False)
-        return (jax.nn.softmax(logits),)
-
+    predict = recipe.method.predict or predict_classes(recipe.model)
     # Put in place of the test split, so that pixels are normalised by the moments of the run's training split.
     splits = data.splits | {"test": _whole_training_split(config)}
     inputs = open_input(
@@ -79,7 +77,7 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
             f"workdir is {workdir!r}, a run of {config.method}, which trains several classifiers, expected "
             f"a run of a method with a single one: take one of erm"
         )
-    (posterior,) = inputs.map_split("test", probabilities)(classifier)
+    (posterior,) = inputs.map_split("test", lambda *of: (predict(*of),))(classifier)
     save_probabilities(path, posterior, data.true_labels, data.source.class_names)
     return path
 

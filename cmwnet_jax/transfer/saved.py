@@ -25,7 +25,8 @@ class SavedWeightNet:
     Attributes:
         weight_params: parameters of `WeightNet`, numpy arrays.
         centers: [K] float64, ascending, the class sizes of its heads; NaN if unknown.
-        loss_range: the lowest and the highest loss that it was trained on; it extrapolates beyond them.
+        loss_range: the lowest and the highest loss that it was trained on; it extrapolates beyond them. Of
+            mixed images, the losses with their own labels count.
         provenance: origin as JSON: data set, bias, method, seed, `normalize` (the divisor of the weights, Q1)
             and the like.
     """
