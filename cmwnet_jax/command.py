@@ -50,7 +50,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _say(show: Callable[..., None]) -> Callable[..., None]:
-    """Prints warnings for users as one line each, without the place in the code; others as `show` does."""
+    """Prints each UserWarning as one line, without the place in the code; others as `show` does."""
 
     def say(message, category, *place, **options):
         if category is UserWarning:

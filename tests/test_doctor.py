@@ -249,6 +249,10 @@ def test_the_files_that_the_section_data_names_are_read(tmp_path):
     assert human.endswith(" is a file of human labels for 6 images: worse_label")
     raw_data.truncate(tmp_path / "record" / "bias.npz")
     np.save(tmp_path / "posterior.npy", np.ones(6))
+    for clean, worse in ((np.array(3), labels), (labels, labels[:4]), (labels, labels / 2)):
+        np.savez(tmp_path / "human.npz", clean_label=clean, worse_label=worse)
+        (human,) = [f.text for f in examine(config, named_files(config)) if "human_labels" in f.text]
+        assert "expected one integer per image" in human
     (tmp_path / "human.npz").unlink()
     wrong = [finding.text for finding in examine(config, named_files(config)) if finding.is_problem]
     assert "does not match its checksum" in wrong[0] and "expected (training examples, classes)" in wrong[1]

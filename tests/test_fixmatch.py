@@ -288,6 +288,7 @@ def test_the_average_that_is_tested_soon_follows_the_classifier():
         ({"fixmatch__threshold": 1.0}, r"fixmatch.threshold is 1.0, expected a number in \[0, 1\)"),
         ({"meta_set__kind": "balanced"}, "its meta data are the labelled examples"),
         ({"meta_set__rank_by": "now"}, "rank_by is 'now', .* labelled examples: leave it 'history'"),
+        ({"independent_examples": True}, "independent_examples is True, which fixmatch_cmwnet does not read"),
         ({"weight_net__normalize": "none"}, "normalize is 'none', which fixmatch_cmwnet does not read"),
         ({"fixmatch__labelled_batch_size": 6}, "labelled_batch_size is 6, expected a multiple"),
         ({"weight_net__num_meta_classes": 11}, "num_meta_classes is 11, expected .* the number of classes, 10"),

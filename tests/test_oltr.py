@@ -177,7 +177,7 @@ def test_stage_two_starts_from_a_plain_run(stage_one, tmp_path):
 
 
 def test_stage_two_begins_with_a_memory_head_that_stage_one_has_not_decayed():
-    """The kernel of a cosine classifier that weight decay alone has moved is too short to learn."""
+    """Weight decay alone moves it there."""
     config = small_config(method="oltr", num_epochs=2, warmup_epochs=1)
     data = load_data(config)
     recipe = build_recipe(config, data)

@@ -39,7 +39,7 @@ def human_labels(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
     """
     if not path:
         return _own_columns(dataset)
-    arrays = read_human_labels(path)
+    arrays = _read(path)
     places = _places(path, arrays.pop(TRUE_LABEL), dataset)
     return {name: labels[places] for name, labels in _checked(path, arrays, dataset).items()}
 
@@ -67,18 +67,30 @@ def _checked(where: str, arrays: dict[str, np.ndarray], dataset: Dataset) -> dic
     return {name: labels.astype(np.int32) for name, labels in arrays.items()}
 
 
-def read_human_labels(path: str) -> dict[str, np.ndarray]:
-    """Reads the arrays of a file, without a data set to compare them with.
+def check_human_labels(path: str) -> tuple[int, list[str]]:
+    """Checks what `human_labels` does without a data set: as many integers of each name.
 
     Args:
         path: as in `human_labels`.
 
     Returns:
-        Name -> [N], with `clean_label`, as they are in the file.
+        The number of images, and the names besides `clean_label`.
 
     Raises:
         UsageError: the file cannot be used.
     """
+    arrays = _read(path)
+    clean = arrays.pop(TRUE_LABEL)
+    for name, labels in {TRUE_LABEL: clean, **arrays}.items():
+        if labels.ndim != 1 or labels.shape != clean.shape or labels.dtype.kind not in "iu":
+            raise UsageError(
+                f"{path!r}: {name} has the shape {labels.shape} and the type {labels.dtype}, expected one "
+                f"integer per image, as in {TRUE_LABEL}: name another file"
+            )
+    return len(clean), list(arrays)
+
+
+def _read(path: str) -> dict[str, np.ndarray]:
     path = Path(path).expanduser()
     if path.suffix != ".npz":
         made = _CONVERSIONS.get(path.suffix, "")

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.data.bias_record import check_record
 from cmwnet_jax.data.doctor import Readers
-from cmwnet_jax.data.human_labels import TRUE_LABEL, read_human_labels
+from cmwnet_jax.data.human_labels import check_human_labels
 from cmwnet_jax.data.probabilities import HINTS, check_probabilities
 from cmwnet_jax.errors import naming_field
 
@@ -32,9 +32,8 @@ def named_files(config: ConfigDict) -> Readers:
 
     def labels() -> str:
         with naming_field("data.human_labels"):
-            found = read_human_labels(config.data.human_labels)
-        annotators = ", ".join(name for name in found if name != TRUE_LABEL)
-        return f"a file of human labels for {len(found[TRUE_LABEL]):,} images: {annotators}"
+            count, annotators = check_human_labels(config.data.human_labels)
+        return f"a file of human labels for {count:,} images: {', '.join(annotators)}"
 
     return {
         "data.record": record,

@@ -101,7 +101,7 @@ def check_probabilities(field: str, path: str, hint: str) -> tuple[int, int]:
         UsageError: the file cannot be read, is not a table, or has a row that is neither.
     """
     _, _, values = _read(field, path, hint)
-    if values.ndim != 2:
+    if values.ndim != 2 or 0 in values.shape:
         raise UsageError(
             f"{field} is {path!r} with shape {values.shape}, expected (training examples, classes): {hint}"
         )
