@@ -106,3 +106,18 @@ def step_epochs(config: ConfigDict, *epochs: int) -> tuple[float, ...]:
         *epochs: the epochs after which the learning rate drops.
     """
     return tuple(100 * epoch / config.num_epochs for epoch in epochs)
+
+
+def is_on(option: str, value: str) -> bool:
+    """Whether an option by name is `on`.
+
+    Args:
+        option: its name.
+        value: `on` or `off`.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if value not in ("on", "off"):
+        raise unknown_name(option, value, ("on", "off"))
+    return value == "on"

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import unknown_name
 from cmwnet_jax.train.config import default_config, parse_arg
+from experiments.common import is_on
 
 _VARIANTS = {
     "cmwnet_shuffled": ("cmwnet", {"weight_net.class_feature": "shuffled"}),
@@ -72,10 +73,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def _set_meta_data(config: ConfigDict, args: ConfigDict) -> None:
-    if args.meta_mixup not in ("", "on", "off"):
-        raise unknown_name("meta_mixup", args.meta_mixup, ("on", "off"))
     config.meta_set.kind = args.meta
-    config.meta_set.mixup = args.meta_mixup == "on" or (not args.meta_mixup and args.meta == "lowest_loss")
+    generated = args.meta == "lowest_loss"
+    config.meta_set.mixup = is_on("meta_mixup", args.meta_mixup) if args.meta_mixup else generated
     config.meta_set.per_class_examples = args.per_class
     if args.rank:
         config.meta_set.rank_by = args.rank

@@ -8,7 +8,7 @@ human_labels=CIFAR10N.npz --workdir=DIR
 
 LABELS: worse (40.2% wrong), random1 (17.2%) or aggre (9.0%); truth is CIFAR-10's own labels.
 METHOD: erm, gce, elr, mwnet, cmwnet, cmwnet_sl, or cmwnet_shuffled (random meta-classes, a control). Also
-transferred,init=NET: a weight net that was learned elsewhere, frozen (Algorithm 2).
+any other, e.g. mixup, or transferred,init=NET: a weight net that was learned elsewhere, frozen (Algorithm 2).
 Options by name: epochs=60, meta_mixup=on or off, decay=1e-4 (the weight net's weight decay).
 Without features, the prepared set is used. The classifier is an MLP 512-512 with BatchNorm, learning rate 0.05
 cut at 60% and 85%; the rest as in compare.py.
@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from cmwnet_jax.errors import unknown_name
 from cmwnet_jax.train.config import default_config, parse_arg
+from experiments.common import is_on
 
 _LABELS = {"worse": "worse_label", "random1": "random_label1", "aggre": "aggre_label"}
 _METHODS = ("erm", "gce", "elr", "mwnet", "cmwnet", "cmwnet_sl", "cmwnet_shuffled")
@@ -32,11 +33,9 @@ def get_config(arg: str = "") -> ConfigDict:
     args = parse_arg(arg, ("labels", "method"), **defaults, **meta, features="", human_labels="", init="")
     if args.labels not in _LABELS:
         raise unknown_name("LABELS", args.labels, _LABELS)
-    if args.meta_mixup not in ("on", "off"):
-        raise unknown_name("meta_mixup", args.meta_mixup, ("on", "off"))
     config = default_config()
     config.method = args.method
-    config.meta_set.mixup, config.weight_net.weight_decay = args.meta_mixup == "on", args.decay
+    config.meta_set.mixup, config.weight_net.weight_decay = is_on("meta_mixup", args.meta_mixup), args.decay
     if args.method == "cmwnet_shuffled":
         config.method, config.weight_net.class_feature = "cmwnet", "shuffled"
     if args.method == "transferred":

@@ -61,9 +61,10 @@ def get_config(arg: str = "") -> ConfigDict:
     if args.imagenet and args.dataset == "webvision":
         config.data.also_test, config.data.also_test_raw_dir = "imagenet_val", args.imagenet
     config.soft_labels.start_from = "given"
-    if args.recipe == "published":
+    published = args.recipe == "published"
+    if published:
         config.soft_labels.teacher_statistics = "batch"
-    _SETTINGS[args.dataset](config, args.recipe == "published")
+    _SETTINGS[args.dataset](config, published)
     if args.stage1 and not first:
         raise UsageError(
             f"stage1 is {args.stage1!r}, but {args.dataset},{args.method} has one stage: leave it out"

@@ -8,11 +8,13 @@ from numpy.typing import ArrayLike
 from cmwnet_jax.errors import UsageError
 
 
-def checked_counts(class_counts: ArrayLike) -> np.ndarray:
+def checked_counts(class_counts: ArrayLike, *, counted: bool = False) -> np.ndarray:
     """Checks the class sizes and converts them to float64.
 
     Args:
         class_counts: [C] non-negative integers.
+        counted: whether they are known to be counts. Otherwise many very small classes are refused, since they
+            look like labels.
 
     Returns:
         [C] float64.
@@ -30,7 +32,7 @@ def checked_counts(class_counts: ArrayLike) -> np.ndarray:
             f"class_counts is {' '.join(repr(class_counts).split())[:100]}, expected one non-negative whole "
             f"number per class: pass np.bincount(labels, minlength=num_classes)"
         )
-    if _look_like_labels(counts):
+    if not counted and _look_like_labels(counts):
         raise UsageError(
             f"class_counts has {len(counts)} numbers from 0 to {counts.max():.0f}, which look like labels, "
             f"expected one count per class: pass np.bincount(labels, minlength=num_classes)"
@@ -61,8 +63,7 @@ def class_balanced_weights(
     Args:
         class_counts: [C] non-negative integers, examples per given label.
         beta: in [0, 1); 0 weights all classes equally, values near 1 by inverse class size.
-        counted: whether the counts are known to be counts. Otherwise many very small classes are refused, since
-            they look like labels.
+        counted: as in `checked_counts`.
 
     Returns:
         [C] float64; 0 for a class without examples.
@@ -93,7 +94,7 @@ def ldam_margins(
         class_counts: [C] non-negative integers, examples per given label.
         largest: positive, the smallest class's margin between cosines.
         scale: positive, the factor by which the normalised head multiplies cosines; 1 for unscaled logits.
-        counted: as in `class_balanced_weights`.
+        counted: as in `checked_counts`.
 
     Returns:
         [C] float64. For a class without examples the rule would be infinite; it gets the margin of the
@@ -133,7 +134,7 @@ def for_labels(values: ArrayLike, labels: jax.Array) -> jax.Array:
 
 
 def _counts_with_examples(function: str, class_counts: ArrayLike, counted: bool) -> np.ndarray:
-    counts = np.asarray(class_counts, np.float64) if counted else checked_counts(class_counts)
+    counts = checked_counts(class_counts, counted=counted)
     if not counts.any():
         raise UsageError(f"{function}: class_counts are all 0, expected examples in at least one class")
     return counts

@@ -225,8 +225,9 @@ def _needed(
             f"data.bias is {config.data.bias!r}, which is for sets in memory, but data.path is "
             f"{config.data.path!r}: set it to 'device'"
         )
-    for name in (name for name in HINTS if name in needs):
-        needed[name] = _probabilities(config, name, source, true_labels)
+    for name in HINTS:
+        if name in needs:
+            needed[name] = _probabilities(config, name, source, true_labels)
     if "human_labels" in needs:
         with naming_field("data.human_labels"):
             needed["human_labels"] = human_labels(config.data.human_labels, dataset)

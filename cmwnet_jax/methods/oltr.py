@@ -11,7 +11,6 @@ features is a tenth of the others': `optimizer.slow`.
 """
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ from cmwnet_jax.methods.base import EpochStart, Method, Parts, Phase, Plan, Spec
 from cmwnet_jax.methods.fields import LARGE, Field, between
 from cmwnet_jax.methods.measure import measured, predict_classes
 from cmwnet_jax.methods.plain import weighted_step
+from cmwnet_jax.models import at_random
 from cmwnet_jax.models.heads import linear_head
 from cmwnet_jax.models.memory_head import MEMORY, memory_head
 
@@ -121,13 +121,10 @@ def _plan(parts: Parts, start: EpochStart) -> Plan:
         return parts.model.apply(variables, batch["image"], train=False).features
 
     features = start.map("train", features_of, the_classifier(start.state)[""])
-    params = start.state.params
-    before = start.read(params[MEMORY]["centroids"])
-    means = class_means(features, parts.data.biased.given, parts.num_classes).astype(before.dtype)
-    init = jax.jit(partial(parts.model.init, train=False))
-    fresh = init(jax.random.key(parts.config.seed), parts.data.blank())["params"][MEMORY]
-    memory = start.replicate({**jax.device_get(fresh), "centroids": means})
-    return Plan(state={"params": {**params, MEMORY: memory}})
+    memory = jax.device_get(at_random(parts.model, parts.data.blank(), parts.config.seed)["params"][MEMORY])
+    means = class_means(features, parts.data.biased.given, parts.num_classes)
+    memory["centroids"] = means.astype(memory["centroids"].dtype)
+    return Plan(state={"params": {**start.state.params, MEMORY: start.replicate(memory)}})
 
 
 def check(config: ConfigDict) -> None:

@@ -2,9 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
+import jax
+from jax.typing import ArrayLike
 
 from cmwnet_jax.errors import UsageError, unknown_name
 from cmwnet_jax.models.bag_of_embeddings import BagOfEmbeddings
@@ -71,6 +74,17 @@ SMALLEST_SIDES = {
 
 INPUTS = {"bag_of_embeddings": ("tokens",), "mlp": ("images", "vectors"), "transformer": ("tokens",)}
 """Kinds of input (`data.kinds`) that a model takes; the others take images."""
+
+
+def at_random(model: nn.Module, inputs: ArrayLike, seed: int) -> Mapping[str, Any]:
+    """Random variables of a classifier, equal for equal seeds.
+
+    Args:
+        model: the classifier.
+        inputs: one example as the network sees it, [1, ...].
+        seed: the run's seed.
+    """
+    return jax.jit(functools.partial(model.init, train=False))(jax.random.key(seed), inputs)
 
 
 def check_kind(name: str, kind: str) -> None:

@@ -15,6 +15,7 @@ from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError, first_line, naming_field
 from cmwnet_jax.files import local_path, refused
 from cmwnet_jax.methods import METHODS
+from cmwnet_jax.models import at_random
 from cmwnet_jax.models.pretrained import load_pretrained
 from cmwnet_jax.runs import stored
 from cmwnet_jax.train import parallel
@@ -34,19 +35,15 @@ def start_variables(config: ConfigDict, model: nn.Module, inputs: jax.Array) -> 
     Raises:
         UsageError: the variables cannot be read, or do not fit the model.
     """
-
-    def at_random(model):
-        return jax.jit(lambda key: model.init(key, inputs, train=False))(jax.random.key(config.seed))
-
     other_head = METHODS[config.method].starts_from
     if config.model.init:
         source = model if other_head is None else model.clone(make_head=other_head(config))
         init = partial(source.init, train=False)
         read = read_classifier(config.model.init, jax.eval_shape(init, jax.random.key(0), inputs))
-        return read if source is model else with_arrays(at_random(model), read)
+        return read if source is model else with_arrays(at_random(model, inputs, config.seed), read)
     if not config.model.pretrained:
         return None
-    blank = at_random(model)
+    blank = at_random(model, inputs, config.seed)
     with naming_field("model.pretrained"):
         variables, report = load_pretrained(config.model.pretrained, config.model.name, blank)
     if parallel.is_first():
