@@ -13,7 +13,7 @@ from scipy import stats
 from cmwnet_jax.core.types import MetaState
 from cmwnet_jax.data import augment as augment_module
 from cmwnet_jax.data.augment import Augmentation, augment, pixel_moments
-from cmwnet_jax.data.batches import BatchOrder, PassOrder, Raw, Selection
+from cmwnet_jax.data.batches import BatchOrder, PassOrder, Raw, Selection, crop_purpose
 from cmwnet_jax.data.fit import Fit
 from cmwnet_jax.data.streaming import StreamedSplit
 from cmwnet_jax.errors import UsageError
@@ -219,6 +219,42 @@ def test_random_crops_of_a_stream_depend_on_step_and_row_alone():
     assert first[0].shape == (8, 8, 8, 3)
     plain = next(stream.batches(order)).image
     np.testing.assert_array_equal(plain, images[order(0)][:, 6:14, 8:16])
+
+
+def random_crops_of_two_views():
+    images = np.random.default_rng(0).integers(256, size=(16, 20, 24, 3), dtype=np.uint8)
+    return StreamedSplit(source_of(images), np.arange(16), np.zeros(16, np.int32), fit=Fit(crop_pixels=8))
+
+
+def test_views_have_different_random_crops_which_depend_on_the_row_alone():
+    split, rows, crops = random_crops_of_two_views(), np.arange(16, dtype=np.int32), (1, 6, 0)
+    first, second = split.read(rows, crops, views=2).image
+    np.testing.assert_array_equal(first, split.read(rows, crops).image)  # as of a stream with one view
+    assert np.mean(np.any(first != second, axis=(1, 2, 3))) > 0.9  # 13 x 17 places
+    np.testing.assert_array_equal(split.read(rows[[5, 2]], crops, views=2).image[1], second[[5, 2]])
+    assert split.read(rows, views=2).image.shape == (16, 8, 8, 3)  # the centre, for all views
+
+
+def test_steps_get_the_crops_of_each_view():
+    split, order, views = (
+        random_crops_of_two_views(),
+        BatchOrder(1, 16, 8, stream="labelled"),
+        ("weak", "strong"),
+    )
+    pair = Stream(8, "b", views=dict.fromkeys(views, Augmentation()))
+    data = SimpleNamespace(splits={"train": split}, source=SimpleNamespace(one_unit=False))
+    streams = {"labelled": pair, "meta": dataclasses.replace(pair, planned=True)}
+    inputs = open_input(data, streams, {"labelled": order}, 1, one_step_a_call=True)
+    loaded = {"meta": inputs.load("meta", Selection(np.arange(8), np.zeros(8, int)), 0)}
+    state = MetaState.create(params=jnp.ones(()), optimizer=optax.identity(), rng=jax.random.key(0))
+    run_steps = inputs.make_run_steps(Phase(handing_out, tuple(streams)))
+    rows = {"labelled": order.epoch(0)[:1], "meta": np.arange(8, dtype=np.int32)[None]}
+    seen = parallel.unreplicate(run_steps(parallel.replicate(state), rows, loaded)[1])
+    for stream, chosen in (("labelled", order(0)), ("meta", np.arange(8))):
+        crops = split.read(chosen, (1, *crop_purpose(stream), 0), views=2).image
+        for view, expected in zip(views, crops, strict=True):
+            expected = standardize(jnp.asarray(expected), scaling_of(split))
+            np.testing.assert_allclose(seen[f"{stream}/{view}"][0], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

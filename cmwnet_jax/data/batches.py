@@ -20,12 +20,13 @@ class Raw:
     """Examples as they are stored: a whole split on the device, or one batch.
 
     Attributes:
-        image: [n, height, width, channels] uint8, or inputs of another kind (`data.kinds`).
+        image: [n, height, width, channels] uint8, or inputs of another kind (`data.kinds`); or a tuple of
+            such arrays, one for each view of a stream, if each view has random crops of its own.
         label: [n] int32, given labels; those of a meta set may be [n, C] float32.
         row: [n] int32, the examples' rows in their split, which determine their augmentation.
     """
 
-    image: jax.Array
+    image: jax.Array | tuple[jax.Array, ...]
     label: jax.Array
     row: jax.Array
 
@@ -48,9 +49,12 @@ class Raw:
         Args:
             rows: [m] int32.
         """
-        # Gather flat pixels: over four axes, XLA's gather is seven times slower on a CPU.
-        pixels = self.image.reshape(len(self), -1)[rows]
-        return Raw(pixels.reshape(len(rows), *self.image.shape[1:]), self.label[rows], self.row[rows])
+
+        def gather(images):
+            # Gather flat pixels: over four axes, XLA's gather is seven times slower on a CPU.
+            return images.reshape(len(images), -1)[rows].reshape(len(rows), *images.shape[1:])
+
+        return Raw(jax.tree.map(gather, self.image), self.label[rows], self.row[rows])
 
 
 class Selection(NamedTuple):

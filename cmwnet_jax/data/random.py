@@ -13,12 +13,12 @@ class Purpose(enum.IntEnum):
     BALANCED_META_SET = 3  # (epoch)
     TRAIN_ORDER = 4  # (epoch)
     META_ORDER = 5  # (epoch)
-    TRAIN_CROP = 6  # (step, row)
-    META_CROP = 7  # (epoch, row)
+    TRAIN_CROP = 6  # (step, row; further views of a stream: their number)
+    META_CROP = 7  # (epoch, row; as above)
     SHUFFLED_META_CLASSES = 8
     CORRECTED_LABELS = 9
     STREAM_ORDER = 10  # (checksum of the stream's name, epoch)
-    STREAM_CROP = 11  # (checksum of the stream's name, step or epoch, row)
+    STREAM_CROP = 11  # (checksum of the stream's name, step or epoch, row; as above)
     CALIBRATION = 12
     DIVISION = 13  # (epoch)
 

@@ -41,13 +41,15 @@ class StreamedSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, rows: np.ndarray, crops: tuple[int, ...] | None = None) -> Raw:
+    def read(self, rows: np.ndarray, crops: tuple[int, ...] | None = None, views: int = 1) -> Raw:
         """Reads the examples at these rows now.
 
         Args:
             rows: [n] int32.
-            crops: seed, purpose and counter of random crops, with a separate stream for each row; None crops
-                the centre.
+            crops: seed, purpose and counter of random crops, with a separate stream for each row and view; None
+                crops the centre.
+            views: number of views; if there are several and crops are random, `image` is a tuple of one array
+                for each.
 
         Returns:
             `Raw` of numpy arrays.
@@ -55,16 +57,28 @@ class StreamedSplit:
         Raises:
             UsageError: the images differ in size after `fit`.
         """
-        examples = self.source.__getitems__([int(i) for i in self.ids[rows]])
-        rngs = [None if crops is None else generator(*crops, int(row)) for row in rows]
-        images = [self.fit(example["image"], rng) for example, rng in zip(examples, rngs, strict=True)]
+        images = [example["image"] for example in self.source.__getitems__([int(i) for i in self.ids[rows]])]
+        if crops is None:
+            cropped = self._one_size([self.fit(image) for image in images])
+        elif views == 1 or not self.fit.crop_pixels:
+            cropped = self._crop(images, rows, crops)
+        else:
+            cropped = tuple(self._crop(images, rows, crops, view) for view in range(views))
+        return Raw(cropped, self.labels[rows], np.asarray(rows, np.int32))
+
+    def _crop(self, images: list, rows: np.ndarray, crops: tuple[int, ...], view: int = 0) -> np.ndarray:
+        """Crops each image at random; the first view's streams are those of a stream with one view."""
+        rngs = [generator(*crops, int(row), *[view] * (view > 0)) for row in rows]
+        return self._one_size([self.fit(image, rng) for image, rng in zip(images, rngs, strict=True)])
+
+    def _one_size(self, images: list) -> np.ndarray:
         sizes = {image.shape for image in images}
         if len(sizes) > 1:
             raise UsageError(
                 f"data.crop_pixels is {self.fit.crop_pixels}, but images differ in size, e.g. "
                 f"{' and '.join(map(str, sorted(sizes)[:2]))}: set it to the size that the network should see"
             )
-        return Raw(np.stack(images), self.labels[rows], np.asarray(rows, np.int32))
+        return np.stack(images)
 
     def take(self, rows: np.ndarray) -> Raw:
         """The examples at these rows, cropped at the centre, as from `Raw.take`.
@@ -82,6 +96,7 @@ class StreamedSplit:
         order: Callable[[int], np.ndarray],
         start: int = 0,
         crops: tuple[int, ...] | None = None,
+        views: int = 1,
     ) -> Iterator[Raw]:
         """Yields batches in order, without end; the workers live as long as the iterator.
 
@@ -89,13 +104,14 @@ class StreamedSplit:
             order: step -> rows [n] int32, a `BatchOrder` or `PassOrder`; it must be picklable.
             start: the first step, where a resumed run continues.
             crops: seed and purpose of random crops; None crops the centre.
+            views: as in `read`.
 
         Yields:
             `Raw` of numpy arrays for each step from `start`.
         """
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which a notebook never parses
-        dataset = grain.MapDataset.source(_Batches(self, order, start, crops))
+        dataset = grain.MapDataset.source(_Batches(self, order, start, crops, views))
         threads = 1 if self.workers else os.cpu_count()
         batches = dataset.to_iter_dataset(grain.ReadOptions(threads, max(self.prefetch, threads)))
         if self.workers:
@@ -112,6 +128,7 @@ class _Batches:
     order: Callable[[int], np.ndarray]
     start: int
     crops: tuple[int, ...] | None
+    views: int
 
     def __len__(self) -> int:
         return 2**31  # more steps than any run takes
@@ -119,7 +136,7 @@ class _Batches:
     def __getitem__(self, index: int) -> Raw:
         step = self.start + index
         crops = None if self.crops is None else (*self.crops, step)
-        return self.split.read(self.order(step), crops)
+        return self.split.read(self.order(step), crops, self.views)
 
 
 def _live_and_die_with_parent(worker: int, num_workers: int) -> None:

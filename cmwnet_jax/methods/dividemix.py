@@ -8,7 +8,8 @@ The settings are those of the paper. Unlike in the authors' code, both networks 
 targets are predicted in evaluation mode. An epoch has as many steps as with other methods, each with a batch of
 labelled and one of unlabelled examples per network, so that the smaller part is visited more often. Without
 augmentation, the two views of an example are equal. The planned streams take four times the memory of the
-training set on each device, also on the streaming path.
+training set on each device, also on the streaming path; eight times there with random crops, of which each view
+has its own.
 """
 
 import warnings

@@ -185,8 +185,8 @@ class StreamInput:
 
     def load(self, stream: str, selection: Selection, epoch: int) -> Raw:
         """As `Input` says."""
-        crops = (self._seed, *crop_purpose(stream), epoch)
-        raw = self._splits[self._streams[stream].split].read(selection.rows, crops)
+        crops, views = (self._seed, *crop_purpose(stream), epoch), len(self._streams[stream].views)
+        raw = self._splits[self._streams[stream].split].read(selection.rows, crops, views)
         return parallel.replicate(raw.replace(label=_device_labels(selection.labels)))
 
     def make_run_steps(self, phase: Phase) -> RunSteps:
@@ -219,9 +219,9 @@ class StreamInput:
         iterator = self._open.get(stream)
         if iterator is None or iterator.next_step != step:
             order, split = self._orders[stream], self._splits[self._streams[stream].split]
-            crops = (self._seed, *crop_purpose(stream))
-            iterator = _Counted(_put_ahead(split.batches(_Share(order), start=step, crops=crops)), step)
-            self._open[stream] = iterator
+            crops, views = (self._seed, *crop_purpose(stream)), len(self._streams[stream].views)
+            batches = split.batches(_Share(order), start=step, crops=crops, views=views)
+            self._open[stream] = iterator = _Counted(_put_ahead(batches), step)
         return iterator
 
     def map_split(self, split: str, function: Callable) -> Callable[..., PyTree]:

@@ -45,10 +45,12 @@ def prepare_streams(streams: Mapping[str, Stream]) -> Prepare:
         return {name: shown(raw, streams[name], keys[name], scaling) for name, raw in raws.items()}
 
     def shown(raw, stream, key, scaling):
-        views = {}
-        for number, (name, change) in enumerate(stream.views.items()):
+        views, images = {}, raw.image
+        if not isinstance(images, tuple):
+            images = (images,) * len(stream.views)
+        for number, (name, image) in enumerate(zip(stream.views, images, strict=True)):
             own = jax.random.fold_in(key, _VIEW + number) if number else key
-            views[name] = standardize(augment(raw.image, raw.row, own, change), scaling)
+            views[name] = standardize(augment(image, raw.row, own, stream.views[name]), scaling)
         return {**views, "label": raw.label, "row": raw.row}
 
     return prepare
