@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmwnet_jax.data import sources
+from cmwnet_jax.data.prepare import options_of
 from cmwnet_jax.errors import UsageError, unknown_name
 
 SPLIT = "also_test"
@@ -24,6 +25,7 @@ class AlsoTest:
             digits.
         source: the data set that it is in.
         split: its name there.
+        of_class: [classes of that data set] int32, the training set's class of each; -1 where it has none.
         ids: [M] int64, rows of the split, ascending.
         labels: [M] int32, classes of the training set.
     """
@@ -31,8 +33,18 @@ class AlsoTest:
     name: str
     source: sources.Source
     split: str
+    of_class: np.ndarray
     ids: np.ndarray
     labels: np.ndarray
+
+    def in_order_of(self, labels: np.ndarray) -> "AlsoTest":
+        """The same examples in another order of the split.
+
+        Args:
+            labels: [examples of the split] int, classes of the other data set in that order.
+        """
+        ids, labels = _of_known_classes(self.of_class, labels)
+        return dataclasses.replace(self, ids=ids, labels=labels)
 
     @property
     def num_classes(self) -> int:
@@ -59,7 +71,8 @@ def open_also_test(config: ConfigDict, source: sources.Source) -> AlsoTest | Non
         other, split = source, wanted
     elif wanted in sources.DATASETS:
         with under_its_fields():
-            other = sources.open(wanted, config.data.dir, raw_dir, needed=())
+            options = options_of(config.data, wanted)
+            other = sources.open(wanted, config.data.dir, raw_dir, options=options, needed=())
         _check_same_inputs(wanted, other, source)
         split = other.test_split
     else:
@@ -70,11 +83,18 @@ def open_also_test(config: ConfigDict, source: sources.Source) -> AlsoTest | Non
             f"already, expected another one: {_choice(others)}"
         )
     of_class = found_classes(wanted, other.class_names, source.class_names)
-    labels = of_class[sources.read_labels(other, split)]
-    ids = np.flatnonzero(labels >= 0)
-    if not len(ids):
+    name, labels = re.sub(r"[^A-Za-z0-9]", "_", wanted), sources.read_labels(other, split)
+    second = AlsoTest(name, other, split, of_class, *_of_known_classes(of_class, labels))
+    if not len(second.ids):
         raise _none_matches(wanted, other.class_names, source.class_names)
-    return AlsoTest(re.sub(r"[^A-Za-z0-9]", "_", wanted), other, split, ids, labels[ids])
+    return second
+
+
+def _of_known_classes(of_class: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`ids` and `labels` of the examples whose class the training set has."""
+    found = of_class[labels]
+    ids = np.flatnonzero(found >= 0)
+    return ids, found[ids]
 
 
 def _check_same_inputs(wanted: str, other: sources.Source, source: sources.Source) -> None:

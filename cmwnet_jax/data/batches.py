@@ -1,6 +1,7 @@
 """Order of the examples, and batches on the device.
 
-The order depends only on seed and epoch. A resumed run and both input paths therefore see the same batches.
+The order depends only on seed and epoch. A resumed run therefore sees the same batches, and so do both input
+paths, unless they list the examples in different orders (Q47).
 """
 
 import dataclasses

@@ -32,6 +32,7 @@ class Record:
         dataset: the data set's name.
         held_out: [M] int64, ids of the clean meta set that was held out; None if there is none.
         calibration: [m] int64, ids of the examples held out for the calibration of thresholds; or None.
+        dataset_files: hash of the data set's files, see `Source.files`; empty if it is not known.
     """
 
     labels: BiasedLabels
@@ -40,6 +41,7 @@ class Record:
     dataset: str
     held_out: np.ndarray | None = None
     calibration: np.ndarray | None = None
+    dataset_files: str = ""
 
 
 def save_record(folder: str | os.PathLike, record: Record, true_labels: np.ndarray) -> None:
@@ -110,6 +112,53 @@ def check_record(folder: str | os.PathLike) -> dict:
     return fields
 
 
+_ROWS = {
+    "ids": "its examples",
+    "given": "the given labels",
+    "true": "the true labels",
+    "candidates": "the candidate labels",
+    "foreign": "the foreign images",
+    "held_out": "the examples held out",
+    "calibration": "the examples held out for calibration",
+}
+"""The arrays whose rows a run's other files refer to, in words."""
+
+
+def check_unchanged(folder: str | os.PathLike, record: Record, true_labels: np.ndarray) -> None:
+    """Checks that the data of a run that goes on are those that it began with, as its folder's record has them.
+
+    Args:
+        folder: the run's folder. Nothing is checked if it has no record.
+        record: the bias now.
+        true_labels: [training split] int, the data set's own labels now.
+
+    Raises:
+        UsageError: they differ, or the folder's record is damaged or edited.
+    """
+    folder = Path(folder).expanduser()
+    if not any(os.path.lexists(folder / name) for name in (_JSON, _NPZ)):
+        return
+    with _reading(folder) as said:
+        fields, before = _read(folder, *said)
+    now = _arrays(record)
+    changed = [words for name, words in _ROWS.items() if not _equal(before.get(name), now.get(name))]
+    if fields["dataset_checksum"] != labels_checksum(true_labels):
+        changed.insert(0, "the data set's own labels")
+    files = fields.get("dataset_files", ""), record.dataset_files
+    if all(files) and files[0] != files[1]:
+        changed.insert(0, "the data set's files")
+    if changed:
+        raise UsageError(
+            f"workdir is {str(folder)!r}, whose run was trained on other data than its config gives now "
+            f"({', '.join(changed)} differ): bring back the files as they were, or choose another folder"
+        )
+
+
+def _equal(before: np.ndarray | None, now: np.ndarray | None) -> bool:
+    """Whether both are None, or arrays of the same shape and values."""
+    return before is now if before is None or now is None else np.array_equal(before, now)
+
+
 @contextlib.contextmanager
 def _reading(folder: Path) -> Iterator[tuple[str, str]]:
     """Explains what is wrong with a folder's record, missing fields and wrong types too."""
@@ -157,6 +206,7 @@ def _fields(record: Record, true_labels: np.ndarray) -> dict:
         "labels_checksum": labels_checksum(labels.ids, labels.given, labels.true),
         "dataset_size": len(true_labels),
         "dataset_checksum": labels_checksum(true_labels),
+        "dataset_files": record.dataset_files,
     }
 
 
@@ -197,6 +247,7 @@ def _record(fields: dict, arrays: dict[str, np.ndarray]) -> Record:
         dataset=fields["dataset"],
         held_out=arrays.get("held_out"),
         calibration=arrays.get("calibration"),
+        dataset_files=fields.get("dataset_files", ""),  # records of earlier versions lack it
     )
 
 

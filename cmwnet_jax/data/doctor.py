@@ -78,7 +78,9 @@ def examine(config: ConfigDict, readers: Readers = MappingProxyType({})) -> Iter
             yield Finding(f"data.{need} is empty, which the bias {config.data.bias!r} needs: set it", True)
     splits, classes = yield from _as_findings(_of_training_set(fields, *reading))
     if "foreign" in needed:
-        yield from _as_findings(_of_set(fields.open_set_from, fields.dir, fields.open_set_raw_dir, *reading))
+        other = fields.open_set_from
+        options = prepare.options_of(fields, other)
+        yield from _as_findings(_of_set(other, fields.dir, fields.open_set_raw_dir, *reading, options))
     second = fields.also_test
     if second == fields.name and fields.also_test_raw_dir in ("", fields.raw_dir):
         yield Finding(
@@ -87,7 +89,8 @@ def examine(config: ConfigDict, readers: Readers = MappingProxyType({})) -> Iter
             True,
         )
     elif second in prepare.DATASETS:
-        found = _of_set(second, fields.dir, fields.also_test_raw_dir, *reading)
+        options = prepare.options_of(fields, second)
+        found = _of_set(second, fields.dir, fields.also_test_raw_dir, *reading, options)
         _, others = yield from _as_findings(found, also_test.under_its_fields)
         if classes and others:
             yield from _as_findings(_of_classes(second, others, classes))

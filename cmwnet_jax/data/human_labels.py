@@ -1,6 +1,7 @@
 """Human labels, e.g. CIFAR-10N's and CIFAR-100N's, in the order of a data set's rows."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +23,8 @@ def human_labels(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
 
     The file stores the labels in CIFAR's original order, with the true labels as `clean_label`. If the data
     set has the same order, its labels are equal row by row. If it is grouped by class, as an image folder is,
-    the image of class c whose file name has the number k belongs to the k-th `clean_label` c.
+    the image of class c whose file name has the number k belongs to the k-th `clean_label` c. If both rules
+    apply and differ, that is an error.
 
     Args:
         path: an `.npz` of [N] integer arrays by name: `clean_label` and any others, e.g. `aggre_label`,
@@ -34,8 +36,8 @@ def human_labels(path: str, dataset: Dataset) -> dict[str, np.ndarray]:
         Name -> [N] int32 in [0, C), without `clean_label`.
 
     Raises:
-        UsageError: the file cannot be used, a label is not a class, or its clean labels are not the data
-            set's.
+        UsageError: the file cannot be used, a label is not a class, its clean labels are not the data set's, or
+            the order is not certain.
     """
     if not path:
         return _own_columns(dataset)
@@ -111,7 +113,15 @@ def _places(path: str, clean: np.ndarray, dataset: Dataset) -> np.ndarray:
     labels = dataset.train.labels
     clean = _checked(path, {TRUE_LABEL: clean}, dataset)[TRUE_LABEL]
     if np.array_equal(clean, labels):
-        return np.arange(len(labels))
+        rows = np.arange(len(labels))
+        numbered = _by_number(clean, dataset)
+        if isinstance(numbered, np.ndarray) and not np.array_equal(numbered, rows):
+            raise UsageError(
+                f"{path}: the clean labels are in {dataset.name}'s order and grouped by class, but the numbers "
+                f"in its file names are in another one (e.g. 10 before 2), so an image's label is not certain: "
+                f"give all numbers as many digits, e.g. 0002, or use the published file, in CIFAR's order"
+            )
+        return rows
     counts = [np.bincount(given, minlength=dataset.num_classes) for given in (clean, labels)]
     if not np.array_equal(*counts):
         c = int(np.flatnonzero(counts[0] != counts[1])[0])
@@ -119,17 +129,34 @@ def _places(path: str, clean: np.ndarray, dataset: Dataset) -> np.ndarray:
             f"{path}: {counts[0][c]} clean labels are class {c}, {dataset.class_names[c]!r}, of which "
             f"{dataset.name} has {counts[1][c]} images: these human labels are about other images"
         )
+    places = _by_number(clean, dataset)
+    if isinstance(places, _Unnumbered):
+        raise UsageError(
+            f"{path}: the clean labels are not in {dataset.name}'s order, and the images of class "
+            f"{places.class_name!r} are not named by the numbers 0 to {places.count - 1} of their place "
+            f"among the class's (first {places.first!r}): the labels cannot be aligned"
+        )
+    return places
+
+
+class _Unnumbered(NamedTuple):
+    """A class whose file names are not the numbers of its images: how many there are, and the first name."""
+
+    class_name: str
+    count: int
+    first: str
+
+
+def _by_number(clean: np.ndarray, dataset: Dataset) -> np.ndarray | _Unnumbered:
+    """[N] int, each row's place by the number in its file name; or a class without such numbers."""
+    labels = dataset.train.labels
     places = np.empty(len(labels), np.int64)
     ids = np.full(len(labels), "") if dataset.train.ids is None else dataset.train.ids
-    for c in range(dataset.num_classes):
+    for c, name in enumerate(dataset.class_names):
         rows = np.flatnonzero(labels == c)
-        stems = [Path(name).stem for name in ids[rows]]
-        numbers = np.array([int(stem) if stem.isdecimal() else -1 for stem in stems])
+        stems = [Path(example).stem for example in ids[rows]]
+        numbers = np.array([int(stem) if stem.isdecimal() else -1 for stem in stems], int)
         if not np.array_equal(np.sort(numbers), np.arange(len(rows))):
-            raise UsageError(
-                f"{path}: the clean labels are not in {dataset.name}'s order, and the images of class "
-                f"{dataset.class_names[c]!r} are not named by the numbers 0 to {len(rows) - 1} of their place "
-                f"among the class's (first {stems[0]!r}): the labels cannot be aligned"
-            )
+            return _Unnumbered(name, len(rows), stems[0])
         places[rows] = np.flatnonzero(clean == c)[numbers]
     return places

@@ -102,8 +102,9 @@ def load_data(config: ConfigDict) -> Data:
         splits = _raws(config, dataset, record)
         shape = splits["train"].image.shape[1:]
         if second is not None:
-            inputs = sources.read_split(second.source, second.split).images[second.ids]
-            splits[ALSO_TEST] = Raw.whole(inputs, second.labels)
+            read = sources.read_split(second.source, second.split)
+            second = second.in_order_of(read.labels)
+            splits[ALSO_TEST] = Raw.whole(read.images[second.ids], second.labels)
     if second is not None:
         _check_inputs(config, source, second, splits, shape)
     return Data(source, record, true_labels, splits, test_labels, shape, kind, second, config.data.known_as)
@@ -187,7 +188,8 @@ def _record(
                 f"run that has"
             )
         known = _truth_known(config, source) and (record.labels.truth_known or config.data.truth == "known")
-        return dataclasses.replace(record, labels=dataclasses.replace(record.labels, truth_known=known))
+        labels = dataclasses.replace(record.labels, truth_known=known)
+        return dataclasses.replace(record, labels=labels, dataset_files=source.files)
     labels, held_out, calibration = bias.BiasedLabels.clean(true_labels, source.num_classes), None, None
     labels = dataclasses.replace(labels, truth_known=_truth_known(config, source))
     if config.meta_set.kind == "held_out":
@@ -205,7 +207,7 @@ def _record(
         labels = bias.apply(
             config.data.bias, labels, known_as, config.seed, class_names=source.class_names, **needed
         )
-    return Record(labels, config.data.bias, config.seed, source.name, held_out, calibration)
+    return Record(labels, config.data.bias, config.seed, source.name, held_out, calibration, source.files)
 
 
 def _truth_known(config: ConfigDict, source: sources.Source) -> bool:
@@ -249,7 +251,10 @@ def _probabilities(
 
 
 def _foreign(config: ConfigDict) -> sources.Dataset:
-    return sources.load(config.data.open_set_from, config.data.dir, config.data.open_set_raw_dir)
+    name, fields = config.data.open_set_from, config.data
+    return sources.read(
+        sources.open(name, fields.dir, fields.open_set_raw_dir, options=options_of(fields, name))
+    )
 
 
 def _raws(config: ConfigDict, dataset: sources.Dataset, record: Record) -> dict[str, Raw]:

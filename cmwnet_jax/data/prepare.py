@@ -47,13 +47,14 @@ DATASETS = (*BUILDERS, *TFDS_TEST_SPLITS)
 """Every data set by name."""
 
 
-def options_of(fields: Mapping[str, Any]) -> dict[str, str]:
+def options_of(fields: Mapping[str, Any], name: str = "") -> dict[str, str]:
     """What a data set's builder reads of a config besides the name and the folders.
 
     Args:
         fields: the config's section `data`; fields that runs of older versions lack have their defaults.
+        name: the data set, e.g. a second one to test on; empty for the one to train on.
     """
-    builder = BUILDERS.get(fields["name"], LocalBuilder)
+    builder = BUILDERS.get(name or fields["name"], LocalBuilder)
     return {name: fields[name] for name in builder.OPTIONS if name in fields}
 
 

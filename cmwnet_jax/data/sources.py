@@ -35,6 +35,7 @@ class Source:
             original order.
         test_split: name of the split to test on.
         folder: the folder of the prepared set.
+        files: hash of the files that it was prepared from; empty for sets that tfds downloads.
         has_given_labels: whether the training labels come with true ones: `label` is then the true label, and
             `given_label` the one that training sees.
         vocabulary: number of tokens, all splits' largest plus 1; 0 for inputs of another kind.
@@ -47,6 +48,7 @@ class Source:
     splits: Mapping[str, ExampleReader]
     test_split: str
     folder: str
+    files: str = ""
     has_given_labels: bool = False
     vocabulary: int = 0
     words: Sequence[str] = ()
@@ -120,7 +122,8 @@ def open(
         data_dir: folder of all prepared data sets; empty for the environment variable `TFDS_DATA_DIR`,
             or `~/tensorflow_datasets` if that is not set.
         raw_dir: folder or archive of a set whose files are downloaded by hand. Empty uses the set that is
-            already prepared. Different files are prepared separately, each under its own checksum.
+            already prepared. Different files are prepared separately, each under its own checksum; of more
+            than 256 MiB of images, a changed one is told by its path, size or label alone.
         options: from `prepare.options_of`; None for the defaults.
         decode: whether examples hold decoded images or encoded bytes.
         needed: the splits that it must have besides one to test on.
@@ -148,6 +151,7 @@ def open(
         splits={split: ExampleReader(builder, split, decode) for split in split_names},
         test_split=test_split,
         folder=str(builder.data_dir),
+        files=(builder.builder_config and builder.builder_config.name) or "",
         has_given_labels="given_label" in builder.info.features,
         vocabulary=facts.get("vocabulary", 0),
         words=tuple(facts.get("words", ())),

@@ -76,7 +76,8 @@ def _check_input(config: ConfigDict) -> None:
 def _check_builder(config: ConfigDict, defaults: ConfigDict) -> None:
     """Raises a UsageError for fields that another data set's builder reads."""
     readers = {option: name for name, builder in BUILDERS.items() for option in builder.OPTIONS}
-    own = options_of(config.data)
+    used = (config.data.name, config.data.also_test, config.data.open_set_from)
+    own = {option for name in used if name for option in options_of(config.data, name)}
     for option, reader in readers.items():
         if option not in own and config.data[option] != defaults.data[option]:
             raise UsageError(

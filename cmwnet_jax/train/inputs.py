@@ -1,6 +1,7 @@
 """The two input paths behind one interface: splits kept on the devices, and streamed splits.
 
-Both give the same step the same batches, in the same order and with the same augmentation.
+Of splits with the same rows, both give the same step the same batches, in the same order and with the same
+augmentation.
 """
 
 import collections

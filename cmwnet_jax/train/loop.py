@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.core.types import MetaState
 from cmwnet_jax.data.also_test import SPLIT as ALSO_TEST
-from cmwnet_jax.data.bias_record import save_record
+from cmwnet_jax.data.bias_record import check_unchanged, save_record
 from cmwnet_jax.data.load import Data, load_data
 from cmwnet_jax.runs.run_folder import RunFolder
 from cmwnet_jax.train import health, parallel
@@ -64,6 +64,8 @@ def train(config: ConfigDict, workdir: str) -> dict:
         folder = run_folder(own_workdir)
         folder.check(config)
         data = load_data(config)
+        if folder.has_checkpoint:  # otherwise everything is made anew
+            check_unchanged(folder.path, data.record, data.true_labels)
         recipe = build_recipe(_from_own_copy(config, folder), data)
         check_longer(config, folder, recipe.epoch_steps)
         with (

@@ -5,7 +5,6 @@ import functools
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cmwnet_jax.data.batches import Raw
@@ -35,11 +34,20 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
         The path of the .npy file.
 
     Raises:
-        UsageError: the run is not finished, was trained on biased labels, or streams its data.
+        UsageError: the run is not finished, was trained on biased labels or on a part of the examples, or
+            streams its data.
     """
     folder, path = run_folder(workdir), file_to_write("output", output, ".npy")
     config = folder.finished_config()
     data = load_data(config)
+    apart = {"held_out": "meta_set.kind", "calibration": "data.calibration_per_class"}
+    for name, field in apart.items():
+        if name in data.splits and not of_given_labels:
+            raise UsageError(
+                f"workdir is {workdir!r}, a run that has not seen the examples which {field} sets apart, "
+                f"expected one on all training examples: train one with another meta_set.kind and no "
+                f"calibration split"
+            )
     is_biased = data.biased.is_wrong.any() or len(data.biased.ids) != len(data.true_labels)
     if is_biased and not of_given_labels:
         raise UsageError(
@@ -84,9 +92,8 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
 
 def _shapes(recipe: Recipe, data: Data) -> list[tuple[int, ...]]:
     """The shapes of a single classifier's arrays."""
-    images = jnp.zeros((1, *data.image_shape))
     init = functools.partial(recipe.model.init, train=False)
-    return [x.shape for x in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0), images))]
+    return [x.shape for x in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0), data.blank()))]
 
 
 def _whole_training_split(config: ConfigDict) -> Raw:

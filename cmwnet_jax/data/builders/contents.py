@@ -1,9 +1,11 @@
 """Contents of a data set before it is prepared: arrays, texts, or encoded image files."""
 
 import abc
+import contextlib
 import hashlib
 import itertools
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -19,6 +21,8 @@ from cmwnet_jax.errors import naming_field
 
 PREPARING_THREADS = min(8, os.cpu_count() or 1)
 """Threads that check images while a set is prepared."""
+
+_HASHED_BYTES = 256 << 20  # of images in all, up to which an edited one is told by more than its size
 
 
 class Contents(abc.ABC):
@@ -190,13 +194,22 @@ class ImageFiles(Contents):
         self.sizes = {split: len(items) for split, items in splits.items()}
         self.image_feature = tfds.features.Image(shape=(*(shape or (None, None)), channels or 3))
         rows = (
-            f"{split} {path} {label} {files.sizes[path]}\n"
+            f"{split} {path} {label} {self._fingerprint(path)}\n"
             for split, items in splits.items()
             for path, label in items
         )
         self.key = digest(
             line.encode() for line in itertools.chain((f"{name}\n" for name in class_names), rows)
         )
+
+    def _fingerprint(self, path: str) -> str:
+        """Tells an edited image; of a large set by its size alone, as every launch would have to read it."""
+        size = f"{self._files.sizes[path]}"
+        if self.num_bytes > _HASHED_BYTES:
+            return size
+        with contextlib.suppress(OSError):  # `examples` reports it, and how many others there are
+            return f"{size} {zlib.crc32(self._files.read(path)):08x}"
+        return size
 
     def examples(self, split: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """Yields the rows [start, stop) of a split.

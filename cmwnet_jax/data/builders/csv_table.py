@@ -29,9 +29,9 @@ class Csv(LocalBuilder):
     The splits are train, and test, val or validation. The labels' column, `label` or another name, holds whole
     numbers or text. Inputs are either images (the column `path`, relative to the table's folder, read in RGB),
     or texts (the column `text`, made into vectors or tokens), or all other columns, numbers that make a vector.
-    Optional: `true_label`, the true label of training examples if some labels are wrong, and `id` (otherwise
-    the row's number in its file, or the path). A text shows its example, as a path does. Further columns beside
-    paths or texts are not read, which a note says.
+    Optional: `true_label`, the true label if some labels are wrong (test examples are compared with it, too,
+    where they have one), and `id` (otherwise the row's number in its file, or the path). A text shows its
+    example, as a path does. Further columns beside paths or texts are not read, which a note says.
     """
 
     WANTS = (
@@ -132,15 +132,21 @@ def _labels(
     parts: Mapping[str, Part], label_column: str, root: Path
 ) -> tuple[Labels, Labels | None, list[str]]:
     """Given labels, true labels (None if these are all that is known), and the C class names."""
-    columns = {split: _of_label(part, label_column) for split, part in parts.items()}
-    fields = {split: f"{label_column} of {split}" for split in parts}
-    training, true = {fields["train"]: columns["train"]}, "true_label of train"
+    fields = {split: _test_label(part, label_column) for split, part in parts.items()} | {"train": label_column}
+    named = {f"{field} of {split}": _of_label(parts[split], field) for split, field in fields.items()}
+    train, true = f"{label_column} of train", "true_label of train"
+    training = {train: named.pop(train)}
     if "true_label" in parts["train"].columns:
         training[true] = _of_label(parts["train"], "true_label")
-    testing = {fields[split]: column for split, column in columns.items() if split != "train"}
-    labels, class_names = tables.to_classes(training, testing, None, root)
-    given = {split: labels[field] for split, field in fields.items()}
+    labels, class_names = tables.to_classes(training, named, None, root)
+    given = {split: labels[f"{field} of {split}"] for split, field in fields.items()}
     return given, (given | {"train": labels[true]} if true in training else None), class_names
+
+
+def _test_label(part: Part, label_column: str) -> str:
+    """Name of the column to test on: that of the true labels, unless it is missing or blank."""
+    true = part.columns.get("true_label", np.array([], object))
+    return "true_label" if any(str(text).strip() for text in true) else label_column
 
 
 def _of_label(part: Part, name: str) -> np.ndarray:
