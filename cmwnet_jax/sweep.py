@@ -7,7 +7,8 @@ array, --shard=2/8 trains every eighth cell, starting with the second.
 
 If cells build on another cell's run, e.g. on its labels, the file's `get_first_stage(CELL)` returns that cell
 (empty for none). It is trained first, with the same seed, and once for all cells that build on it. Its folder
-is appended to their arguments as stage1=FOLDER. If it fails, they fail, too.
+is appended to their arguments as stage1=FOLDER. If it fails, they fail, too. Once they have begun, it cannot be
+given more epochs.
 """
 
 from cmwnet_jax.train import signals
@@ -18,6 +19,7 @@ if __name__ == "__main__":
 import dataclasses
 import fnmatch
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -49,12 +51,14 @@ class Run:
         arg: the argument string for the config.
         folder: folder of the run.
         first_stage: the run that it builds on, if any.
+        built_on: folders of the runs that build on it.
         problem: why it cannot be trained; empty if it can.
     """
 
     arg: str
     folder: Path
     first_stage: "Run | None" = None
+    built_on: tuple[Path, ...] = ()
     problem: str = ""
 
     @property
@@ -95,31 +99,44 @@ def plan(
     index, _, count = shard.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UsageError(f"--shard is {shard!r}, expected I/N with I from 1 to N, e.g. 2/8")
-    runs = [_cell_run(workdir, cell, seed, args, get_first_stage) for seed in range(seeds) for cell in chosen]
+    first_of = {cell: _first_stage(get_first_stage, cell) for cell in cells}
+    runs = [_run(workdir, cell, seed, args, first_of) for seed in range(seeds) for cell in chosen]
     jobs = list(dict.fromkeys(_job(run) for run in runs))
     mine = set(jobs[int(index) - 1 :: int(count)])
     return [run for run in runs if _job(run) in mine]
 
 
-def _cell_run(workdir: Path, cell: str, seed: int, args: str, get_first_stage: Callable[[str], str]) -> Run:
-    """A cell's run; it will fail if the file cannot say which cell it builds on."""
+def _first_stage(get_first_stage: Callable[[str], str], cell: str) -> str | UsageError:
+    """The cell that a cell builds on, empty for none; or why the file cannot say which."""
     try:
         first = get_first_stage(cell) or ""
         if first and not _is_cell(first):
             raise UsageError(f"get_first_stage returned {first!r}, expected a cell or an empty string")
     except (Exception, SystemExit) as error:
-        return dataclasses.replace(_run(workdir, cell, seed, args), problem=_what_came(error))
-    return _run(workdir, cell, seed, args, _run(workdir, first, seed, args) if first else None)
+        return UsageError(_what_came(error))
+    return first
 
 
-def _run(workdir: Path, cell: str, seed: int, args: str, first_stage: Run | None = None) -> Run:
+def _run(workdir: Path, cell: str, seed: int, args: str, first_of: Mapping[str, str | UsageError]) -> Run:
+    """A cell's run, with its first stage; it will fail if that is not known."""
+    first = first_of.get(cell, "")
     parts = [cell, f"seed={seed}", *([args] if args else [])]
-    if first_stage is not None:
-        path = str(first_stage.folder.absolute())
+    built_on = tuple(_folder(workdir, other, seed) for other, of in first_of.items() if of == cell)
+    run = Run("", _folder(workdir, cell, seed), built_on=built_on)
+    if isinstance(first, UsageError):
+        run = dataclasses.replace(run, problem=str(first))
+    elif first:
+        path = str(_folder(workdir, first, seed).absolute())
         if "," in path:
             raise UsageError(f"--workdir is {str(workdir)!r}, expected a path without commas: choose another")
         parts.append(f"stage1={path}")
-    return Run(",".join(parts), workdir.joinpath(*cell.split(","), f"seed{seed}"), first_stage)
+        # A stage has one stage before it at most.
+        run = dataclasses.replace(run, first_stage=_run(workdir, first, seed, args, first_of | {first: ""}))
+    return dataclasses.replace(run, arg=",".join(parts))
+
+
+def _folder(workdir: Path, cell: str, seed: int) -> Path:
+    return workdir.joinpath(*cell.split(","), f"seed{seed}")
 
 
 def _job(run: Run) -> Path:
@@ -198,6 +215,13 @@ def _train(get_config: Callable[[str], ConfigDict], run: Run) -> float:
     if run.is_done and config.get("num_epochs", 0) <= folder.finished_config().num_epochs:
         folder.check_finished(config)  # a finished run of another config is an error
         return 0.0
+    begun = [path for path in run.built_on if path.is_dir() and stored.holds_run(os.listdir(path))]
+    if run.is_done and begun:
+        raise UsageError(
+            f"{run.folder} is finished after {folder.finished_config().num_epochs} epochs, and {begun[0]} "
+            f"builds on it, expected no more than these, not {config.num_epochs}: take another --workdir, or "
+            f"remove what builds on it"
+        )
     started = time.perf_counter()
     train(config, run.folder)
     jax.clear_caches()  # a process may hold only so many programs: each takes memory maps

@@ -1,13 +1,16 @@
 """A second test split: found, matched by class, tested beside the first one, and reported under its name."""
 
+import io
 import json
 import shutil
 
 import numpy as np
 import pytest
 import raw_data
+from PIL import Image
 from test_builders import ids_of, labels_of
 from test_report import make_run
+from test_sources import prepare_like_tfds
 from test_train import small_config
 
 from cmwnet_jax.data import sources
@@ -54,6 +57,39 @@ def test_both_input_paths_find_the_examples_whose_classes_the_training_set_has(f
     names = [f"test/{name}/{k:04d}.jpg" for name in ("cat", "dog") for k in range(4)]
     expected = [source.test[ids_of(source.test).index(name)]["image"] for name in names]
     np.testing.assert_array_equal(data.splits["also_test"].take(np.arange(8)).image, expected)
+
+
+@pytest.mark.parametrize("path", ["device", "stream"])
+def test_images_keep_their_labels_where_tfds_has_shuffled_them(path, tmp_path):
+    raw_data.image_folder(tmp_path / "own", classes=("0", "1", "7"), size=(4, 4))
+    images = prepare_like_tfds("cifar10", tmp_path / "data")
+    config = config_of(tmp_path, data__path=path, data__also_test="cifar10")
+    data = load_data(config)
+    seen = data.splits["also_test"].take(np.arange(len(data.also_test.labels)))
+    expected = {
+        np.asarray(Image.open(io.BytesIO(image))).tobytes(): row % 10 for row, image in enumerate(images)
+    }
+    names = [int(data.source.class_names[label]) for label in np.asarray(seen.label)]
+    assert [expected[image.tobytes()] for image in np.asarray(seen.image)] == names
+    np.testing.assert_array_equal(seen.label, data.also_test.labels)
+
+
+def test_a_second_table_is_read_as_the_first_one(folders, tmp_path):
+    table = "split,kind,a\n" + "".join(
+        f"{split},{k % 2},{k}\n" for k in range(6) for split in ("train", "test")
+    )
+    for name in ("own.csv", "other.csv"):
+        (tmp_path / name).write_text(table + f"test,1,{name[0] == 'o' and 9 + (name == 'own.csv')}\n")
+    fields = {
+        "data__name": "csv",
+        "data__raw_dir": str(tmp_path / "own.csv"),
+        "data__label_column": "kind",
+        "data__also_test": "csv",
+        "data__also_test_raw_dir": str(tmp_path / "other.csv"),
+    }
+    config = small_config(method="erm", data__dir=str(tmp_path / "data"), data__bias="none", **fields)
+    check_config(config)
+    assert len(load_data(config).also_test.labels) == 7
 
 
 def test_a_run_reports_both_splits(folders, tmp_path):

@@ -161,6 +161,15 @@ class TestInputs:
         seen = inputs.map_split("test", lambda batch: batch["image"])()
         np.testing.assert_allclose(seen, expected, atol=2e-4)
 
+    def test_a_note_names_columns_for_which_float32_is_too_coarse(self, tmp_path, capsys):
+        contents = vectors()
+        for name in ("train_x", "test_x"):
+            contents[name] = contents[name].astype(np.float64) + np.array(
+                [1e9, *[0] * (contents[name].shape[1] - 1)]
+            )
+        load_data(config_of(tmp_path, contents))
+        assert "note: float32 hardly tells the numbers of the column '0' apart" in capsys.readouterr().err
+
     def test_a_run_on_vectors(self, tmp_path):
         config = config_of(tmp_path, vectors(), method="erm", num_epochs=1, warmup_epochs=0)
         assert np.isfinite(train(config, tmp_path / "run")["test_loss_last"])

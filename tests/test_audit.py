@@ -19,7 +19,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 from test_train import small_config
 
 import cmwnet_jax as cmw
-from cmwnet_jax.audit import scores
+from cmwnet_jax.audit import scores, write
 from cmwnet_jax.audit.estimate import agreement, wrong_probability
 from cmwnet_jax.audit.examples import read_examples
 from cmwnet_jax.audit.export import from_text
@@ -265,6 +265,12 @@ def outline(path):
 
 
 class TestFiles:
+    def test_the_gallery_says_if_it_shows_fewer_than_are_listed(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(write, "_SHOWN", 1)
+        write_audit([make_run(tmp_path / "run")], tmp_path / "out", top=5)
+        shown = outline(tmp_path / "out/gallery.html").texts
+        assert "Shown here are 1 of the 5 suspects that suspects.csv lists." in shown
+
     def test_all_are_written_and_agree(self, tmp_path, capsys):
         """The made run has other classes than the digits, so that its page is without images."""
         runs = [make_run(tmp_path / str(seed), seed) for seed in (0, 1)]

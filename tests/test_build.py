@@ -1,5 +1,7 @@
 """The steps that a config builds are the steps that it says, and numbers are what they are called."""
 
+import warnings
+
 import jax
 import numpy as np
 import optax
@@ -12,9 +14,10 @@ from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.data.load import load_data
 from cmwnet_jax.data.random import Purpose, generator
 from cmwnet_jax.drawing import meta_class_names
+from cmwnet_jax.methods.base import Stream
 from cmwnet_jax.report.runs import mean_and_sd
 from cmwnet_jax.train import metrics, parallel
-from cmwnet_jax.train.build import build_recipe
+from cmwnet_jax.train.build import batch_order, build_recipe
 from cmwnet_jax.train.loop import train
 
 
@@ -117,6 +120,17 @@ def test_streams_of_one_seed_are_all_different():
     counters = [(), (0,), (1,), (0, 0), (1, 0)]
     drawn = [generator(seed, purpose, *c).random() for seed in (0, 1) for purpose in Purpose for c in counters]
     assert len(set(drawn)) == len(drawn)
+
+
+def test_a_batch_that_the_devices_cannot_share_evenly_is_made_smaller_with_a_warning():
+    config, stream = small_config(), Stream(100, "meta_set.batch_size", planned=True)
+    with pytest.warns(
+        UserWarning, match=r"stream 'meta' have 28 instead of 30 examples, .*meta_set.batch_size"
+    ):
+        assert batch_order(config, "meta", stream, 30, 5).batch_size == 28
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert batch_order(config, "meta", stream, 400, 5).batch_size == 100
 
 
 def test_no_noise_is_the_order_of_the_batches():

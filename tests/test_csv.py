@@ -4,6 +4,7 @@ import io
 import json
 import re
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -370,6 +371,42 @@ def test_fields_of_tables_are_for_tables():
     ):
         with pytest.raises(UsageError, match=message):
             check_config(small_config(**fields))
+
+
+def test_test_rows_are_compared_with_their_true_labels(tmp_path):
+    true = numbers()["label"]
+    wrong = [f"c{(int(label[1]) + (row % 4 == 0)) % 3}" for row, label in enumerate(true)]
+    split = np.array(numbers()["split"])
+    for name, shown in {
+        "all": true,
+        "only training": [t if s == "train" else "" for t, s in zip(true, split, strict=True)],
+    }.items():
+        path = written(tmp_path, numbers() | {"label": wrong, "true_label": shown})
+        source = sources.open("csv", str(tmp_path / "data"), str(path))
+        expected = np.array(true if name == "all" else wrong)[split == "test"]
+        labels = sources.read_labels(source, "test")
+        assert [source.class_names[label] for label in labels] == expected.tolist()
+        np.testing.assert_array_equal(sources.read_labels(source, "test", "given_label"), labels)
+        given = sources.read_labels(source, "train", "given_label")
+        assert [source.class_names[label] for label in given] == np.array(wrong)[split == "train"].tolist()
+
+
+def test_human_labels_whose_order_is_not_certain_are_refused(tmp_path):
+    raw_data.image_folder(tmp_path / "raw", splits={"train": 12, "test": 1})
+    for path in (tmp_path / "raw/train").glob("*/*"):
+        path.rename(path.with_name(f"{int(path.stem)}.jpg"))
+    dataset = sources.load("image_folder", str(tmp_path / "data"), str(tmp_path / "raw"))
+    numbered = np.array([int(Path(name).stem) for name in dataset.train.ids])
+    assert numbered[:4].tolist() == [0, 1, 10, 11]
+    clean = np.repeat([0, 1, 2], 12)
+    np.savez(tmp_path / "grouped.npz", clean_label=clean, worse_label=np.tile(np.arange(12) % 3, 3))
+    with pytest.raises(UsageError, match="grouped by class, but the numbers in its file names are in another"):
+        human_labels(str(tmp_path / "grouped.npz"), dataset)
+    order = np.random.default_rng(0).permutation(36)
+    places = [np.flatnonzero(clean[order] == c)[k] for c, k in zip(dataset.train.labels, numbered, strict=True)]
+    np.savez(tmp_path / "mixed.npz", clean_label=clean[order], place=np.arange(36) % 3)
+    found = human_labels(str(tmp_path / "mixed.npz"), dataset)["place"]
+    np.testing.assert_array_equal(found, np.array(places) % 3)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "npy"])

@@ -93,6 +93,10 @@ def test_the_posterior_of_a_biased_or_unfinished_run_is_refused(tmp_path):
     train(small_config(num_epochs=1, warmup_epochs=0), tmp_path / "biased")
     with pytest.raises(UsageError, match="expected one on clean labels"):
         save_posterior(tmp_path / "biased", "p.npy")
+    apart = {"meta_set__kind": "held_out", "meta_set__mixup": False, "data__bias": "none"}
+    train(small_config(**apart, num_epochs=1, warmup_epochs=0), tmp_path / "held out")
+    with pytest.raises(UsageError, match="has not seen the examples which meta_set.kind sets apart"):
+        save_posterior(tmp_path / "held out", "p.npy")
     path = save_posterior(tmp_path / "biased", str(tmp_path / "p.npy"), of_given_labels=True)
     assert np.load(path).shape == (1257, 10)  # the whole split, although the long tail left most of it out
     config = small_config(method="forward", loss__forward_posterior=str(path))

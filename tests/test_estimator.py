@@ -1,12 +1,14 @@
 """The scikit-learn classifier: scikit-learn's own checks, the audit of a run as oracle, and bad input."""
 
 import pickle
+import warnings
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -258,3 +260,25 @@ def test_a_wrong_argument_is_named(fields, message):
 def test_bad_data_are_named(inputs, labels, message):
     with pytest.raises(ValueError, match=message):
         cmw.CMWNetClassifier(**TINY).fit(inputs, labels)
+
+
+def test_a_fit_that_fails_leaves_the_classifier_as_it_was():
+    new = cmw.CMWNetClassifier(**TINY)
+    with pytest.raises(ValueError, match="y has 1 class"):
+        new.fit(X, ["a"] * len(X))
+    with pytest.raises(NotFittedError):
+        new.predict(X)
+    new.fit(X, Y)
+    before = new.predict_proba(X)
+    with pytest.raises(ValueError, match="y has 1 class"):
+        new.fit(X[:, :-1], ["a"] * len(X))
+    np.testing.assert_array_equal(new.predict_proba(X), before)
+
+
+def test_a_warning_says_where_float32_is_too_coarse():
+    since_1970 = np.where(np.arange(X.shape[1]) == 1, X + 1.7e9, X)
+    with pytest.warns(UserWarning, match="float32 hardly tells the numbers of the column '1' apart: subtract"):
+        cmw.CMWNetClassifier(**TINY).fit(since_1970, Y)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "float32")
+        cmw.CMWNetClassifier(**TINY).fit(X + 1000, Y)

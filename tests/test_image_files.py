@@ -1,6 +1,7 @@
 """Image files of every kind: read as a viewer shows them, or refused with counts; never passed over."""
 
 import io
+import itertools
 import re
 
 import numpy as np
@@ -9,7 +10,8 @@ import raw_data
 from PIL import Image, ImageOps
 from test_builders import refused
 
-from cmwnet_jax.data.builders import images
+from cmwnet_jax.data import sources
+from cmwnet_jax.data.builders import contents, images
 
 RNG = np.random.default_rng(0)
 RGB = Image.fromarray(RNG.integers(256, size=(8, 6, 3), dtype=np.uint8))
@@ -153,3 +155,20 @@ def test_bytes_that_are_damaged_are_a_problem_or_an_image():
             if not problem:
                 assert images.decode(damaged, 3).shape[:2] == images.size_of(damaged)
             images.channels_of(damaged)
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive", "large"])
+def test_an_image_edited_in_place_is_another_set(kind, tmp_path, monkeypatch):
+    """A BMP keeps its size. Of a large set, contents are not read again at each launch (see `sources.open`)."""
+    if kind == "large":
+        monkeypatch.setattr(contents, "_HASHED_BYTES", 1000)
+    root, pixels = tmp_path / "raw", {}
+    for shade in (10, 200):
+        for split, name in itertools.product(("train", "test"), ("cat", "dog")):
+            for number in range(2):
+                image = encoded(Image.new("L", (6, 8), shade), "BMP")
+                raw_data.write(root / split / name / f"{number}.bmp", image)
+        raw = raw_data.pack(root, tmp_path / "raw.tar") if kind == "archive" else root
+        dataset = sources.load("image_folder", str(tmp_path / "data"), str(raw))
+        pixels[shade] = set(dataset.train.images.ravel().tolist())
+    assert pixels == {10: {10}, 200: {10 if kind == "large" else 200}}

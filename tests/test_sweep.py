@@ -1,6 +1,8 @@
 """Sweeps: which runs there are, that finished ones stay, and that a failure keeps none from running."""
 
 import json
+import re
+import shutil
 
 import pytest
 from test_train import launch, small_config
@@ -9,7 +11,7 @@ from cmwnet_jax import sweep
 from cmwnet_jax.errors import TrainingDiverged, UsageError
 from cmwnet_jax.train import loop
 from cmwnet_jax.train.check_config import check_config
-from cmwnet_jax.train.config import as_json
+from cmwnet_jax.train.config import as_json, parse_arg
 from experiments import compare
 
 CELLS = ["digits,a,erm", "digits,a,cmwnet", "digits,b,erm"]
@@ -36,6 +38,41 @@ def test_shards_are_a_partition(tmp_path):
     joined = sorted(run.arg for shard in shards for run in shard)
     assert joined == sorted(run.arg for run in planned(tmp_path, seeds=3))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_a_first_stage_keeps_its_epochs_once_a_run_builds_on_it(tmp_path, monkeypatch, capsys):
+    """Otherwise the finished ones would stay as they are, on labels that are there no longer."""
+    epochs, trained = {"first": 2, "second": 1}, []
+
+    def get_config(arg):
+        kind = arg.split(",")[0]
+        return small_config(method="erm", num_epochs=epochs[kind], warmup_epochs=0)
+
+    def train(config, folder):
+        trained.append((folder.parts[-2], config.num_epochs))
+        shutil.rmtree(folder, ignore_errors=True)
+        finish(folder, config)
+
+    monkeypatch.setattr(loop, "train", train)
+    options = {"only": "*", "seeds": 1, "args": "", "shard": "1/1"}
+    stages = {"second,a": "first", "second,b": "first"}
+    runs = sweep.plan(
+        ["first", *stages], tmp_path, **options, get_first_stage=lambda cell: stages.get(cell, "")
+    )
+    assert [run.folder.parent.name for run in runs] == ["first", "a", "b"]
+    assert sweep.sweep(get_config, runs[:1]) == {}
+    epochs["first"] = 4
+    assert sweep.sweep(get_config, runs[:2]) == {}  # nothing was built on it before
+    epochs["first"] = 6
+    failures = sweep.sweep(get_config, runs)
+    assert [list(failures), trained] == [[runs[0].arg, runs[2].arg], [("first", 2), ("first", 4), ("a", 1)]]
+    said = "first.seed0 is finished after 4 epochs, and .*second.a.seed0 builds on it, .* not 6: take another"
+    assert re.search(said, failures[runs[0].arg]) and "which failed" in failures[runs[2].arg]
+
+
+def test_a_name_of_the_cell_is_not_given_again():
+    with pytest.raises(UsageError, match="method is given twice in the config's argument 'erm,method=gce'"):
+        parse_arg("erm,method=gce", ("method",), method="erm")
 
 
 @pytest.mark.parametrize(

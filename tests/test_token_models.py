@@ -11,6 +11,7 @@ from cmwnet_jax.errors import UsageError
 from cmwnet_jax.models import MODELS
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.posterior import save_posterior
 
 VOCABULARY, CLASSES = 9, 3
 SMALL = {
@@ -108,6 +109,8 @@ def test_a_run_on_tokens_learns_which_words_mean_a_class(tmp_path):
         tmp_path, tokens(), model__name="bag_of_embeddings", method="erm", num_epochs=8, warmup_epochs=0
     )
     assert train(config, tmp_path / "run")["test_accuracy_percent_last"] > 90
+    posterior = np.load(save_posterior(str(tmp_path / "run"), str(tmp_path / "p.npy")))
+    assert np.mean(posterior.argmax(axis=1) == load_data(config).true_labels) > 0.9
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ averaged. Writes to the output folder:
 - summary.json: how many labels are wrong, by class and by pair of classes, and how sure that is;
 - examples.parquet: all examples with all columns;
 - sample_weight.csv: a weight per example, for any trainer;
-- pred_probs.npy and pred_probs_rows.csv: class probabilities, and their rows' ids and labels, for cleanlab.
+- pred_probs.npy and pred_probs_rows.csv: class probabilities, of classifiers trained on these labels, and their
+  rows' ids and labels, for cleanlab.
 
 JAX is not needed.
 """

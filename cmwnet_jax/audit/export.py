@@ -98,6 +98,9 @@ def write_weights(path: Path, examples: Examples, wrong_probability: np.ndarray)
 def write_probabilities(folder: Path, examples: Examples) -> bool:
     """Writes pred_probs.npy, [N, C] float32, and pred_probs_rows.csv, for cleanlab.
 
+    They are of classifiers that were trained on these labels. Where wrong ones have been memorised, they look
+    right to cleanlab, which asks for probabilities of classifiers that have not seen the example.
+
     Each row sums to one; several runs are averaged. Line i of the CSV has the `id` of row i and its `label`,
     the given class's column.
 

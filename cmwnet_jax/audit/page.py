@@ -37,7 +37,12 @@ td.id {{ min-width: 5rem; }}
 
 
 def write_page(
-    path: Path, title: str, summary: Mapping, groups: Sequence[tuple[str, str, int, Table]], inputs: Inputs
+    path: Path,
+    title: str,
+    summary: Mapping,
+    groups: Sequence[tuple[str, str, int, Table]],
+    inputs: Inputs,
+    listed: int = 0,
 ) -> None:
     """Writes the page.
 
@@ -49,8 +54,12 @@ def write_page(
         inputs: what to show of the examples. Of those that are no images, the path is shown, which may be a
             text (of a long one the beginning), or else the words or numbers; of an example without an input,
             its name alone.
+        listed: number of suspects in suspects.csv, which may be more.
     """
-    parts = [_head(title), "".join(f"<p>{_text(line)}</p>" for line in summary["sentences"])]
+    lines, shown_here = list(summary["sentences"]), sum(len(shown["rank"]) for *_, shown in groups)
+    if shown_here < listed:
+        lines.append(f"Shown here are {shown_here:,} of the {listed:,} suspects that suspects.csv lists.")
+    parts = [_head(title), "".join(f"<p>{_text(line)}</p>" for line in lines)]
     if summary["is_sure"]:
         parts += [_by_class(summary), _confusion(summary)]
     for given, suggested, count, shown in groups:

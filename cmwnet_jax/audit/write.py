@@ -62,7 +62,8 @@ def _write(folder: Path, examples: Examples, ranked: Table, top: int, score: str
     rows = [row for *_, shown in groups for row in shown["row"].tolist()]
     inputs = _inputs(examples, rows)
     title = f"Suspicious labels of {summary['dataset']}"
-    page.write_page(folder / "gallery.html", title, summary, groups, inputs)
+    listed = min(top, len(ranked["row"]))
+    page.write_page(folder / "gallery.html", title, summary, groups, inputs, listed)
     if _write_sheet(folder / "suspects.png", ranked, inputs, summary):
         written.append("suspects.png")
     screen = console()

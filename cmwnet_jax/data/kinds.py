@@ -3,6 +3,8 @@
 An example's input is stored under the name `image`, as in tfds, whatever its kind. The dtype tells the kind.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from cmwnet_jax.errors import UsageError
@@ -72,3 +74,24 @@ def check_tokens(name: str, tokens: np.ndarray) -> np.ndarray:
             f"{MOST_TOKENS - 1}: number the words anew, or write floats if these are vectors"
         )
     return tokens.astype(np.int32)
+
+
+def rounding_notes(columns: Iterable[tuple[str, np.ndarray]]) -> list[str]:
+    """A sentence if float32 cannot tell the numbers of some columns apart well, as of times since 1970.
+
+    Args:
+        columns: the columns' names, and their numbers [N] before they are rounded to float32.
+    """
+    rounded = [name for name, column in columns if _loses_detail(column)]
+    if not rounded:
+        return []
+    many = f"{len(rounded)} columns, the first {rounded[0]!r}" if len(rounded) > 1 else f"column {rounded[0]!r}"
+    return [f"float32 hardly tells the numbers of the {many} apart: subtract the mean of each first"]
+
+
+def _loses_detail(column: np.ndarray) -> bool:
+    """Whether neighbouring float32 numbers of the column's size are further apart than 1% of its deviation."""
+    if column.dtype.kind not in "iuf" or column.dtype.itemsize < 4 or column.dtype == np.float32:
+        return False
+    with np.errstate(all="ignore"):
+        return bool(0 < column.std(dtype=np.float64) < 100 * np.spacing(np.float32(np.abs(column).max())))

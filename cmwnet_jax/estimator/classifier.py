@@ -105,14 +105,26 @@ class CMWNetClassifier(ClassifierMixin, BaseEstimator):
         """Trains from new parameters.
 
         Args:
-            X: [N, ...] as `kind` says; vectors are computed with in float32.
+            X: [N, ...] as `kind` says; vectors are computed with in float32, of which a warning says if that is
+                too coarse for a column.
             y: [N] labels of any kind that can be sorted.
 
         Raises:
             ValueError: X or y cannot be used.
             UsageError: there is one class only, or an argument of the constructor is wrong; a ValueError.
             TrainingDiverged: the losses became NaN or infinite.
+
+        After an error, the classifier is as it was before.
         """
+        before = vars(self).copy()
+        try:
+            return self._fit(X, y)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def _fit(self, X: Any, y: Any) -> "CMWNetClassifier":
         if not isinstance(self.verbose, bool | int | np.bool_):
             raise UsageError(f"verbose is {self.verbose!r}, expected True or False: leave it out for False")
         X, y = check_training_data(self, self.kind, X, y)

@@ -1,11 +1,12 @@
 """Checks of what the classifier is fitted on, and of what it predicts."""
 
+import warnings
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
+from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d, validate_data
 
 from cmwnet_jax.data import kinds
 from cmwnet_jax.errors import UsageError, first_line, unknown_name
@@ -32,7 +33,10 @@ def check_training_data(estimator: BaseEstimator, kind: str, X: Any, y: Any) -> 
     if not isinstance(kind, str) or kind not in kinds.DTYPES:
         raise unknown_name("kind", kind, kinds.DTYPES)
     if kind == kinds.VECTORS:
-        X, y = validate_data(estimator, X, y, dtype=np.float32)
+        X, y = validate_data(estimator, X, y, dtype=(np.float64, np.float32))
+        for note in kinds.rounding_notes((str(number), column) for number, column in enumerate(X.T)):
+            warnings.warn(note, stacklevel=3)
+        X = check_array(X, dtype=np.float32)
     else:
         X, y = validate_data(estimator, _array(kind, X), y, skip_check_array=True)
         check_consistent_length(X, y)

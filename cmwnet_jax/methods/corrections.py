@@ -21,8 +21,8 @@ def correction_arrays(data: Data, pseudo_labels: np.ndarray, seed: int) -> dict[
     """Counts the labels that the run has changed and draws some of these examples at random.
 
     A label counts as changed if its pseudo-label's most likely class differs from the given class. Up to 8
-    examples are drawn of each given class, or of 50 of them if there are more, so that rare classes are shown
-    too; only the counts say how frequent changes are.
+    examples are drawn of each given class (40 by their number, if there are fewer than 5), or of 50 of them if
+    there are more, so that rare classes are shown too; only the counts say how frequent changes are.
 
     Args:
         data: the run's data.

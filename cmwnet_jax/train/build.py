@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -223,8 +224,14 @@ def batch_order(
             as can be shared.
         epoch_steps: steps per epoch.
     """
-    size = min(stream.batch_size, num_examples)
-    size = parallel.round_down(stream.field, size, config.micro_batches)
+    most = min(stream.batch_size, num_examples)
+    size = parallel.round_down(stream.field, most, config.micro_batches)
+    if size < most:
+        warnings.warn(
+            f"batches of the stream {name!r} have {size} instead of {most} examples, as many as the run's "
+            f"devices can share evenly ({stream.field})",
+            stacklevel=2,
+        )
     return BatchOrder(config.seed, num_examples, size, epoch_steps, name)
 
 

@@ -83,9 +83,9 @@ def parse_arg(arg: str, positional: tuple[str, ...], **defaults: str | int) -> c
         **defaults: every name with its default value, which sets its type.
 
     Raises:
-        UsageError: too many values, an unknown name, or a value of the wrong type.
+        UsageError: too many values, an unknown name, a name given twice, or a value of the wrong type.
     """
-    values = dict(defaults)
+    values = {}
     tokens = [token.strip() for token in arg.split(",")] if arg else []
     for position, token in enumerate(tokens):
         name, has_name, text = token.partition("=")
@@ -98,9 +98,11 @@ def parse_arg(arg: str, positional: tuple[str, ...], **defaults: str | int) -> c
             name, text = positional[position], token
         if name not in defaults:
             raise unknown_name("a name in the config's argument", name, defaults)
+        if text and name in values:
+            raise UsageError(f"{name} is given twice in the config's argument {arg!r}: leave one of them out")
         if text:
             values[name] = _typed(name, text, type(defaults[name]))
-    return ConfigDict(values)
+    return ConfigDict({**defaults, **values})
 
 
 def _typed(name: str, text: str, kind: type) -> str | int | float:

@@ -66,7 +66,7 @@ class Arrays(LocalBuilder):
             contents,
             given=given if "train_true" in arrays else None,
             paths=None if paths is None else {"train": paths, "test": [""] * len(inputs["test"])},
-            notes=tables.no_labels(class_names),
+            notes=[*tables.no_labels(class_names), *_rounding(arrays["train_x"])],
             facts=_facts(inputs, _text(arrays, "words", root), root) | _unit(arrays, inputs, root),
         )
 
@@ -169,6 +169,14 @@ def _input(name: str, x: np.ndarray, root: Path) -> np.ndarray:
         problem = f"data.raw_dir is {str(root)!r}, where {name} cannot be used"
         return to_float32({name: x}, problem, "scale it")[name]
     raise raw_error(root, f"where {name} is {x.dtype} of shape {x.shape}, expected {_SHAPES}")
+
+
+def _rounding(x: np.ndarray) -> list[str]:
+    """A sentence about vectors that lose detail as float32; none for images and tokens."""
+    is_vectors = x.ndim == 2 and x.dtype.kind == "f"
+    return (
+        kinds.rounding_notes((str(number), column) for number, column in enumerate(x.T)) if is_vectors else []
+    )
 
 
 def _text(arrays: Mapping[str, np.ndarray], name: str, root: Path) -> list[str] | None:

@@ -203,7 +203,9 @@ def _vectors(
     content = [str((names, class_names)).encode()]
     rows = {split: part.rows for split, part in parts.items()}
     content += [array.tobytes() for split in parts for array in (*splits[split], rows[split])]
-    return InMemory(splits, class_names, key=digest(content), ids=rows)
+    contents = InMemory(splits, class_names, key=digest(content), ids=rows)
+    contents.notes = kinds.rounding_notes((name, parts["train"].columns[name]) for name in names)
+    return contents
 
 
 def _check_inputs(part: Part, names: Sequence[str]) -> None:
