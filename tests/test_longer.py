@@ -117,7 +117,7 @@ def test_what_would_have_been_another_run_is_refused_and_left_as_it_was(kind, be
 
 CHANGED = {
     "inputs": "the data set's files differ",
-    "truth": "the data set's own labels, the given labels, the true labels differ",
+    "truth": "the data set's files, the data set's own labels, the given labels, the true labels differ",
     "labels": "the data set's files, the given labels differ",
     "fewer": "the data set's files, the data set's own labels, its examples, .* the true labels differ",
 }

@@ -250,11 +250,9 @@ def _probabilities(
     return values
 
 
-def _foreign(config: ConfigDict) -> sources.Dataset:
+def _foreign(config: ConfigDict) -> sources.Source:
     name, fields = config.data.open_set_from, config.data
-    return sources.read(
-        sources.open(name, fields.dir, fields.open_set_raw_dir, options=options_of(fields, name))
-    )
+    return sources.open(name, fields.dir, fields.open_set_raw_dir, options=options_of(fields, name))
 
 
 def _raws(config: ConfigDict, dataset: sources.Dataset, record: Record) -> dict[str, Raw]:
@@ -267,7 +265,7 @@ def _raws(config: ConfigDict, dataset: sources.Dataset, record: Record) -> dict[
                 f"data.open_set_from is {other.name!r}, but the record's images are of "
                 f"{labels.foreign_dataset!r}: set it to that"
             )
-        foreign = other.train.images
+        foreign = sources.read_split(other, "train").images
     splits = {
         "train": Raw.whole(bias.shown_images(labels, dataset.train.images, foreign), labels.given),
         "test": Raw.whole(dataset.test.images, dataset.test.labels),
