@@ -24,6 +24,8 @@ _META_CLASS_STYLES = (
 )
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Line colours, for colour-blind readers too."""
+LINE_STYLES = ("-", "--", "-.", ":")
+"""Line styles, to tell more lines apart than there are colours, or to do so without colours."""
 _RIGHT, _WRONG = "#56B4E9", "#E69F00"
 _NAMES_BY_COUNT = {1: ("all",), 2: ("small", "large"), 3: ("small", "moderate", "large")}
 _NUMBERED = 12  # largest number of classes for which a confusion matrix shows its numbers

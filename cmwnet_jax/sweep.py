@@ -270,13 +270,16 @@ def _is_cell(cell: Any) -> bool:
     return all(name.isprintable() and name.strip() == name and name not in ("", ".", "..") for name in names)
 
 
-def _list_cells(workdir: Path, cells: list[str]) -> None:
-    """Writes the list of cells for the report, which otherwise would expect every row in every column."""
-    before = stored.read_cells(workdir)
+def _list_cells(workdir: Path, config_file: str, cells: list[str]) -> None:
+    """Adds the config file's cells to the lists that tell the report which cells and which paper's they are."""
+    listed, name = stored.read_cells(workdir), Path(config_file).stem
+    listed[name] = list(dict.fromkeys([*listed.get(name, []), *cells]))
+    # An older version's list does not say whose cells it has; the sweep checks that these are its own.
+    if unnamed := [cell for cell in listed.pop("", []) if cell not in cells]:
+        listed[""] = unnamed
     with refused("--workdir", workdir, "cannot be written"):
         workdir.mkdir(parents=True, exist_ok=True)
-        listed = json.dumps(list(dict.fromkeys([*before, *cells])), indent=0) + "\n"
-        replace_file(workdir / stored.CELLS, listed)
+        replace_file(workdir / stored.CELLS, json.dumps(listed, indent=0) + "\n")
 
 
 def main(argv: list[str]) -> None:
@@ -299,7 +302,7 @@ def main(argv: list[str]) -> None:
             print(f"{'done' if run.is_done else 'to do'}  {run.arg}")
     else:
         folder_to_write("--workdir", workdir)
-        _list_cells(workdir, cells)
+        _list_cells(workdir, path, cells)
         failures |= sweep(names["get_config"], runs)
         done = sum(run.is_done and run.arg not in failures for run in runs)
         print(f"{done} of {count} runs are done, in {workdir}")

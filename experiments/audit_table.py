@@ -3,37 +3,43 @@
     python -m experiments.audit_table DIR... --output=FOLDER [--folds=5]
 
 DIR: folders of runs, e.g. of a sweep with the methods erm, cmwnet and cmwnet_sl. Each cell (data set and bias)
-gets a column; each score of each method a row, with the AUC and the false negative rate of a list as long as
-there are wrong labels, means over the seeds. A run of erm gives plain training's last and mean loss.
+gets a column; each score of each METHOD in DIR/.../METHOD/seedN a row, with the AUC and the false negative rate
+of a list as long as there are wrong labels, means over the seeds. A run of erm gives plain training's last and
+mean loss.
 
 --folds=K adds cleanlab, by K-fold cross-validation with plain training: K more runs like that of erm, on the
-same labels without one part, are trained into FOLDER/folds and reused; their predictions of that part go to
-cleanlab (pip install cleanlab). `cleanlab default` ranks by self-confidence, as cleanlab does unless told
-otherwise; `cleanlab best` is its option with the highest AUC, which takes the truth to choose.
+same labels without one part, are trained into FOLDER/folds and reused if they are of the same labels and
+settings; their predictions of that part go to cleanlab (pip install cleanlab). `cleanlab default` ranks by
+self-confidence, as cleanlab does unless told otherwise; `cleanlab best` is its option with the highest AUC,
+which takes the truth to choose.
 
 Writes audit.md and audit.csv to FOLDER.
 """
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from cmwnet_jax import command
 from cmwnet_jax.audit.examples import Examples, read_examples
 from cmwnet_jax.audit.scores import SCORES, last_loss, score
 from cmwnet_jax.audit.summary import false_negative_rate, ranking_auc
-from cmwnet_jax.data.bias_record import save_record
+from cmwnet_jax.data.bias_record import Record, check_unchanged, save_record
 from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import folder_to_write, replace_file
+from cmwnet_jax.report.differences import first_difference
 from cmwnet_jax.report.find import Found, find_runs
 from cmwnet_jax.report.tables import Cell, Table, csv_text
+from cmwnet_jax.runs import stored
 from cmwnet_jax.screen import console
-from cmwnet_jax.train.config import run_folder
+from cmwnet_jax.train.config import as_json, run_folder
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.posterior import save_posterior
 
@@ -42,19 +48,20 @@ _METHODS = ("self_confidence", "normalized_margin", "confidence_weighted_entropy
 """cleanlab's rankings."""
 
 
-def scores_of_run(examples: Examples) -> dict[str, np.ndarray]:
+def scores_of_run(examples: Examples, run_row: str) -> dict[str, np.ndarray]:
     """All scores that a run allows, [N] each, by row of the table.
 
     Args:
         examples: from one run.
+        run_row: the run's row in its cell; several may have the same method, e.g. a control.
     """
-    table, method = examples.table, examples.config["method"]
+    table = examples.table
     names = [name for name in SCORES if name != "weight" or "weight" in table]
-    scores = {f"{method}, {name}": score(table, name) for name in names}
+    scores = {f"{run_row}, {name}": score(table, name) for name in names}
     if "weight" in table:
         weights = np.where(np.isnan(table["weight"]), np.nanmedian(table["weight"]), table["weight"])
-        scores[f"{method}, weight (across meta-classes)"] = -weights
-    return {**scores, f"{method}, last_loss": last_loss(table)}
+        scores[f"{run_row}, weight (across meta-classes)"] = -weights
+    return {**scores, f"{run_row}, last_loss": last_loss(table)}
 
 
 def scores_of_cleanlab(given: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
@@ -88,32 +95,56 @@ def cross_validated(run: Path, folder: Path, folds: int) -> np.ndarray:
 
     Args:
         run: a finished run of plain training.
-        folder: where the runs of the folds are, or will be.
+        folder: where the runs of the folds are, or will be, in a subfolder for this number of parts.
         folds: the number of parts.
 
     Returns:
         [N, C] float64, class probabilities in the order of the run's weights.npz.
+
+    Raises:
+        UsageError: there are runs of folds of other labels or settings.
     """
+    folder = folder / f"{folds}_folds"
     config = run_folder(run).finished_config()
     data = load_data(config)
     labels = data.biased
     part = np.random.default_rng([config.seed, folds]).permutation(len(labels.ids)) % folds
     probabilities = np.empty((len(labels.ids), data.source.num_classes))
     for fold in range(folds):
-        place, output = folder / f"fold{fold}", folder / f"fold{fold}.npy"
+        place = folder / f"fold{fold}"
+        output = place / "posterior.npy"
+        record = dataclasses.replace(data.record, labels=labels.take(np.flatnonzero(part != fold)))
+        own = config.copy_and_resolve_references()
+        own.data.record = str(folder / f"labels{fold}")
+        own.audit.probabilities = "never"
+        if stored.is_finished(place):
+            _check_fold(place, own, record, data.true_labels)
+        else:
+            save_record(own.data.record, record, data.true_labels)
+            train(own, str(place))
         if not output.exists():
-            kept = labels.take(np.flatnonzero(part != fold))
-            record = dataclasses.replace(data.record, labels=kept)
-            save_record(folder / f"labels{fold}", record, data.true_labels)
-            own = config.copy_and_resolve_references()
-            own.data.record = str(folder / f"labels{fold}")
-            own.audit.probabilities = "never"
-            if not (place / "result.json").exists():
-                train(own, str(place))
             save_posterior(str(place), str(output), of_given_labels=True)
         rows = part == fold
         probabilities[rows] = np.load(output)[labels.ids[rows]]
     return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def _check_fold(place: Path, config: ConfigDict, record: Record, true_labels: np.ndarray) -> None:
+    """Raises a UsageError if a finished run is not of this config, apart from paths, and of these labels."""
+    before = json.loads(as_json(run_folder(place).finished_config()))
+    if difference := first_difference(before, json.loads(as_json(config))):
+        name, old, new = difference
+        raise UsageError(
+            f"{place} is a fold with {name} {stored.shown(old)}, expected {stored.shown(new)} as in the run to "
+            f"cross-validate: remove {place.parent}, or take another --output"
+        )
+    try:
+        check_unchanged(place, record, true_labels)
+    except UsageError as error:
+        raise UsageError(
+            f"{place} is a fold without the labels of the run to cross-validate: remove {place.parent}, or "
+            f"take another --output"
+        ) from error
 
 
 Scored = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -124,26 +155,27 @@ def scores_of_cell(runs: Mapping[str, Path], folder: Path, folds: int) -> Scored
     """All scores of the runs of a cell with one seed.
 
     Args:
-        runs: method -> run.
+        runs: row of the cell -> run.
         folder: for the runs of the folds.
         folds: as --folds.
     """
     scored = {}
-    for run in runs.values():
+    for name, run in runs.items():
         examples = read_examples(run)
         if "true" not in examples.table:
             raise UsageError(f"{run} has labels whose truth is not known, expected a known one: leave it out")
         is_wrong = examples.table["true"] != examples.table["given"]
         if not 0 < np.sum(is_wrong) < len(is_wrong):
             raise UsageError(f"{run} has {np.sum(is_wrong)} wrong labels of {len(is_wrong)}: leave it out")
-        scored |= {row: (one, is_wrong) for row, one in scores_of_run(examples).items()}
+        scored |= {row: (one, is_wrong) for row, one in scores_of_run(examples, name).items()}
         if folds and examples.config["method"] == _PLAIN:
-            probabilities = cross_validated(run, folder, folds)
+            probabilities = cross_validated(run, folder / name, folds)
             by_option = scores_of_cleanlab(examples.table["given"], probabilities)
             best = max(by_option.values(), key=lambda one: ranking_auc(one, is_wrong))
+            of = "" if name == _PLAIN else f"{name}, "
             scored |= {
-                "cleanlab default": (by_option[_METHODS[0]], is_wrong),
-                "cleanlab best": (best, is_wrong),
+                f"{of}cleanlab default": (by_option[_METHODS[0]], is_wrong),
+                f"{of}cleanlab best": (best, is_wrong),
             }
     return scored
 

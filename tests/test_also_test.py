@@ -18,7 +18,8 @@ from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods.measure import Measured
 from cmwnet_jax.report.find import find_runs
-from cmwnet_jax.report.tables import accuracy_table, also_tables, read_paper
+from cmwnet_jax.report.paper import read_paper
+from cmwnet_jax.report.tables import accuracy_table, also_tables
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.evaluate import accuracy_metrics
 from cmwnet_jax.train.loop import train

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import html.parser
 import io
 import json
@@ -27,12 +28,14 @@ from cmwnet_jax.audit.summary import false_negative_rate, ranking_auc
 from cmwnet_jax.audit.suspects import COLUMNS
 from cmwnet_jax.audit.write import group_by_pair, write_audit
 from cmwnet_jax.data import example_names
+from cmwnet_jax.data.bias_record import save_record
 from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import corrections
 from cmwnet_jax.report.find import find_runs
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.checkpoint import Checkpoints
+from cmwnet_jax.train.config import as_json
 from cmwnet_jax.train.epoch import margins
 from cmwnet_jax.train.loop import train
 from experiments import audit_table
@@ -559,6 +562,15 @@ def test_the_table_of_scores_has_a_row_a_score_and_means_over_seeds(tmp_path):
         audit_table.measure(find_runs([tmp_path]), tmp_path / "out", folds=0)
 
 
+def test_a_control_of_the_same_method_has_rows_of_its_own(tmp_path):
+    """Its losses tell nothing; those of the method itself tell everything."""
+    for name, changes in (("cmwnet", {}), ("shuffled", {"weights__mean_losses": np.ones(N)})):
+        make_run(tmp_path / f"set/bias/{name}/seed0", **changes)
+    auc, _ = audit_table.measure(find_runs([tmp_path]), tmp_path / "out", folds=0)
+    values = [auc.cells[f"{name}, mean_loss", ("set", "bias")].values for name in ("cmwnet", "shuffled")]
+    assert values == [{0: 1.0}, {0: 0.5}]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A short run of plain training on biased digits."""
@@ -590,6 +602,44 @@ def test_a_run_leaves_what_its_classifier_predicts(run):
         assert found["class_names"].tolist() == list("0123456789")
     names = json.loads((folder / "names.json").read_text())
     assert names == {"id": [example["id"] for example in map(data.source.train.__getitem__, data.biased.ids)]}
+
+
+def test_folds_are_reused_for_the_same_labels_settings_and_number_alone(run, tmp_path, monkeypatch):
+    """Each example is predicted by the run that lacks it; here predictions name their fold."""
+    trained, data = [], load_data(run[0])
+    labels = data.biased
+
+    def made(config, place):
+        data, folder = load_data(config), Path(place)
+        trained.append(set(labels.ids) - set(data.biased.ids))
+        save_record(folder, data.record, data.true_labels)
+        (folder / "config.json").write_text(as_json(config))
+        (folder / "result.json").write_text("{}")
+
+    def predicted(place, output, of_given_labels):
+        np.save(output, np.tile(np.eye(10)[int(Path(place).name.removeprefix("fold"))], (len(labels.ids), 1)))
+
+    monkeypatch.setattr(audit_table, "train", made)
+    monkeypatch.setattr(audit_table, "save_posterior", predicted)
+    for folds, count in ((2, 2), (3, 5), (2, 5), (3, 5)):
+        found = audit_table.cross_validated(run[1], tmp_path, folds)
+        assert len(trained) == count
+        by_fold = trained[:2] if folds == 2 else trained[2:5]
+        assert by_fold == [set(labels.ids[found[:, fold] == 1]) for fold in range(folds)]
+    for name, value in (("optimizer.learning_rate", 0.5), ("seed", 3)):
+        other = run[0].copy_and_resolve_references()
+        other.update_from_flattened_dict({name: value})
+        made(other, tmp_path / name)
+        said = f"fold0 is a fold with {name} .*, expected {value} .*: remove {tmp_path}/2_folds, or take"
+        with pytest.raises(UsageError, match=said):
+            audit_table.cross_validated(tmp_path / name, tmp_path, 2)
+    changed = dataclasses.replace(labels, given=(labels.given + 1) % 10)
+    save_record(tmp_path / "other", dataclasses.replace(data.record, labels=changed), data.true_labels)
+    other = run[0].copy_and_resolve_references()
+    other.data.record = str(tmp_path / "other")
+    made(other, tmp_path / "of_others")
+    with pytest.raises(UsageError, match=f"fold0 is a fold without the labels .*: remove {tmp_path}/2_folds"):
+        audit_table.cross_validated(tmp_path / "of_others", tmp_path, 2)
 
 
 def test_its_audit_shows_the_images_and_knows_the_wrong_labels(run, tmp_path):

@@ -11,25 +11,25 @@ from matplotlib.text import Annotation
 
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.report.contact_sheet import corrected_pages, save_corrected_sheet
+from cmwnet_jax.report.differences import differences, first_difference
 from cmwnet_jax.report.figures import corrected_sheets, save_column_figures
-from cmwnet_jax.report.find import find_cells, find_runs
-from cmwnet_jax.report.tables import (
-    accuracy_table,
-    auc_table,
-    csv_text,
-    missing,
-    read_paper,
-    shots_table,
-)
-from cmwnet_jax.runs.stored import SHOTS
+from cmwnet_jax.report.find import find_runs
+from cmwnet_jax.report.missing import missing
+from cmwnet_jax.report.paper import read_paper
+from cmwnet_jax.report.selective import selective_table
+from cmwnet_jax.report.tables import accuracy_table, auc_table, csv_text, shots_table
+from cmwnet_jax.report.write import write_report
+from cmwnet_jax.runs.stored import SHOTS, read_cells
 
 C = 3
 
 
-def make_run(folder, accuracy, *, method="cmwnet", epochs=4, done=True, teacher=None, seed=0):
-    """A run as the launcher leaves it, of six examples."""
+def make_run(folder, accuracy, *, method="cmwnet", epochs=4, done=True, teacher=None, seed=None, **fields):
+    """A run as the launcher leaves it, of six examples; the folder's name gives its seed."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"num_epochs": 4, "method": method, "seed": seed}))
+    if seed is None:
+        seed = int(folder.name.removeprefix("seed")) if folder.name.startswith("seed") else 0
+    (folder / "config.json").write_text(json.dumps({"num_epochs": 4, "method": method, "seed": seed} | fields))
     lines = [
         {"epoch": e, "test_accuracy_percent": accuracy - 3 + e, "weight_auc": None if e < 2 else 0.5 + e / 10}
         for e in range(epochs)
@@ -159,9 +159,36 @@ def test_what_is_missing_or_unfinished_is_said(tmp_path):
         "set sym_100 cmwnet_sl: seed 1 has done 3 of 4 epochs",
     ]
     # Where a sweep has said which cells there are, no other is expected.
-    (tmp_path / "cells.json").write_text('["set,sym_20,erm", "set,sym_20,cmwnet_sl", "set,sym_100,erm"]')
-    runs, cells = find_runs([tmp_path]), find_cells([tmp_path])
-    assert missing(runs, cells) == ["set sym_100 erm: no run with seed 1"]
+    cells = ["set,sym_20,erm", "set,sym_20,cmwnet_sl", "set,sym_100,erm"]
+    for contents in (cells, {"": cells[:1], "compare": cells[1:]}):
+        (tmp_path / "cells.json").write_text(json.dumps(contents))
+        assert missing(find_runs([tmp_path])) == ["set sym_100 erm: no run with seed 1"]
+
+
+def test_what_is_missing_in_a_folder_is_said_whatever_is_known_of_others(tmp_path):
+    made(tmp_path / "known")
+    cells = ["set,sym_20,erm", "set,sym_20,cmwnet_sl", "set,sym_100,erm"]
+    (tmp_path / "known/cells.json").write_text(json.dumps({"compare": cells}))
+    make_run(tmp_path / "unknown/other/a/erm/seed0", 50.0, method="erm")
+    make_run(tmp_path / "unknown/other/b/mwnet/seed1", 50.0, method="mwnet")
+    alone, both = (
+        missing(find_runs([tmp_path / name for name in names])) for names in (["unknown"], ["known", "unknown"])
+    )
+    assert len(alone) == 4 and sorted(both) == sorted([*alone, "set sym_100 erm: no run with seed 1"])
+
+
+def test_cells_that_are_methods_alone_are_expected_in_the_column_of_their_data_set(tmp_path):
+    data = {"name": "animal10n", "bias": "none"}
+    make_run(tmp_path / "sweep/erm/seed0", 50.0, method="erm", data=data)
+    make_run(tmp_path / "sweep/cmwnet/seed1", 50.0, data=data)
+    (tmp_path / "sweep/cells.json").write_text('{"table5_animal10n": ["erm", "cmwnet", "plc"]}')
+    runs = find_runs([tmp_path / "sweep"])
+    assert missing(runs) == [
+        "animal10n erm: no run with seed 1",
+        "animal10n cmwnet: no run with seed 0",
+    ]
+    paper = read_paper("experiments/paper_numbers.json", of_unknown=False)
+    assert accuracy_table(runs, paper).texts()[1] == ["erm", "50.00 (1); paper 79.40 ± 0.14"]
 
 
 def test_runs_that_no_sweep_has_placed_go_by_their_configs(tmp_path):
@@ -175,6 +202,106 @@ def test_runs_that_no_sweep_has_placed_go_by_their_configs(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="holds no run"):
         find_runs([tmp_path / "empty"])
+
+
+def test_the_seed_of_a_run_is_the_one_it_was_trained_with(tmp_path):
+    make_run(tmp_path / "set/erm/seed1", 50.0, method="erm", seed=0)
+    assert [run.seed for run in find_runs([tmp_path])] == [0]
+    make_run(tmp_path / "set/erm/seed0", 60.0, method="erm", seed=0)
+    with pytest.raises(
+        UsageError, match=r"both erm with seed 0 \(config.json in .*/seed1 says so\): train .*1"
+    ):
+        find_runs([tmp_path / "set"])
+
+
+def test_runs_of_a_cell_whose_configs_differ_are_told(tmp_path):
+    fields = {"data": {"bias": "none", "raw_dir": "/a", "posterior": "x"}, "weight_net": {"hidden": 100}}
+    other = {"data": {**fields["data"], "raw_dir": "/b", "posterior": "y"}, "weight_net": {"hidden": 50}}
+    for seed, (own, erm) in enumerate(((fields, fields), (other, {**fields, "data": other["data"], "new": 1}))):
+        make_run(tmp_path / f"runs/set/cmwnet/seed{seed}", 50.0, **own)
+        make_run(tmp_path / f"runs/set/erm/seed{seed}", 50.0, method="erm", **erm)
+    make_run(tmp_path / "runs/set/erm/seed2", 50.0, method="erm", num_epochs=9, done=False)
+    runs = find_runs([tmp_path / "runs"])
+    said = "set cmwnet: weight_net.hidden is 100 with seed 0 and 50 with seed 1"
+    assert differences(runs) == {(("set",), "cmwnet"): said}
+    assert accuracy_table(runs, {}).texts()[1:] == [
+        ["erm", "50.00 ± 0.00 (2)"],
+        ["cmwnet", "50.00 ± 0.00 (2, configs differ)"],
+    ]
+    write_report([tmp_path / "runs"], tmp_path / "out", figures=False)
+    assert f"- configs differ: {said}\n" in (tmp_path / "out/tables.md").read_text()
+    without = {**fields, "data": {**fields["data"], "posterior": ""}}
+    assert first_difference(fields, without) == ("data.posterior", "x", "")
+
+
+def test_a_data_set_under_two_biases_has_two_columns(tmp_path):
+    for bias in ("none", "sym_20"):
+        data = {"name": "digits", "bias": bias}
+        make_run(tmp_path / bias / "erm/seed0", 50.0, method="erm", data=data)
+    columns = {run.column for run in find_runs([tmp_path / "none", tmp_path / "sym_20"])}
+    assert columns == {("digits", "none"), ("digits", "sym_20")}
+    assert [run.column for run in find_runs([tmp_path / "sym_20"])] == [("digits",)]
+
+
+def test_the_papers_numbers_stand_beside_the_cells_of_their_config_file_alone(tmp_path):
+    """Of a sweep, the file is known; with --paper, runs whose file is not known go by their cells' names."""
+    table = {"score": "accuracy", "columns": ["set,20"], "rows": {"erm": [70.0]}}
+    (tmp_path / "paper.json").write_text(json.dumps({"table": {"config": "table1", **table}}))
+    make_run(tmp_path / "runs/set/20/erm/seed0", 50.0, method="erm")
+    lists = {
+        "": None,
+        "old": ["set,20,erm"],
+        "own": {"table1": ["set,20,erm", "set,20,cmwnet"], "table2": ["set,20,gce"]},
+        "other": {"table15": ["set,20,erm"], "table1": []},
+        "two": {"table1": ["set,20,erm"], "table15": ["set,20,erm"]},
+    }
+    beside = {}
+    for name, cells in lists.items():
+        if cells is not None:
+            (tmp_path / "runs/cells.json").write_text(json.dumps(cells))
+        runs = find_runs([tmp_path / "runs"])
+        beside[name] = [
+            accuracy_table(runs, read_paper(tmp_path / "paper.json", of_unknown=asked)).cells[
+                "erm", ("set", "20")
+            ]
+            for asked in (False, True)
+        ]
+    numbers = {name: [cell.paper and cell.paper[0] for cell in cells] for name, cells in beside.items()}
+    assert numbers == {
+        "": [None, 70.0], "old": [None, 70.0], "own": [70.0, 70.0], "other": [None, None], "two": [None, 70.0]
+    }  # fmt: skip
+    (tmp_path / "paper.json").write_text(json.dumps({"table": table}))
+    paper = read_paper(tmp_path / "paper.json", of_unknown=False)
+    assert accuracy_table(runs, paper).cells["erm", ("set", "20")].paper == (70.0, None)
+
+
+def test_selective_errors_stand_beside_the_papers_of_their_config_file_alone(tmp_path):
+    run = tmp_path / "set/20/net/coverage=70/seed0"
+    make_run(run, 50.0, method="selectivenet")
+    arrays = {
+        "coverages_percent": [70.0],
+        "accepted": [3],
+        "wrong": [1],
+        "curve_percent": [0.0, 25.0, 25.0, 50.0],
+    }
+    np.savez(run / "selective.npz", **arrays)
+    table = {"score": "selective_error", "columns": ["set,20,net"], "rows": {"70": [30.0]}}
+    (tmp_path / "paper.json").write_text(json.dumps({"table": {"config": "table15", **table}}))
+    for config_file, number in (("table15", (30.0, None)), ("other", None)):
+        (tmp_path / "cells.json").write_text(json.dumps({config_file: ["set,20,net,coverage=70"]}))
+        paper = read_paper(tmp_path / "paper.json", ("selective_error",))
+        assert selective_table(find_runs([tmp_path]), paper).cells["70", ("set", "20", "net")].paper == number
+
+
+def test_lists_of_cells_are_by_config_file_and_older_ones_are_read(tmp_path):
+    assert read_cells(tmp_path) == {}
+    for written, read in (('["a,b"]', {"": ["a,b"]}), ('{"x": ["a"]}', {"x": ["a"]})):
+        (tmp_path / "cells.json").write_text(written)
+        assert read_cells(tmp_path) == read
+    for written in ("3", '{"x": "a"}', '{"x": [1]}'):
+        (tmp_path / "cells.json").write_text(written)
+        with pytest.raises(UsageError, match="cells are no strings, expected lists of strings by config file"):
+            read_cells(tmp_path)
 
 
 def test_the_papers_errors_become_accuracies(tmp_path):
@@ -207,6 +334,25 @@ def test_figures_are_drawn_of_what_is_there(tmp_path):
     assert corrected_sheets(by_row, tmp_path / "figures") == []
     unfinished = [run for run in made(tmp_path / "again") if run.result is None]
     assert [p.stem for p in save_column_figures({"x": unfinished}, tmp_path / "more")] == ["learning_curves"]
+
+
+def test_learning_curves_are_means_over_the_seeds_that_the_legend_counts(tmp_path, monkeypatch):
+    """Finished seeds if there are any; else the epochs that all seeds have done."""
+    for seed, accuracy in enumerate((60.0, 62.0, 90.0)):
+        make_run(tmp_path / f"set/erm/seed{seed}", accuracy, method="erm", epochs=4 - seed // 2, done=seed < 2)
+        make_run(tmp_path / f"set/gce/seed{seed}", accuracy, method="gce", epochs=3 - seed, done=False)
+    make_run(tmp_path / "set/gce/seed3", 0.0, method="gce", epochs=0, done=False)
+    by_row = {}
+    for run in find_runs([tmp_path]):
+        by_row.setdefault(run.row, []).append(run)
+    drawn = {}
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: drawn.update({path.stem: figure}))
+    save_column_figures(by_row, tmp_path / "figures")
+    lines = {line.get_label(): line.get_xydata().tolist() for line in drawn["learning_curves"].axes[0].lines}
+    assert lines == {
+        "erm, 2 seeds": [[1, 58], [2, 59], [3, 60], [4, 61]],
+        "gce, 3 seeds": [[1, pytest.approx(np.mean([57, 59, 87]))]],
+    }
 
 
 def test_panels_side_by_side_share_axes_and_say_seeds_bands_and_classes(tmp_path, monkeypatch):

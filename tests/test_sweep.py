@@ -9,6 +9,7 @@ from test_train import launch, small_config
 
 from cmwnet_jax import sweep
 from cmwnet_jax.errors import TrainingDiverged, UsageError
+from cmwnet_jax.runs import stored
 from cmwnet_jax.train import loop
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.config import as_json, parse_arg
@@ -86,6 +87,14 @@ def test_a_name_of_the_cell_is_not_given_again():
 def test_mistakes(changes, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         planned(tmp_path, **changes)
+
+
+def test_the_cells_of_each_config_file_are_listed_for_the_report(tmp_path):
+    """An older version's list goes over to the file that has its cells."""
+    (tmp_path / "cells.json").write_text('["a", "old"]')
+    for path, cells in (("x/first.py", ["a", "b"]), ("second.py", ["a"]), ("first.py", ["b", "c"])):
+        sweep._list_cells(tmp_path, path, cells)
+    assert stored.read_cells(tmp_path) == {"first": ["a", "b", "c"], "second": ["a"], "": ["old"]}
 
 
 def finish(folder, config):
@@ -204,6 +213,7 @@ def test_the_command_sweeps_over_a_file(tmp_path):
     # tfds may say before that it prepares the set.
     last_line = done.stdout.splitlines()[-1]
     assert (done.returncode, last_line) == (0, f"2 of 2 runs are done, in {tmp_path / 'runs'}")
+    assert stored.read_cells(tmp_path / "runs") == {"cells": ["erm", "gce"]}
     for method in ("erm", "gce"):
         result = json.loads((tmp_path / "runs" / method / "seed0" / "result.json").read_text())
         assert result["method"] == method

@@ -17,28 +17,35 @@ ByRow = Mapping[str, Sequence[Found]]
 
 _Histories = Mapping[str, Sequence[Sequence[Mapping]]]  # by method, the metrics of each run's epochs
 _BESIDE = {"loc": "outside right upper", "frameon": False, "fontsize": 9, "alignment": "left"}
-_STYLES = ("-", "--", "-.", ":")
 
 
 def save_curves(runs: ByRow, folder: Path) -> list[Path]:
     """Draws learning_curves.png and, if weights of wrong labels are known, mean_weights.png.
 
     Args:
-        runs: finished or not.
+        runs: finished or not; unfinished ones are drawn of methods without a finished run, as far as all of the
+            method's have come.
         folder: folder for PNG files with 150 dots per inch.
 
     Returns:
         Paths of the figures.
     """
+    drawn = {row: _drawn(found) for row, found in runs.items()}
     histories = {
         f"{drawing.literal(row)}, {drawing.seeds(len(found))}": [run.history for run in found]
-        for row, found in runs.items()
+        for row, found in drawn.items()
+        if found
     }
-    repeated = any(len(found) > 1 for found in runs.values())
+    repeated = any(len(found) > 1 for found in drawn.values())
     written = [_learning_curves(histories, repeated, folder / "learning_curves.png")]
     if _known(histories, "weight_mean_wrong"):
         written.append(_mean_weights(histories, repeated, folder / "mean_weights.png"))
     return written
+
+
+def _drawn(runs: Sequence[Found]) -> list[Found]:
+    """The finished runs; if there are none, those that have done an epoch."""
+    return [run for run in runs if run.result is not None] or [run for run in runs if run.history]
 
 
 def _known(histories: _Histories, field: str) -> bool:
@@ -92,7 +99,8 @@ def _draw_bands(axes: Axes, histories: _Histories, field: str) -> None:
             again, number = divmod(place, len(drawing.LINES))
             color = drawing.LINES[number]
             means = _each(np.mean, columns)
-            axes.plot(epochs, means, _STYLES[again % len(_STYLES)], color=color, linewidth=1.8, label=name)
+            style = drawing.LINE_STYLES[again % len(drawing.LINE_STYLES)]
+            axes.plot(epochs, means, style, color=color, linewidth=1.8, label=name)
             low, high = (_each(pick, columns) for pick in (min, max))
             axes.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
 
@@ -105,12 +113,11 @@ def _label_epochs(all_axes: Sequence[Axes]) -> None:
 
 
 def _by_epoch(runs: Sequence[Sequence[Mapping]], field: str) -> tuple[list[int], list[list[float]]]:
-    """(the epochs, from 1, in which a metric is known; its values of all runs in each of them)."""
-    columns = {}
-    for line in (line for run in runs for line in run):
-        if line.get(field) is not None:
-            columns.setdefault(line["epoch"] + 1, []).append(line[field])
-    return sorted(columns), [columns[epoch] for epoch in sorted(columns)]
+    """(the epochs, from 1, in which all runs that have a metric know it; its values in each of them)."""
+    known = [{line["epoch"] + 1: line[field] for line in run if line.get(field) is not None} for run in runs]
+    known = [values for values in known if values]
+    epochs = sorted(set.intersection(*map(set, known))) if known else []
+    return epochs, [[values[epoch] for values in known] for epoch in epochs]
 
 
 def _each(reduce: Callable, columns: Sequence[Sequence[float]]) -> list[float]:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,42 @@ class Found:
         path: the folder.
         column: parts of the table's column, e.g. `("fashion_mnist", "asymmetric_60")`.
         row: name of the table's row, usually the method.
-        seed: the run's seed.
+        seed: the run's seed, from its config.
+        folder: the folder in which it was found, a sweep's or any other.
+        cells: the cells of the sweeps in that folder, by config file, as `stored.read_cells` gives them.
     """
 
     path: Path
     column: tuple[str, ...]
     row: str
     seed: int
+    folder: Path = Path()
+    cells: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def config(self) -> dict:
+        """Contents of config.json."""
+        return stored.read_config(self.path)
+
+    @property
+    def column_is_dataset(self) -> bool:
+        """Whether the run is in FOLDER/METHOD/seedN, so that its data set names the column."""
+        return bool(_SEED.match(self.path.name)) and self.path.parent.parent == self.folder
+
+    def places(self) -> set[tuple[tuple[str, ...], str]]:
+        """(column, row) of each cell of the sweeps in the run's folder, as far as its own columns tell."""
+        split = [cell.replace("/", ",").split(",") for cells in self.cells.values() for cell in cells]
+        own = {(self.column, row) for *column, row in split if not column and self.column_is_dataset}
+        return own | {(tuple(column), row) for *column, row in split if column}
+
+    @functools.cached_property
+    def config_file(self) -> str:
+        """Name of the config file whose sweep lists the run's cell; empty if that is not known of one."""
+        if not self.cells or not _SEED.match(self.path.name):
+            return ""
+        cell = ",".join(self.path.parent.relative_to(self.folder).parts)
+        files = [file for file, cells in self.cells.items() if cell in (c.replace("/", ",") for c in cells)]
+        return files[0] if len(files) == 1 else ""
 
     @functools.cached_property
     def result(self) -> dict | None:
@@ -45,12 +74,12 @@ class Found:
     @functools.cached_property
     def num_epochs(self) -> int:
         """Number of epochs of the whole run, from its config."""
-        return stored.read_config(self.path)["num_epochs"]
+        return self.config["num_epochs"]
 
     @functools.cached_property
     def dataset(self) -> str:
         """Name of the run's data set, from its config; empty if that is older than the field."""
-        return _dataset(stored.read_config(self.path), "name")
+        return _of_data(self.config, "name")
 
     def check(self) -> None:
         """Reads the run's files.
@@ -123,33 +152,33 @@ def _fail(error: UsageError) -> None:
 def find_runs(folders: Iterable[str | Path], on_problem: OnProblem = _fail) -> list[Found]:
     """Finds all runs in these folders, at any depth.
 
-    A run in FOLDER/A/B/METHOD/seedN, where a sweep puts it, has the column (A, B), the row METHOD and the seed
-    N; in FOLDER/METHOD/seedN, its data set is the column. For a run in a folder of another name, row and seed
-    are the method and the seed in its config, and the column comes from the folders above.
+    A run in FOLDER/A/B/METHOD/seedN, where a sweep puts it, has the column (A, B) and the row METHOD; in
+    FOLDER/METHOD/seedN, its data set is the column, with the bias if there are runs of several. For a run in a
+    folder of another name, the row is the method in its config, and the column comes from the folders above.
 
     Args:
         folders: runs, or folders that contain runs.
-        on_problem: called with the error for each run that cannot be read and each folder that cannot be
-            searched, which is then left out; by default, the error is raised.
+        on_problem: called with the error for each run or list of cells that cannot be read and each folder that
+            cannot be searched, which is then left out; by default, the error is raised.
 
     Raises:
         UsageError: there is no run, or two runs have the same cell and seed.
     """
-    found, problems = {}, []
+    found, problems = [], []
     for folder in (Path(folder).expanduser() for folder in folders):
+        cells = _cells(folder, problems)
         for path in _run_folders(folder, problems):
             try:
-                run = _found(folder, path)
+                run = _found(folder, path, cells)
                 run.check()
+                found.append(run)
             except UsageError as error:
                 problems.append(error)
-                continue
-            before = found.setdefault((run.column, run.row, run.seed), run)
-            if before.path.resolve() != run.path.resolve():
-                raise UsageError(
-                    f"{before.path} and {run.path} are both {' '.join([*run.column, run.row])} with seed "
-                    f"{run.seed}: report them apart"
-                )
+    runs = {}
+    for run in _with_biases(found):
+        before = runs.setdefault((run.column, run.row, run.seed), run)
+        if before.path.resolve() != run.path.resolve():
+            raise _same_place(before, run)
     if not found and not problems:
         raise UsageError(
             f"{', '.join(map(str, folders))} holds no run: name folders that cmwnet_jax.train or "
@@ -157,7 +186,7 @@ def find_runs(folders: Iterable[str | Path], on_problem: OnProblem = _fail) -> l
         )
     for problem in problems:
         on_problem(problem)
-    return list(found.values())
+    return list(runs.values())
 
 
 def _run_folders(folder: Path, problems: list[UsageError]) -> Iterator[Path]:
@@ -175,37 +204,54 @@ def _run_folders(folder: Path, problems: list[UsageError]) -> Iterator[Path]:
             yield Path(path)
 
 
-def find_cells(folders: Iterable[str | Path], on_problem: OnProblem = _fail) -> frozenset[str]:
-    """Cells of the sweeps in these folders, e.g. `mnist,0.1,erm`; empty if they are not known.
-
-    Args:
-        folders: folders of sweeps, or any others.
-        on_problem: called with the error for a list that cannot be read, which is then left out; by default,
-            the error is raised.
-    """
-    cells = set()
-    for folder in (Path(folder).expanduser() for folder in folders):
-        try:
-            cells.update(stored.read_cells(folder))
-        except UsageError as error:
-            on_problem(error)
-    return frozenset(cells)
+def _cells(folder: Path, problems: list[UsageError]) -> dict[str, list[str]]:
+    """The cells of the sweeps in a folder, by config file; empty if they are not known."""
+    try:
+        return stored.read_cells(folder)
+    except UsageError as error:
+        problems.append(error)
+        return {}
 
 
-def _found(folder: Path, path: Path) -> Found:
+def _found(folder: Path, path: Path, cells: Mapping[str, Sequence[str]]) -> Found:
     """The run in this folder."""
-    parts, seed = path.relative_to(folder).parts, _SEED.match(path.name)
-    if seed and len(parts) > 2:
-        return Found(path, parts[:-2], parts[-2], int(seed[1]))
+    parts, named = path.relative_to(folder).parts, _SEED.match(path.name)
     fields = stored.read_config(path)
-    if seed and len(parts) == 2:  # the sweep of a file whose cells are methods alone
-        dataset = _dataset(fields, "known_as") or _dataset(fields, "name")
-        return Found(path, (dataset,) if dataset else (), parts[-2], int(seed[1]))
-    column = parts[:-1] if seed is None else parts
-    return Found(path, tuple(column), fields["method"], fields["seed"])
+    if named and len(parts) > 2:
+        column, row = parts[:-2], parts[-2]
+    elif named and len(parts) == 2:  # the sweep of a file whose cells are methods alone
+        dataset = _of_data(fields, "known_as") or _of_data(fields, "name")
+        column, row = ((dataset,) if dataset else ()), parts[-2]
+    else:
+        column, row = (parts if named else parts[:-1]), fields["method"]
+    return Found(path, column, row, fields["seed"], folder, cells)
 
 
-def _dataset(fields: dict, name: str) -> str:
+def _with_biases(runs: list[Found]) -> list[Found]:
+    """Adds the bias to columns that are named by the data set, where runs of several biases would share one."""
+    biases = {run.column: set() for run in runs}
+    for run in (run for run in runs if run.column_is_dataset):
+        biases[run.column].add(_of_data(run.config, "bias"))
+    return [
+        dataclasses.replace(run, column=(*run.column, *filter(None, [_of_data(run.config, "bias")])))
+        if run.column_is_dataset and len(biases[run.column]) > 1
+        else run
+        for run in runs
+    ]
+
+
+def _same_place(before: Found, run: Found) -> UsageError:
+    """The error for two runs of one cell with one seed."""
+    said = f"{before.path} and {run.path} are both {' '.join([*run.column, run.row])} with seed {run.seed}"
+    for one in (before, run):
+        named = _SEED.match(one.path.name)
+        if named and int(named[1]) != one.seed:
+            said += f" ({stored.CONFIG} in {one.path} says so): train that one anew with seed={named[1]}, or"
+            return UsageError(f"{said} report them apart")
+    return UsageError(f"{said}: report them apart")
+
+
+def _of_data(fields: dict, name: str) -> str:
     """The field `data.NAME` of a config.json; empty if that is older than the field, or damaged there."""
     data = fields.get("data")
     return str(data.get(name, "")) if isinstance(data, dict) else ""

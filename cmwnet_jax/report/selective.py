@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 
 from cmwnet_jax import drawing
 from cmwnet_jax.report.find import Found
-from cmwnet_jax.report.tables import Cell, Paper, Table, natural
+from cmwnet_jax.report.paper import Paper, beside
+from cmwnet_jax.report.tables import Cell, Table, natural
 from cmwnet_jax.runs import stored
 
 _COVERAGE = "coverage="
-_STYLES = ("-", "--", "-.", ":")
 _LEAST_SHOWN = 2  # per cent; the error among fewer examples is mostly noise
 
 
@@ -47,8 +47,9 @@ def selective_table(runs: Sequence[Found], paper: Paper) -> Table:
         runs: as `selective_runs` gives them.
         paper: the paper's errors by column and coverage, e.g. `cifar10,20,selectivenet,70`.
     """
-    errors, covered = {}, {}
+    errors, covered, of_column = {}, {}, {}
     for run in runs:
+        of_column.setdefault(place(run), []).append(run)
         arrays = run.arrays("selective")
         for coverage, accepted, wrong in _numbers(arrays):
             if accepted:
@@ -56,11 +57,11 @@ def selective_table(runs: Sequence[Found], paper: Paper) -> Table:
                 errors.setdefault(cell, {})[run.seed] = 100 * wrong / accepted
                 covered.setdefault(cell, []).append(100 * accepted / len(arrays["curve_percent"]))
     rows = sorted({row for row, _ in errors}, key=float, reverse=True)
-    columns = list(dict.fromkeys(place(run) for run in runs))
+    columns = list(of_column)
     cells = {
         (row, column): Cell(
             errors.get((row, column), {}),
-            paper.get(",".join([*column, row])),
+            beside(paper, ",".join([*column, row]), of_column[column]),
             f"covers {np.mean(covered[row, column]):.1f}" if (row, column) in covered else "",
         )
         for row in rows
@@ -102,7 +103,8 @@ def _save(methods: Mapping[str, Sequence[Found]], folder: Path) -> Path:
         calibrated, curves = figure.subplots(1, 2, sharey=True)
         for number, (method, found) in enumerate(methods.items()):
             arrays = [run.arrays("selective") for run in found]
-            style = {"color": drawing.LINES[number % len(drawing.LINES)], "linestyle": _STYLES[number % 4]}
+            color = drawing.LINES[number % len(drawing.LINES)]
+            style = {"color": color, "linestyle": drawing.LINE_STYLES[number % len(drawing.LINE_STYLES)]}
             count = len({run.seed for run in found})
             _draw_errors(calibrated, arrays, f"{drawing.literal(method)}, {drawing.seeds(count)}", style)
             _draw_curves(curves, arrays, style)

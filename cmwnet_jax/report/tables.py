@@ -1,23 +1,19 @@
-"""Tables of scores over seeds, with missing runs and the paper's numbers, in three text formats."""
+"""Tables of scores over seeds, with the paper's numbers, in three text formats."""
 
 import csv
 import dataclasses
 import io
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.table import Table as RichTable
 
-from cmwnet_jax.errors import UsageError, first_line
-from cmwnet_jax.files import read_json
+from cmwnet_jax.report.differences import differences
 from cmwnet_jax.report.find import Found
+from cmwnet_jax.report.paper import Paper, beside
 from cmwnet_jax.report.runs import mean_and_sd
 from cmwnet_jax.runs import stored
 from cmwnet_jax.runs.stored import ACCURACY, TEACHER_ACCURACY, WEIGHT_AUC, few_epochs
-
-Paper = Mapping[str, tuple[float, float | None]]
-"""The paper's (mean, sd or None) by `column,row`, e.g. `cifar10,symmetric_40,cmwnet`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,24 +204,29 @@ def shots_table(runs: Sequence[Found], paper_of: Callable[[str], Paper]) -> Tabl
 
 def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
     columns = list(dict.fromkeys(sorted((run.column for run in runs), key=natural)))
-    values, notes = {}, {}
+    values, notes, of_cell = {}, {}, {}
+    mixed = differences(runs)
     for run in runs:
+        of_cell.setdefault(run.column, []).append(run)  # where a cell of the column has no run of its own
         for name, field in scores:
             row, value = name.format(run.row), (run.result or {}).get(field)
+            of_cell.setdefault((row, run.column), []).append(run)
             if value is not None:
                 values.setdefault((row, run.column), {})[run.seed] = value
                 is_last = field in (stored.AURC, *stored.SHOTS.values())
-                note = "" if is_last else few_epochs(run.result)
-                notes.setdefault((row, run.column), set()).add(note)
+                own = {"" if is_last else few_epochs(run.result)}
+                own |= {"configs differ"} if (run.column, run.row) in mixed else set()
+                notes.setdefault((row, run.column), set()).update(own)
     # A method without finished runs still has a row; a teacher's row needs a finished run.
-    named = [name.format(row) for row in _in_order(runs) for name, _ in scores]
+    named = [name.format(row) for row in in_order(runs) for name, _ in scores]
     shown = {row for row, _ in values} | ({run.row for run in runs} if scores[0][1] == ACCURACY else set())
     rows = [row for row in named if row in shown]
     sets = sorted({run.dataset for run in runs if not run.column})  # of columns without a name
     cells = {
         (row, column): Cell(
             values.get((row, column), {}),
-            paper.get(",".join([*(column or sets), row])),  # none for several sets
+            # None for several sets.
+            beside(paper, ",".join([*(column or sets), row]), of_cell.get((row, column), of_cell[column])),
             ", ".join(sorted(notes.get((row, column), set()) - {""})),
         )
         for row in rows
@@ -234,8 +235,12 @@ def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
     return Table(title, rows, columns, cells, decimals)
 
 
-def _in_order(runs: Sequence[Found]) -> list[str]:
-    """Rows in the order of the methods; for older runs by name, methods without weights first."""
+def in_order(runs: Sequence[Found]) -> list[str]:
+    """Rows in the order of the methods; for older runs by name, methods without weights first.
+
+    Args:
+        runs: finished or not.
+    """
     places = {}
     for run in runs:
         result = run.result or {}
@@ -252,63 +257,3 @@ def natural(parts: tuple[str, ...]) -> tuple:
     """
     tokens = [token for part in parts for token in part.replace("+", "_").replace("=", "_").split("_")]
     return tuple((0, float(token), "") if token.isdecimal() else (1, 0.0, token) for token in tokens)
-
-
-def missing(runs: Sequence[Found], cells: Collection[str] = ()) -> list[str]:
-    """Unfinished cells of the grid that the runs span; cells that lack the same seeds are grouped.
-
-    Args:
-        runs: finished or not.
-        cells: all cells, if known; otherwise each row is expected in each column.
-    """
-    by_place = {(run.column, run.row, run.seed): run for run in runs}
-    columns, seeds = sorted({run.column for run in runs}, key=natural), sorted({run.seed for run in runs})
-    lines = []
-    for column in columns:
-        absent, under_way = {}, []
-        for row in _in_order(runs):
-            if cells and ",".join([*column, row]) not in cells:
-                continue
-            lacking = tuple(seed for seed in seeds if (column, row, seed) not in by_place)
-            absent.setdefault(lacking, []).append(row)
-            for run in (by_place[column, row, seed] for seed in seeds if seed not in lacking):
-                if run.result is None:
-                    done = f"{len(run.history)} of {run.num_epochs} epochs"
-                    under_way.append(f"{' '.join([*column, row])}: seed {run.seed} has done {done}")
-        for lacking, rows in absent.items():
-            if lacking:
-                name = " ".join([*column, ", ".join(rows)])
-                lines.append(f"{name}: no run with seed {', '.join(map(str, lacking))}")
-        lines += under_way
-    return lines
-
-
-def read_paper(path: str | Path, scores: Collection[str] = ("accuracy", "error")) -> Paper:
-    """Reads the paper's numbers from a JSON file; errors become accuracies.
-
-    Args:
-        path: a JSON file with tables by name, each with `score` (`accuracy`, `error`, `selective_error`, or one
-            of `also_tables` or `shots_table`; in per cent), `columns`, and `rows`: by name, a list with one
-            entry per column, which is a number, [mean, sd] or null.
-        scores: tables with other scores are left out.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
-    try:
-        tables = read_json(Path(path).expanduser(), finite=True)
-        numbers = {}
-        for table in tables.values():
-            if table["score"] not in scores:
-                continue
-            is_error = table["score"] == "error"
-            for row, values in table["rows"].items():
-                for column, value in zip(table["columns"], values, strict=True):
-                    if value is not None:
-                        mean, sd = value if isinstance(value, list) else (value, None)
-                        mean, sd = float(mean), None if sd is None else float(sd)
-                        numbers[f"{column},{row}"] = (round(100 - mean, 2) if is_error else mean, sd)
-        return numbers
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = first_line(error) if isinstance(error, OSError | ValueError) else "it has another form"
-        raise UsageError(f"--paper={path} cannot be read ({why}): give a file of the paper's numbers") from None

@@ -6,26 +6,31 @@ from pathlib import Path
 
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import refused, replace_file
+from cmwnet_jax.report.differences import differences
 from cmwnet_jax.report.figures import save_column_figures
-from cmwnet_jax.report.find import Found, OnProblem, find_cells, find_runs
+from cmwnet_jax.report.find import Found, OnProblem, find_runs
+from cmwnet_jax.report.missing import missing
+from cmwnet_jax.report.paper import Paper, read_paper
 from cmwnet_jax.report.selective import save_risk_coverage_figures, selective_runs, selective_table
 from cmwnet_jax.report.tables import (
-    Paper,
     Table,
     accuracy_table,
     also_tables,
     auc_table,
     aurc_table,
     csv_text,
-    missing,
-    read_paper,
     shots_table,
 )
 from cmwnet_jax.screen import console
 
 
 def write_report(
-    folders: Sequence[str | Path], output: str | Path, *, paper: str = "", figures: bool = True
+    folders: Sequence[str | Path],
+    output: str | Path,
+    *,
+    paper: str = "",
+    of_unknown: bool = True,
+    figures: bool = True,
 ) -> None:
     """Prints tables of all runs in the folders, and writes them with figures.
 
@@ -33,6 +38,7 @@ def write_report(
         folders: folders that contain runs.
         output: folder for tables.md, tables.csv and the figures, created if it is missing.
         paper: a file of the paper's numbers, as in `read_paper`; empty for none.
+        of_unknown: as in `read_paper`.
         figures: whether to draw figures.
 
     Raises:
@@ -47,19 +53,20 @@ def write_report(
             print(f"left out: {error}", file=sys.stderr, flush=True)
 
     def paper_of(*scores: str) -> Paper:
-        return read_paper(paper, scores) if paper else {}
+        return read_paper(paper, scores, of_unknown=of_unknown) if paper else {}
 
     numbers, errors = paper_of("accuracy", "error"), paper_of("selective_error")
     runs = find_runs(folders, leave_out)
     if not runs:
         raise UsageError(f"no run can be read, {len(problems)} were left out, see above: nothing is written")
-    absent = missing(runs, find_cells(folders, leave_out))
+    remarks = [f"missing: {line}" for line in missing(runs)]
+    remarks += [f"configs differ: {line}" for line in differences(runs).values()]
     drawn = _drawable(runs, leave_out) if figures else []
     with refused("--output", Path(output), "cannot be written"):
         own = (accuracy_table(runs, numbers), shots_table(runs, paper_of), auc_table(runs))
         also = also_tables(runs, paper_of)
         tables = [table for table in (*own, *also, *_selective_tables(runs, errors, leave_out)) if table.rows]
-        _write(Path(output).expanduser(), tables, drawn, absent, problems)
+        _write(Path(output).expanduser(), tables, drawn, remarks, problems)
     if problems:
         raise UsageError(f"{len(problems)} of what there is was left out, see above: the report is of the rest")
 
@@ -95,17 +102,17 @@ def _write(
     output: Path,
     tables: list[Table],
     drawn: list[Found],
-    absent: list[str],
+    remarks: list[str],
     problems: list[str],
 ) -> None:
     """Prints and writes the tables, and draws the figures."""
     screen = console()
-    lines = [*(f"missing: {line}" for line in absent), *(f"left out: {problem}" for problem in problems)]
+    lines = [*remarks, *(f"left out: {problem}" for problem in problems)]
     for table in tables:
         for part in table.parts():
             screen.print(part.rich())
-    for line in absent:
-        screen.print(f"missing: {line}", soft_wrap=True)
+    for line in remarks:
+        screen.print(line, soft_wrap=True)
     output.mkdir(parents=True, exist_ok=True)
     text = "\n".join([*(table.markdown() for table in tables), "".join(f"- {line}\n" for line in lines)])
     replace_file(output / "tables.md", text.encode(errors="backslashreplace"))

@@ -25,7 +25,7 @@ ARRAYS = ("weights", "evaluation", "corrected", "predictions", "pseudo_labels", 
 """Results of the last epoch, each in an .npz."""
 
 CELLS = "cells.json"
-"""File with the cells of a sweep's config file, in the folder above the runs."""
+"""File with the cells of the config files of sweeps, in the folder above the runs."""
 
 ACCURACY = "test_accuracy_percent_last10"
 TEACHER_ACCURACY = "teacher_test_accuracy_percent_last10"
@@ -228,23 +228,29 @@ def _metrics(line: bytes, fields: Collection[str], before: list[dict], first_epo
     return metrics
 
 
-def read_cells(folder: Path) -> list[str]:
-    """Reads the cells of the sweeps in a folder; an empty list if there is no cells.json.
+def read_cells(folder: Path) -> dict[str, list[str]]:
+    """Reads the cells of the sweeps in a folder.
 
     Args:
         folder: a folder of sweeps, or any other.
+
+    Returns:
+        Name of the config file without `.py` -> its cells; the name is empty for the list that older versions
+        wrote. Empty if there is no cells.json.
 
     Raises:
         UsageError: the file cannot be read.
     """
     path = folder / CELLS
     if not os.path.lexists(path):
-        return []
+        return {}
     with _explained(path, "remove it, the next sweep writes it anew"):
-        cells = read_json(path, list)
-        if not all(isinstance(cell, str) for cell in cells):
-            raise ValueError("it holds cells that are no strings")
-        return cells
+        found = read_json(path, object)
+        by_file = {"": found} if isinstance(found, list) else found
+        lists = list(by_file.values()) if isinstance(by_file, dict) else [None]
+        if not all(isinstance(cells, list) and all(isinstance(cell, str) for cell in cells) for cells in lists):
+            raise ValueError("its cells are no strings, expected lists of strings by config file")
+        return by_file
 
 
 @contextlib.contextmanager
