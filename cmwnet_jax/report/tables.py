@@ -204,10 +204,10 @@ def shots_table(runs: Sequence[Found], paper_of: Callable[[str], Paper]) -> Tabl
 
 def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
     columns = list(dict.fromkeys(sorted((run.column for run in runs), key=natural)))
-    values, notes, of_cell = {}, {}, {}
+    values, notes, of_cell, of_column = {}, {}, {}, {}
     mixed = differences(runs)
     for run in runs:
-        of_cell.setdefault(run.column, []).append(run)  # where a cell of the column has no run of its own
+        of_column.setdefault(run.column, []).append(run)
         for name, field in scores:
             row, value = name.format(run.row), (run.result or {}).get(field)
             of_cell.setdefault((row, run.column), []).append(run)
@@ -225,8 +225,8 @@ def _table(runs, title: str, scores, paper: Paper, decimals: int) -> Table:
     cells = {
         (row, column): Cell(
             values.get((row, column), {}),
-            # None for several sets.
-            beside(paper, ",".join([*(column or sets), row]), of_cell.get((row, column), of_cell[column])),
+            # None for several sets. A cell without runs has the number that its column's runs have.
+            beside(paper, ",".join([*(column or sets), row]), of_cell.get((row, column), of_column[column])),
             ", ".join(sorted(notes.get((row, column), set()) - {""})),
         )
         for row in rows
