@@ -53,6 +53,9 @@ def stand_in(monkeypatch, per_class: int = 10) -> None:
     def read(source):
         return load(source.name)
 
+    def read_split(source, split):
+        return getattr(load(source.name), split)
+
     def load(name, data_dir="", raw_dir=""):
         train, test = made_split(name, per_class), made_split(name, 1)
         names = tuple(f"class {c}" for c in range(SHAPES[name][0]))
@@ -69,5 +72,5 @@ def stand_in(monkeypatch, per_class: int = 10) -> None:
     def read_labels(source, split):
         return np.array([example["label"] for example in source.splits[split]], np.int32)
 
-    for function in (load, open, read, read_labels):
+    for function in (load, open, read, read_labels, read_split):
         monkeypatch.setattr(sources, function.__name__, function)
