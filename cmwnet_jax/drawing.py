@@ -91,13 +91,16 @@ def draw_weighting_functions(axes: Axes, runs: Sequence[Arrays]) -> None:
 
     Args:
         axes: where to draw.
-        runs: `grid` [g], `functions` [K, g] and `centers` [K] of runs of one method with the same K.
+        runs: `grid` [g], `functions` [K, g] and `centers` [K] of runs of one method with the same K. A
+            function of NaN is left out.
     """
     top = largest_loss(runs)
     grid = np.linspace(0, top, 200)
     curves = np.array([[np.interp(grid, run["grid"], f) for f in run["functions"]] for run in runs])
     names = meta_class_names(np.mean([run["centers"] for run in runs], axis=0))
     for k, name in enumerate(names):
+        if np.isnan(curves[:, k]).all():
+            continue
         color, style = _META_CLASS_STYLES[k % len(_META_CLASS_STYLES)]
         axes.plot(grid, curves[:, k].T, color=color, linewidth=0.6, alpha=0.3)
         axes.plot(grid, curves[:, k].mean(axis=0), color=color, linestyle=style, linewidth=2.2, label=name)

@@ -191,6 +191,15 @@ def test_images_and_tokens_are_taken_by_name_alone(kind, inputs, module):
             own.predict(inputs + (inputs == 8))
 
 
+@pytest.mark.filterwarnings("ignore:the class sizes take only")
+@pytest.mark.parametrize("rows", [Y != "c", Y == Y], ids=["two classes", "three of one size"])
+def test_a_learned_weight_net_keeps_its_k(rows):
+    """Of two classes, or of one size, K-means would leave fewer."""
+    init = {"weight_net.init": "zoo:fashion_mnist_asymmetric_60", "weight_net.frozen": True}
+    fitted = cmw.CMWNetClassifier(**TINY, config=init).fit(X[rows], Y[rows])
+    assert np.ptp(fitted.sample_weight_) > 0
+
+
 def test_what_does_not_fit_small_data_is_lowered():
     arguments = {**ARGUMENTS, "batch_size": 100, "epochs": 35}
     del arguments["random_state"]

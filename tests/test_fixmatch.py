@@ -291,7 +291,6 @@ def test_the_average_that_is_tested_soon_follows_the_classifier():
         ({"independent_examples": True}, "independent_examples is True, which fixmatch_cmwnet does not read"),
         ({"weight_net__normalize": "none"}, "normalize is 'none', which fixmatch_cmwnet does not read"),
         ({"fixmatch__labelled_batch_size": 6}, "labelled_batch_size is 6, expected a multiple"),
-        ({"weight_net__num_meta_classes": 11}, "num_meta_classes is 11, expected .* the number of classes, 10"),
         ({"epoch_steps": -1}, "epoch_steps is -1, expected a number"),
         ({"augment__cutout_pixels": -1}, "cutout_pixels is -1, expected a number"),
     ],

@@ -1,6 +1,7 @@
 """Algorithm 2: training with a weight net that was learned elsewhere."""
 
 import json
+import warnings
 
 import jax
 import numpy as np
@@ -102,6 +103,21 @@ def test_a_run_goes_on_without_the_file_that_it_started_from(frozen, tmp_path, m
             -1.0,
             max(line["loss_max"] for line in lines),
         )
+
+
+@pytest.mark.filterwarnings("ignore:the class sizes take only")
+def test_a_head_that_no_class_used_is_said(tmp_path):
+    """Learned of one class size; of three sizes, seven classes use heads that learned nothing."""
+    weight_params = learned(tmp_path / "net")
+    fields = {"centers": [9.0] * 3, "loss_range": (0, 1), "provenance": {"meta_class_of_class": [0] * 10}}
+    cmw.save_weight_net(tmp_path / "balanced", weight_params, **fields)
+    frozen = {"weight_net__init": str(tmp_path / "balanced"), "weight_net__frozen": True}
+    with pytest.warns(UserWarning, match=r"of 10 classes use heads .* no class .*\(meta-classes 1, 2\)"):
+        built(**frozen, data__bias="long_tail_5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        built(**frozen | {"weight_net__frozen": False}, data__bias="long_tail_5")
+        built(**frozen | {"weight_net__init": str(tmp_path / "net")}, data__bias="long_tail_5")
 
 
 def killed_after(epoch):

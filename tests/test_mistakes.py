@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import cmwnet_jax as cmw
-from cmwnet_jax.core.class_balance import class_balanced_weights, ldam_margins
+from cmwnet_jax.core.class_balance import class_balanced_weights, for_labels, ldam_margins
 from cmwnet_jax.core.mixing import mix, mixed
 from cmwnet_jax.core.objectives import TRAIN_SWITCHES
 from cmwnet_jax.core.soft_labels import Teacher, averaging
@@ -94,7 +94,20 @@ def test_a_field_that_says_evaluation_is_refused(switch):
     assert not draws(evaluating.apply, params, train_kwargs={})
 
 
-@pytest.mark.parametrize("name", ["eval", "is_eval", "evaluate", "train_mode", "is_test", "phase_train"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "eval",
+        "is_eval",
+        "evaluate",
+        "train_mode",
+        "is_test",
+        "phase_train",
+        "mode",
+        "dropout_on",
+        "use_dropout",
+    ],
+)
 def test_an_argument_that_sounds_like_a_switch_is_asked_about(name):
     scope = {}
     exec(f"def model(variables, inputs, {name}=None): return linear(variables, inputs)", globals(), scope)
@@ -155,6 +168,25 @@ def of_output(output):
     return lambda params, model_state, batch, rng: (output, model_state)
 
 
+def frozen(step, weight_fn=NET.apply):
+    """A weighted step in the place of a meta step, of a state without weight_params."""
+    objective = cmw.classification_objective(linear, META_CLASSES)
+    weighted = cmw.make_weighted_step(objective=objective, weight_fn=weight_fn, optimizer=SGD)
+    return lambda state, batch, meta_batch: weighted(state.replace(weight_params=()), batch)
+
+
+def low_memory(step):
+    """A step of low memory in its place."""
+    return cmw.make_low_memory_step(
+        objective=cmw.classification_objective(linear, META_CLASSES),
+        meta_loss=cmw.classification_meta_loss(linear),
+        weight_fn=NET.apply,
+        virtual_lr=0.1,
+        optimizer=SGD,
+        weight_optimizer=SGD,
+    )
+
+
 ZEROS, LABEL = jnp.zeros(N), BATCH["label"]
 MISTAKES = [
     ({"objective": of_counts([5, 6, 80])}, r"meta_classes are of 3 classes and the model gives 4 logits"),
@@ -203,6 +235,18 @@ MISTAKES = [
         for name in ("optimizer", "weight_optimizer")
     ),
     ({"optimizer": optax.contrib.sam(SGD, SGD, opaque_mode=True)}, "^optimizer evaluates the loss at other"),
+    *(
+        (
+            {"state": {"weight_params": ()}, "wrap": wrap},
+            "^state.weight_params is .*, expected the weight net's",
+        )
+        for wrap in (lambda step: step, frozen)
+    ),
+    ({"state": {"weight_opt_state": ()}}, "^state.weight_opt_state is .*MetaState.create.*weight_optimizer="),
+    (
+        {"state": {"weight_opt_state": ()}, "wrap": low_memory},
+        "^state.weight_opt_state is .*MetaState.create.*weight_optimizer=",
+    ),
     ({"wrap": lambda step: averaging(step, 0.9)}, "state.teacher is no Teacher"),
     ({"wrap": lambda step: averaging(step, 1.5)}, "momentum is 1.5, expected"),
     (
@@ -357,3 +401,21 @@ def test_counts_that_were_counted_are_not_taken_for_labels():
     for of_counted in (class_balanced_weights, ldam_margins):
         by_class = of_counted(counts, counted=True)
         assert np.all(by_class[counts == 1] == by_class.max()) and len(by_class) == 1000
+
+
+def test_labels_whose_dtype_cannot_hold_the_number_of_classes():
+    """128 is no int8; labels 0 to 127 are, and -1, which is no class, stays none."""
+    labels, wide = jnp.array([0, 127, -1], jnp.int8), jnp.array([0, 127, -1])
+    classes = cmw.MetaClasses.fit(np.arange(1, 129), 3)
+    np.testing.assert_array_equal(cmw.objectives.meta_class_of(classes, labels), [0, 2, -1])
+    np.testing.assert_array_equal(for_labels(np.arange(128.0), labels), [0, 127, np.nan])
+    key, rows = jax.random.key(0), cmw.LossHistory.create(128)
+    of = [mix({"image": jnp.ones((3, 2)), "label": x}, key, num_classes=128)["label"] for x in (labels, wide)]
+    np.testing.assert_array_equal(*of)
+    np.testing.assert_array_equal(jax.jit(rows.update)(labels, jnp.ones(3)).count, np.eye(128)[[0, 127]].sum(0))
+
+
+def test_a_weight_net_that_needs_no_state_needs_none():
+    """A weight function without parameters, and an optimiser without state."""
+    stepped(wrap=functools.partial(frozen, weight_fn=lambda p, losses, c: losses))
+    stepped(weight_optimizer=optax.stateless(lambda grads, params: grads), state={"weight_opt_state": ()})

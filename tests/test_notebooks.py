@@ -29,6 +29,7 @@ def table(names):
 def own_loop(names):
     assert np.mean(names["curve"][-10:]) > np.mean(names["plain_curve"][-10:]) + 0.02
     assert names["weights"][names["is_wrong"]].mean() < names["weights"][~names["is_wrong"]].mean()
+    assert names["loss_range"][0] > 0  # the lowest loss, and no bound
 
 
 SHOWN = {check.__name__: check for check in (own_images, table, own_loop)}

@@ -14,6 +14,7 @@ from problems import ALPHA, apply, batch, flat, meta_classes, per_example_losses
 from test_meta_step import make
 
 import cmwnet_jax as cmw
+from cmwnet_jax.core.lookup import looked_up
 from cmwnet_jax.core.table import Table, blocks
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -133,8 +134,8 @@ def by_shard_map(step, state, batches, **options):
     return state, scalars | by_example
 
 
-def by_sharding(step, state, batches):
-    mesh = jax.make_mesh((4,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+def by_sharding(step, state, batches, axes=jax.sharding.AxisType.Auto):
+    mesh = jax.make_mesh((4,), (AXIS,), axis_types=(axes,))
     state = jax.device_put(state, NamedSharding(mesh, WHOLE))
     program = jax.jit(step)
     for pair in batches:
@@ -172,6 +173,48 @@ def test_each_way_is_one_device(name):
         assert metrics.keys() == expected_metrics.keys()
         for field, value in expected_metrics.items():
             np.testing.assert_allclose(metrics[field], value, rtol=0, atol=1e-11, err_msg=f"{way}, {field}")
+
+
+EXPLICIT = functools.partial(by_sharding, axes=jax.sharding.AxisType.Explicit)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_explicit_axes_are_one_device(learns):
+    """The kind of axes that `jax.make_mesh` makes, of a model that can be split so; one label is no class."""
+    apply, sgd = (lambda variables, x: x @ variables["params"]), optax.sgd(0.1)
+    objective = cmw.classification_objective(apply, meta_classes())
+    arguments = {"objective": objective, "weight_fn": weight_net()[0].apply, "optimizer": sgd}
+    examples = {"image": np.ones((8, 6)), "label": np.arange(8) % 4 if learns else np.arange(-1, 7) % 5 - 1}
+    step = cmw.make_weighted_step(**arguments)
+    if learns:
+        meta_loss = cmw.classification_meta_loss(apply)
+        learned = {"meta_loss": meta_loss, "weight_optimizer": sgd, "virtual_lr": ALPHA}
+        step = cmw.make_meta_step(**arguments, **learned)
+    state = cmw.MetaState.create(
+        params=np.ones((6, 4)),
+        weight_params=weight_net()[1],
+        optimizer=sgd,
+        weight_optimizer=sgd,
+        rng=jax.random.key(0),
+    )
+    pairs = [(examples, examples) if learns else (examples,)]
+    (_, expected), (_, got) = (run(step, state, pairs) for run in (on_one, EXPLICIT))
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=0, atol=1e-12, err_msg=name)
+    np.testing.assert_array_equal(np.isnan(got["weights"]), examples["label"] < 0)
+
+
+def test_rows_are_looked_up_and_mixed_on_explicit_axes():
+    def own(_, labels, values):
+        mixture = cmw.mixing.Mixture(jnp.float64(0.5), jnp.arange(8)[::-1])
+        return _, {"rows": looked_up(np.eye(3), labels, jnp.nan), "mixed": mixture.blend(values)}
+
+    pairs = [(np.array([0, 2, -1, 3, 1, 1, 0, 2]), np.arange(8.0))]
+    _, got = EXPLICIT(own, (), pairs)
+    np.testing.assert_array_equal(got["mixed"], np.full(8, 3.5))
+    np.testing.assert_array_equal(
+        got["rows"], np.vstack([np.eye(3), np.full(3, np.nan)])[[0, 2, 3, 3, 1, 1, 0, 2]]
+    )
 
 
 def test_a_penalty_of_a_mean_is_the_batchs_and_not_the_parts():

@@ -64,6 +64,7 @@ def test_few_texts_need_no_flags(tmp_path):
         check_config(config)
         assert (config.batch_size, config.weight_net.num_meta_classes) == (batch_size, num_meta_classes)
     assert lowered(4, 3, np.array([5, 5, 5])) == {"batch_size": 4, "weight_net.num_meta_classes": 1}
+    assert lowered(4, 3, np.array([5, 5]), learned=True)["weight_net.num_meta_classes"] == 3
     assert lowered(9, 3, np.array([2, 1, 3]), shared_by=8)["batch_size"] == 6
 
 

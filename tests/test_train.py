@@ -198,7 +198,6 @@ def test_a_mistake_on_the_command_line_is_one_sentence_and_no_folder(tmp_path):
         ({"model__hidden": (0,)}, r"model.hidden is \(0,\), expected whole numbers"),
         ({"warmup_epochs": 6}, "warmup_epochs is 6, expected less than num_epochs, 6"),
         ({"meta_set__batch_size": 3}, "meta_set.batch_size is 3, expected a multiple of the run's 4 devices"),
-        ({"weight_net__num_meta_classes": 11}, "num_meta_classes is 11, expected .* number of classes, 10"),
         ({"data__bias": "asymmetric_-1"}, "which is -1 per cent, expected 0 to 100"),
         ({"data__bias": "long_tail_0.5"}, "imbalance factor is 0.5, expected at least 1"),
         ({"data__bias": "long_tail_1000"}, "leaves class 7 none of its 125 examples"),

@@ -13,6 +13,7 @@ from test_checkpoint import state
 import cmwnet_jax as cmw
 from cmwnet_jax.train.checkpoint import Checkpoints
 from cmwnet_jax.transfer import orbax_folder, saved
+from cmwnet_jax.transfer.card import facts, weight_rows
 from cmwnet_jax.transfer.portable import read_file, write_file
 
 K = 3
@@ -46,6 +47,43 @@ def test_a_weight_net_comes_back_with_all_that_its_use_needs(tmp_path):
     expected = cmw.WeightNet(K, hidden=11).apply(weight_params(), losses, meta_class)
     got = loaded.weight_net.apply(loaded.weight_params, losses, meta_class)
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("name", ["net", "net.safetensors"])
+def test_half_precision_is_saved_as_float32(name, tmp_path):
+    half = jax.tree.map(lambda x: x.astype(jax.numpy.bfloat16), weight_params())
+    save(tmp_path / name, weight_params=half)
+    read = cmw.load_weight_net(tmp_path / name).weight_params
+    jax.tree.map(np.testing.assert_array_equal, read, jax.tree.map(lambda x: x.astype(np.float32), half))
+    assert {x.dtype for x in jax.tree.leaves(read)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("centers", "provenance", "expected"),
+    [
+        ([600.0, 600.0, 600.0], {}, [True, False, False]),
+        ([5.0, 600.0, 600.0], {}, [True, True, False]),
+        ([np.nan] * 3, {}, [True] * 3),
+        ([5.0, 600.0, 600.0], {"meta_class_of_class": [0, 1, 1]}, [True, True, False]),
+        ([np.nan] * 3, {"meta_class_of_class": [0, 0]}, [True, False, False]),
+        ([5.0, 600.0, 600.0], {"meta_class_of_class": [0, 1, 1], "init": "zoo:net"}, [True] * 3),
+        ([5.0, 6.0, 7.0], {"meta_class_of_class": "small"}, [True] * 3),
+    ],
+)
+def test_heads_that_no_class_used_are_known_and_marked(centers, provenance, expected):
+    net = saved.SavedWeightNet(weight_params(), np.array(centers), (0.0, 9.0), provenance)
+    assert net.has_class.tolist() == expected
+    heads, rows = weight_rows(net)
+    assert ["no class" in head for head in heads[1:]] == [not has for has in expected]
+    assert [cell.startswith("(") for cell in rows[0][1:]] == [not has for has in expected]
+    assert facts(net)["class sizes (centres)"].count("no class") == 3 - sum(expected)
+    assert not any("600" in head for head in heads[1:] if "no class" in head)
+
+
+def test_a_card_takes_long_lists_of_anything():
+    provenance = {"runs": [{"seed": k} for k in range(25)], "seeds": list(range(25))}
+    found = facts(saved.SavedWeightNet(weight_params(), np.array([1.0, 2, 3]), (0.0, 9.0), provenance))
+    assert (found["runs"], found["seeds"]) == ("25 entries, the first seed 0", "25 numbers from 0 to 24")
 
 
 @pytest.mark.parametrize(

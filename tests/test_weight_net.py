@@ -103,9 +103,17 @@ def test_distinct_sizes_give_no_warning():
         cmw.MetaClasses.fit([1, 2, 3], num_meta_classes=3)
 
 
-@pytest.mark.parametrize("k", [0, -1, 4, 1.5, None, True])
+@pytest.mark.parametrize(("counts", "of_class"), [([60, 50], [1, 0]), ([50, 50], [0, 0])])
+def test_a_weight_net_of_more_heads_than_classes_can_be_used(counts, of_class):
+    with pytest.warns(UserWarning, match="distinct .* num_meta_classes = 3: .* other heads see no example$"):
+        fitted = cmw.MetaClasses.fit(counts, num_meta_classes=3)
+    np.testing.assert_array_equal(fitted.of_class, of_class)
+    np.testing.assert_array_equal(fitted.centers, [50, max(counts), max(counts)])
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, None, True])
 def test_k_out_of_range_is_a_usage_error(k):
-    with pytest.raises(cmw.UsageError, match=rf"num_meta_classes is {k}, expected .* from 1 to .* 3"):
+    with pytest.raises(cmw.UsageError, match=rf"num_meta_classes is {k}, expected .* at least 1"):
         cmw.MetaClasses.fit([1, 2, 3], num_meta_classes=k)
 
 

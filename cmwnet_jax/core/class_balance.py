@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cmwnet_jax.core.lookup import looked_up
 from cmwnet_jax.errors import UsageError
 
 
@@ -128,9 +129,7 @@ def for_labels(values: ArrayLike, labels: jax.Array) -> jax.Array:
     values = jnp.asarray(values)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         return labels.astype(values.dtype) @ values
-    # Negative indices would count from the last class.
-    inside = jnp.where(labels < 0, len(values), labels)
-    return values.at[inside].get(mode="fill", fill_value=jnp.nan)
+    return looked_up(values, labels, jnp.nan)
 
 
 def _counts_with_examples(function: str, class_counts: ArrayLike, counted: bool) -> np.ndarray:

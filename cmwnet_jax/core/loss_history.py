@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from cmwnet_jax.core.lookup import loud
 from cmwnet_jax.errors import UsageError
 
 Array = jax.Array | np.ndarray
@@ -81,7 +82,7 @@ class LossHistory:
         if all(isinstance(x, np.ndarray) for x in (self.total, rows, losses)):
             return self._added_on_host(rows, losses)
         total, count = jnp.asarray(self.total), jnp.asarray(self.count)
-        place = jnp.where(rows >= 0, rows, len(total))  # a negative index would count from the end
+        place = loud(rows, len(total))
         return LossHistory(
             total.at[place].add(losses.astype(total.dtype), mode="drop"), count.at[place].add(1, mode="drop")
         )

@@ -10,6 +10,7 @@ import optax
 from jax.scipy.special import logsumexp
 from numpy.typing import ArrayLike
 
+from cmwnet_jax.core.lookup import looked_up, loud
 from cmwnet_jax.errors import UsageError
 
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
@@ -32,9 +33,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
         UsageError: labels have another shape.
     """
     if _are_hard(logits, labels):
-        return optax.softmax_cross_entropy_with_integer_labels(
-            logits, _loud_if_negative(labels, logits.shape[-1])
-        )
+        return optax.softmax_cross_entropy_with_integer_labels(logits, loud(labels, logits.shape[-1]))
     return optax.softmax_cross_entropy(logits, labels)
 
 
@@ -131,7 +130,7 @@ def forward_corrected(logits: jax.Array, labels: jax.Array, *, transition: Array
 
     columns = jnp.asarray(matrix, logits.dtype).T
     if _are_hard(logits, labels):
-        return loss(columns.at[_loud_if_negative(labels, len(columns))].get(mode="fill", fill_value=jnp.nan))
+        return loss(looked_up(columns, labels, jnp.nan))
     return _mean_under(labels, jax.vmap(loss, out_axes=1)(columns[:, None]))
 
 
@@ -188,17 +187,11 @@ def _are_hard(logits: jax.Array, labels: jax.Array) -> bool:
     return are_hard
 
 
-def _loud_if_negative(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Replaces negative class indices, which a gather would count from the last class, by ones out of range."""
-    labels = jnp.asarray(labels, jnp.int32)
-    return jnp.where(labels < 0, num_classes, labels)
-
-
 def _mean_under(labels: jax.Array, by_class: jax.Array) -> jax.Array:
     """Selects the label's class from losses [n, C], or averages them over a soft label."""
     if _are_hard(by_class, labels):
-        inside = _loud_if_negative(labels, by_class.shape[-1])
-        return jnp.take_along_axis(by_class, inside[:, None], axis=-1)[:, 0]
+        own = loud(labels, by_class.shape[-1])
+        return jnp.take_along_axis(by_class, own[:, None], axis=-1)[:, 0]
     return jnp.sum(jnp.where(labels > 0, labels * by_class, 0), axis=-1)  # 0 times infinity is 0 here
 
 

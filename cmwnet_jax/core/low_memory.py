@@ -21,9 +21,9 @@ from cmwnet_jax.core.linear import Linear, Weighted, linearize, update_classifie
 from cmwnet_jax.core.micro_batches import meta_loss_in_micro_batches, objective_in_micro_batches
 from cmwnet_jax.core.step_parts import (
     apply_optimizer,
-    check_meta_classes,
     check_not_empty,
     check_objective,
+    check_weight_net,
     checked_meta_loss,
     checked_weights,
     normalization,
@@ -137,7 +137,7 @@ def make_low_memory_step(
 
     def step(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
         check_not_empty(batch=batch, meta_batch=meta_batch)
-        check_meta_classes(objective, weight_fn)
+        check_weight_net(state, objective, weight_fn, weight_optimizer)
         virtual, *updated = virtual_step(state, batch)
         meta_loss_value, direction = meta_gradient(state, virtual, meta_batch)
         del virtual  # these are as large as the parameters, and not needed any more

@@ -32,18 +32,18 @@ class MetaClasses:
     def fit(cls, class_counts: ArrayLike, num_meta_classes: int = 3, seed: int = 0) -> "MetaClasses":
         """Clusters the class sizes by K-means; sorts centres and renumbers classes to match (Q4).
 
-        If only D < K sizes are distinct (a balanced set has D = 1), K groups cannot be told apart. A warning
-        says so, the classes use meta-classes 0 to D - 1, and the other centres repeat the largest and have no
-        classes (Q8). Classes without examples are left out of K-means and get meta-class 0, that of the
-        smallest classes.
+        If only D < K sizes are distinct (a balanced set has D = 1, two classes have at most 2), K groups cannot
+        be told apart. A warning says so, the classes use meta-classes 0 to D - 1, and the other centres repeat
+        the largest and have no classes (Q8). Classes without examples are left out of K-means and get
+        meta-class 0, that of the smallest classes.
 
         Args:
             class_counts: [C] non-negative integers, examples per *given* label.
-            num_meta_classes: K, from 1 to C.
+            num_meta_classes: K, at least 1; a learned weight net's, whatever C is.
             seed: seed of the ten starts of K-means.
 
         Raises:
-            UsageError: K or the counts are out of range, all counts are 0, or they are labels.
+            UsageError: K is below 1, the counts are out of range or all 0, or they are labels.
 
         Example:
             >>> MetaClasses.fit([5000, 4800, 40, 900, 50], num_meta_classes=3).of_class
@@ -60,15 +60,14 @@ class MetaClasses:
             num_meta_classes, seed: as in `fit`.
 
         Raises:
-            UsageError: K is out of range, or all counts are 0.
+            UsageError: K is below 1, or all counts are 0.
         """
         counts = np.asarray(class_counts, np.float64)
-        num_classes = len(counts)
         is_whole = isinstance(num_meta_classes, int | np.integer) and not isinstance(num_meta_classes, bool)
-        if not is_whole or not 1 <= num_meta_classes <= num_classes:
+        if not is_whole or num_meta_classes < 1:
             raise UsageError(
-                f"num_meta_classes is {num_meta_classes!r}, expected a whole number from 1 to the "
-                f"number of classes, {num_classes}: set it in that range (the paper uses 3)"
+                f"num_meta_classes is {num_meta_classes!r}, expected a whole number of at least 1: the paper "
+                f"uses 3"
             )
         present = counts > 0
         if not present.any():
@@ -78,7 +77,7 @@ class MetaClasses:
             warnings.warn(
                 f"the class sizes take only {distinct} distinct value(s), fewer than "
                 f"num_meta_classes = {num_meta_classes}: classes share meta-classes 0 to {distinct - 1}, "
-                f"and the weight net's other heads see no example and learn nothing",
+                f"those of small classes, and the weight net's other heads see no example",
                 stacklevel=2,
             )
         clusters = min(num_meta_classes, distinct)
@@ -87,6 +86,6 @@ class MetaClasses:
         rank = np.empty(clusters, np.int32)
         rank[order] = np.arange(clusters, dtype=np.int32)
         centers = np.pad(fitted.cluster_centers_[order, 0], (0, num_meta_classes - clusters), "edge")
-        of_class = np.zeros(num_classes, np.int32)
+        of_class = np.zeros(len(counts), np.int32)
         of_class[present] = rank[fitted.labels_]
         return cls(centers=centers, of_class=of_class)

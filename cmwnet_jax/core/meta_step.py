@@ -16,8 +16,8 @@ import optax
 from cmwnet_jax.core.linear import linearize, update_classifier, weigh
 from cmwnet_jax.core.step_parts import (
     apply_optimizer,
-    check_meta_classes,
     check_not_empty,
+    check_weight_net,
     checked_meta_loss,
     normalization,
     pmean,
@@ -92,7 +92,8 @@ def make_meta_step(
     Raises:
         UsageError: `normalize` is unknown, virtual_lr is not positive, or meta_every is below 1; on the first
             call, if the filter selects nothing, an objective, weight or meta loss has the wrong shape, weight
-            net and objective differ in the number of meta-classes, an optimiser needs a line search,
+            net and objective differ in the number of meta-classes, the state has no weight_params or
+            weight_opt_state, an optimiser needs a line search,
             `shard_map` splits examples over an axis other than `axis_name`, or an operation breaks the promise
             of `independent_examples`.
 
@@ -119,7 +120,7 @@ def make_meta_step(
 
     def step(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
         check_not_empty(batch=batch, meta_batch=meta_batch)
-        check_meta_classes(objective, weight_fn)
+        check_weight_net(state, objective, weight_fn, weight_optimizer)
         batch_rng, meta_rng = step_rngs(state, axis_name)
         linear = linearize(objective, state, batch, batch_rng, axis_name, independent_examples)
 
@@ -203,7 +204,7 @@ def make_weighted_step(
         if weight_fn is None:
             weights = jnp.ones_like(linear.losses)
         else:
-            check_meta_classes(objective, weight_fn)
+            check_weight_net(state, objective, weight_fn)
             weights = weight_fn(state.weight_params, linear.losses, linear.meta_class)
         weighted = weigh(linear, weights, normalized, axis_name)
         return update_classifier(state, linear, weighted, optimizer, axis_name)

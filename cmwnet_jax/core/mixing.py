@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from cmwnet_jax.core.lookup import loud
 from cmwnet_jax.core.types import entry
 from cmwnet_jax.errors import UsageError
 
@@ -38,8 +39,9 @@ class Mixture:
                 f"mixup: an array of shape {jnp.shape(values)} has dtype {values.dtype}, expected a float: "
                 f"convert it before it is mixed, e.g. image.astype(float) / 255"
             )
-        share = self.share.astype(values.dtype)
-        return share * values + (1 - share) * values[self.partner]
+        share, values = self.share.astype(values.dtype), jnp.asarray(values)
+        partners = values.at[self.partner].get(out_sharding=jax.typeof(values).sharding)
+        return share * values + (1 - share) * partners
 
 
 def draw_mixture(rng: jax.Array, n: int, *, alpha: float = 1.0, keep_larger: bool = False) -> Mixture:
@@ -109,7 +111,8 @@ def mix(
                 f"mix: integer labels have shape {jnp.shape(labels)}, expected [n] class indices: squeeze "
                 f"them, or convert one-hot labels to float"
             )
-        is_class = ((labels >= 0) & (labels < num_classes))[:, None]
+        labels = loud(labels, num_classes)
+        is_class = (labels < num_classes)[:, None]
         dtype = jax.tree.leaves(mixed_inputs)[0].dtype
         labels = jnp.where(is_class, jax.nn.one_hot(labels, num_classes, dtype=dtype), jnp.nan)
     return {**batch, inputs: mixed_inputs, label: mixture.blend(labels)}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
+from cmwnet_jax.core.lookup import looked_up
 from cmwnet_jax.core.losses import LossFn, cross_entropy, elr_regularizer, elr_targets
 from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.core.step_parts import pmean
@@ -23,13 +24,17 @@ TRAIN_SWITCHES = {
     "training": True,
     "is_training": True,
     "is_train": True,
+    "enable_dropout": True,
     "deterministic": False,
     "use_running_average": False,
     "inference": False,
 }
 """Names of arguments or fields that switch between training and evaluation, with the value for training."""
 
-_LIKE_A_SWITCH = re.compile(r"(^|_)(train|training|eval|evaluate|evaluation|inference|test|testing)(_|$)")
+_LIKE_A_SWITCH = re.compile(
+    r"(^|_)(train|training|eval|evaluate|evaluation|inference|test|testing|dropout_on|(enable|use)_dropout)(_|$)"
+    r"|^mode$"
+)
 
 
 def classification_objective(
@@ -165,7 +170,7 @@ def meta_class_of(meta_classes: MetaClasses, label: jax.Array, num_outputs: int 
     Raises:
         UsageError: the labels have another shape, or the number of logits is neither C nor 1.
     """
-    of_class = jnp.asarray(meta_classes.of_class)
+    of_class = meta_classes.of_class
     if num_outputs not in (None, 1, len(of_class)):
         raise UsageError(
             f"meta_classes are of {len(of_class)} classes and the model gives {num_outputs} logits, expected "
@@ -178,8 +183,7 @@ def meta_class_of(meta_classes: MetaClasses, label: jax.Array, num_outputs: int 
             f"or [n, {len(of_class)}] floats (distributions): squeeze or convert them"
         )
     hard = label if is_hard else jnp.argmax(label, axis=-1)
-    # Without this check, a gather would silently read another class's value.
-    return of_class.at[jnp.where(hard < 0, len(of_class), hard)].get(mode="fill", fill_value=-1)
+    return looked_up(of_class, hard, -1)
 
 
 def classification_meta_loss(
@@ -285,10 +289,11 @@ def _arguments(apply_fn: Callable, inner: Callable, method: str | Callable | Non
 def _check_switches(names: Iterable[str]) -> None:
     """A UsageError for an argument that sounds like a switch, of which nobody knows what says training."""
     for name in sorted(filter(_LIKE_A_SWITCH.search, names)):
+        training = "train" if name == "mode" else "train" in name or "dropout" in name
         raise UsageError(
             f"the model has an argument {name!r}, which may be a switch to train mode, expected one of "
             f"{', '.join(TRAIN_SWITCHES)}: say what it should be, e.g. train_kwargs={{{name!r}: "
-            f"{'train' in name}}}, or {{}} to leave it as it is"
+            f"{training!r}}}, or {{}} to leave it as it is"
         )
 
 

@@ -178,17 +178,49 @@ def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
     )
 
 
-def check_meta_classes(objective: ObjectiveFn, weight_fn: WeightFn) -> None:
-    """Raises a UsageError if weight net and objective are known to differ in the number of meta-classes."""
+def check_weight_net(
+    state: MetaState,
+    objective: ObjectiveFn,
+    weight_fn: WeightFn,
+    weight_optimizer: optax.GradientTransformation | None = None,
+) -> None:
+    """Checks that the weight net fits the objective and that the state has what it needs.
+
+    Args:
+        state: the current state.
+        objective, weight_fn: as in `make_meta_step`.
+        weight_optimizer: as in `make_meta_step`; None if the weight net does not learn.
+
+    Raises:
+        UsageError: weight net and objective are known to differ in the number of meta-classes, or the state was
+            made without the weight net's parameters or the state of its optimiser.
+    """
     classes = getattr(objective, "num_meta_classes", None)
     inner = weight_fn.func if isinstance(weight_fn, functools.partial) else weight_fn
     net = getattr(inner, "__self__", None)
+    learns = weight_optimizer is not None
+    # A function of one's own may have no parameters, and some optimisers have no state.
+    if (learns or isinstance(net, WeightNet)) and not jax.tree.leaves(state.weight_params):
+        raise UsageError(
+            f"state.weight_params is {state.weight_params!r}, expected the weight net's parameters: pass "
+            f"MetaState.create(..., weight_params=...)"
+        )
+    forgotten = learns and _is_empty(state.weight_opt_state)
+    if forgotten and not _is_empty(jax.eval_shape(weight_optimizer.init, state.weight_params)):
+        raise UsageError(
+            "state.weight_opt_state is (), expected the state of the weight net's optimiser: pass "
+            "MetaState.create(..., weight_optimizer=...), the same as in the step"
+        )
     if classes is not None and isinstance(net, WeightNet) and net.num_meta_classes != classes:
         raise UsageError(
             f"weight_fn is of a weight net with num_meta_classes = {net.num_meta_classes} and the objective "
             f"has {classes} meta-classes, expected as many of both: fit MetaClasses with num_meta_classes = "
             f"{net.num_meta_classes}, or take another weight net"
         )
+
+
+def _is_empty(opt_state: PyTree) -> bool:
+    return isinstance(opt_state, tuple) and not opt_state
 
 
 def check_not_empty(**batches: PyTree) -> None:

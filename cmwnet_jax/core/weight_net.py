@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cmwnet_jax.core.lookup import loud
 from cmwnet_jax.errors import UsageError
 
 
@@ -76,8 +77,7 @@ class WeightNet(nn.Module):
         ]
         shared, heads = layers
         logits = heads(nn.relu(shared(losses[:, None])))
-        # Negative indices would count from the last head.
-        head = jnp.where(meta_class < 0, self.num_meta_classes, meta_class)
+        head = loud(meta_class, self.num_meta_classes)
         return nn.sigmoid(jnp.take_along_axis(logits, head[:, None], axis=1)[:, 0])
 
 

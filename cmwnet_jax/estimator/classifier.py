@@ -39,7 +39,8 @@ class CMWNetClassifier(ClassifierMixin, BaseEstimator):
             of the devices.
         learning_rate: initial learning rate. The optimiser is SGD with momentum unless `config` says otherwise.
         num_meta_classes: K, the number of meta-classes; lowered to the number of distinct class sizes, since
-            K-means could not tell more apart.
+            K-means could not tell more apart, unless `config` names a weight net (`weight_net.init`), whose K
+            it must be.
         module: a Linen module, inputs [n, ...] float32 (tokens: int32) -> logits [n, C], instead of these;
             `hidden` is then unused. It may have a switch for training, e.g. `train` or `deterministic`,
             and may have BatchNorm and dropout.

@@ -52,8 +52,8 @@ def make_config(
     """Makes the config of a run on arrays.
 
     What does not fit small data is lowered: `batch_size` to the number of examples (and to a multiple of the
-    devices), `num_meta_classes` to the number of distinct class sizes, and the warm-up to a tenth of the
-    epochs.
+    devices), `num_meta_classes` to the number of distinct class sizes unless `weight_net.init` names a weight
+    net, and the warm-up to a tenth of the epochs.
 
     Args:
         arguments: value of each name in `_ARGUMENTS`.
@@ -72,13 +72,15 @@ def make_config(
     for name, field in _ARGUMENTS.items():
         fields[field].check(name, arguments[name])
     values = {field: arguments[name] for name, field in _ARGUMENTS.items()}
-    values |= lowered(arguments["batch_size"], arguments["num_meta_classes"], class_counts)
+    further = _further(further)
+    learned = bool(further.get("weight_net.init"))
+    values |= lowered(arguments["batch_size"], arguments["num_meta_classes"], class_counts, learned=learned)
     values["batch_size"] = _shared(values["batch_size"])
     values["warmup_epochs"] = min(config.warmup_epochs, arguments["epochs"] // 10)
     values["meta_set.batch_size"] = _shared(config.meta_set.batch_size)
     values |= {"seed": _seed(random_state), "data.name": NAME} | _OF_KIND[kind]
     values |= mixing_off(METHODS[arguments["method"]].fields) if kind == kinds.TOKENS else {}
-    values |= _further(further)
+    values |= further
     with config.ignore_type():  # check_config looks at the types, with better messages
         config.update_from_flattened_dict(values)
     if config.meta_set.kind == "held_out":

@@ -13,7 +13,6 @@ from cmwnet_jax.core import semi_supervised
 from cmwnet_jax.core.semi_supervised import ClassSizes
 from cmwnet_jax.core.types import StepFn
 from cmwnet_jax.data.augment import Augmentation
-from cmwnet_jax.data.load import Data
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.methods import fixmatch, meta_data, weight_nets
 from cmwnet_jax.methods.base import EpochStart, Method, Parts, Plan, Spec, Stream
@@ -110,17 +109,6 @@ def check(config: ConfigDict) -> None:
             )
 
 
-def check_data(config: ConfigDict, data: Data) -> None:
-    """Raises a UsageError for data without unlabelled examples, or with fewer classes than meta-classes."""
-    fixmatch.check_data(config, data)
-    count, most = config.weight_net.num_meta_classes, data.source.num_classes
-    if count > most:
-        raise UsageError(
-            f"weight_net.num_meta_classes is {count}, expected a whole number from 1 to the number of classes, "
-            f"{most}: set it in that range (the paper uses 3)"
-        )
-
-
 # One forward pass is of labelled and other images joined, which the check of the promise does not see through.
 _OPTIONS = tuple(name for name in weight_nets.OPTIONS if name != "independent_examples")
 
@@ -128,7 +116,7 @@ SPEC = Spec(
     "fixmatch_cmwnet",
     build,
     check,
-    check_data=check_data,
+    check_data=fixmatch.check_data,
     num_meta_classes=lambda config: config.weight_net.num_meta_classes,
     clusters_labels=False,  # of the few examples with labels, all classes have as many
     follows_warmup=lambda config: False,

@@ -1,9 +1,11 @@
 """Shared by MW-Net, CMW-Net and CMW-Net-SL: a weight net, learned or frozen (Algorithms 1 and 2)."""
 
+import warnings
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -131,6 +133,8 @@ def with_weight_net(
     config, net = parts.config, weight_net(parts)
     learned = learned_elsewhere(config, parts.meta_classes.num_meta_classes)
     learns = not config.weight_net.frozen
+    if learned is not None and not learns:
+        _warn_of_heads_without_class(learned, parts.meta_classes)
 
     def start(make_variables, model_rng, weight_rng):
         if learned is None:
@@ -289,6 +293,19 @@ def learned_elsewhere(config: ConfigDict, num_meta_classes: int) -> SavedWeightN
                 f"or weight net"
             )
     return saved
+
+
+def _warn_of_heads_without_class(learned: SavedWeightNet, meta_classes: MetaClasses) -> None:
+    """Warns if classes use heads of a frozen weight net that no class used where it was learned."""
+    of_class = meta_classes.of_class
+    using = ~learned.has_class[of_class]
+    if using.any():
+        heads = ", ".join(map(str, np.unique(of_class[using])))
+        warnings.warn(
+            f"{using.sum()} of {len(of_class)} classes use heads of the frozen weight net that had no class "
+            f"where it was learned (meta-classes {heads}): their weights were not learned",
+            stacklevel=2,
+        )
 
 
 def _saved(

@@ -135,9 +135,6 @@ def fit_meta_classes(config: ConfigDict, data: Data) -> MetaClasses:
     Args:
         config: the run's config.
         data: the run's data.
-
-    Raises:
-        UsageError: there are fewer classes than meta-classes.
     """
     spec = METHODS[config.method]
     count = spec.num_meta_classes(config) if spec.clusters_labels else 1

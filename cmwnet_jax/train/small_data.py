@@ -4,7 +4,12 @@ import numpy as np
 
 
 def lowered(
-    batch_size: int, num_meta_classes: int, class_counts: np.ndarray, *, shared_by: int = 1
+    batch_size: int,
+    num_meta_classes: int,
+    class_counts: np.ndarray,
+    *,
+    shared_by: int = 1,
+    learned: bool = False,
 ) -> dict[str, int]:
     """Lowers what does not fit a small data set.
 
@@ -14,6 +19,7 @@ def lowered(
             apart.
         class_counts: [C] int, training examples per class.
         shared_by: the devices that a lowered batch is shared by, if it has an example for each.
+        learned: whether the weight net was learned elsewhere (`weight_net.init`), so that K is its own.
 
     Returns:
         Values by config field.
@@ -25,7 +31,5 @@ def lowered(
     examples = int(np.sum(class_counts))
     if examples < batch_size:
         batch_size = examples // shared_by * shared_by or examples
-    return {
-        "batch_size": batch_size,
-        "weight_net.num_meta_classes": min(num_meta_classes, len(np.unique(class_counts))),
-    }
+    most = num_meta_classes if learned else len(np.unique(class_counts))
+    return {"batch_size": batch_size, "weight_net.num_meta_classes": min(num_meta_classes, most)}

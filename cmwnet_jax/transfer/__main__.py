@@ -62,9 +62,10 @@ def show(path: str) -> None:
     for row in rows:
         weights.add_row(*row)
     screen.print(weights)
+    grid = np.linspace(0, saved.loss_range[1], 200)
+    functions = np.where(saved.has_class[:, None], saved.functions(grid), np.nan)
     save_weighting_functions(
-        {"grid": (grid := np.linspace(0, saved.loss_range[1], 200)), "functions": saved.functions(grid)}
-        | {"centers": saved.centers},
+        {"grid": grid, "functions": functions, "centers": saved.centers},
         _learned_on(saved),
         picture,
     )

@@ -12,7 +12,7 @@ MEASURED = "measured"
 
 _LISTED = 20  # largest number of entries that are shown
 _LOSSES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-_UNKNOWN = "not known"
+_UNKNOWN, _NO_CLASS = "not known", "no class"
 _DIVISORS = {"sum": "their sum", "mean": "the number of examples", "none": "1"}
 _FIRST = ("dataset", "bias", "num_examples", "method", "model", "loss", "command", "accuracy")
 _CODE = """\
@@ -56,7 +56,8 @@ def facts(saved: SavedWeightNet) -> dict[str, str]:
         **{_PLAIN.get(name, name.replace("_", " ")): _short(about[name]) for name in names},
         "meta-classes (K)": str(saved.num_meta_classes),
         "class sizes (centres)": ", ".join(
-            _UNKNOWN if np.isnan(center) else f"{center:g}" for center in saved.centers
+            _NO_CLASS if not has else _UNKNOWN if np.isnan(center) else f"{center:g}"
+            for center, has in zip(saved.centers, saved.has_class, strict=True)
         ),
         "hidden units": str(saved.hidden),
         "losses learned from (nats)": f"{low:.4g} to {high:.4g}",
@@ -86,14 +87,16 @@ def _divisor(saved: SavedWeightNet) -> str:
 def _short(value) -> str:
     """A value for printing; long lists, e.g. of a thousand classes, are shortened."""
     if isinstance(value, list) and len(value) > _LISTED:
-        return f"{len(value)} numbers from {min(value)} to {max(value)}"
+        if all(isinstance(part, int | float) for part in value):
+            return f"{len(value)} numbers from {min(value)} to {max(value)}"
+        return f"{len(value)} entries, the first {_short(value[0])}"
     if isinstance(value, dict):
         return ", ".join(f"{name} {part}" for name, part in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def weight_rows(saved: SavedWeightNet) -> tuple[list[str], list[list[str]]]:
-    """The weights at some losses, in brackets where the weight net has not learned from such losses.
+    """The weights at some losses, in brackets where the head has not learned from such losses.
 
     Args:
         saved: the weight net.
@@ -101,13 +104,20 @@ def weight_rows(saved: SavedWeightNet) -> tuple[list[str], list[list[str]]]:
     Returns:
         (the heads of the columns, the first for the loss; the rows).
     """
-    low, high = saved.loss_range
-    shape = ["{:.3f}" if low <= loss <= high else "({:.3f})" for loss in _LOSSES]
+    (low, high), has_class = saved.loss_range, saved.has_class
     rows = [
-        [f"{loss:g}", *(form.format(weight) for weight in weights)]
-        for loss, form, weights in zip(_LOSSES, shape, saved.functions(np.array(_LOSSES)).T, strict=True)
+        [
+            f"{loss:g}",
+            *(
+                f"{weight:.3f}" if low <= loss <= high and has else f"({weight:.3f})"
+                for weight, has in zip(weights, has_class, strict=True)
+            ),
+        ]
+        for loss, weights in zip(_LOSSES, saved.functions(np.array(_LOSSES)).T, strict=True)
     ]
-    return ["loss (nats)", *meta_class_names(saved.centers)], rows
+    names = meta_class_names(np.where(has_class, saved.centers, np.nan))
+    heads = [name if has else f"{name} ({_NO_CLASS})" for name, has in zip(names, has_class, strict=True)]
+    return ["loss (nats)", *heads], rows
 
 
 def card(saved: SavedWeightNet, name: str, path: str, file: str) -> str:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from numpy.typing import ArrayLike
@@ -21,7 +22,7 @@ from cmwnet_jax.transfer.orbax_folder import (
     plainly_named,
     seal,
 )
-from cmwnet_jax.transfer.saved import SavedWeightNet, check_format
+from cmwnet_jax.transfer.saved import SavedWeightNet, at_least_float32, check_format
 
 ITEM = "weight_net"
 """Name of the weight net's folder in each of a run's checkpoints."""
@@ -39,7 +40,7 @@ def save_weight_net(
 
     Args:
         path: the folder, or one small file if it ends in .safetensors; it must not exist.
-        weight_params: parameters of a `WeightNet`.
+        weight_params: parameters of a `WeightNet`; half precision becomes float32.
         centers: [K] float, ascending: `MetaClasses.centers`.
         loss_range: the lowest and the highest loss that it was trained on.
         provenance: further information as JSON values, for later readers.
@@ -65,7 +66,8 @@ def save_weight_net(
             f"centers is {centers!r} and loss_range {loss_range!r}, expected K numbers and two of them "
             f"({first_line(error)})"
         ) from error
-    saved = SavedWeightNet(array_facts.to_host(weight_params), numbers, (low, high), provenance or {})
+    weight_params = jax.tree.map(at_least_float32, array_facts.to_host(weight_params))
+    saved = SavedWeightNet(weight_params, numbers, (low, high), provenance or {})
     if path.suffix == portable.SUFFIX:
         portable.write_file(path, saved)
     else:

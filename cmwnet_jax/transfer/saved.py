@@ -52,6 +52,20 @@ class SavedWeightNet:
         dtype = self.weight_params["params"]["heads"]["kernel"].dtype
         return WeightNet(self.num_meta_classes, hidden=self.hidden, param_dtype=dtype)
 
+    @property
+    def has_class(self) -> np.ndarray:
+        """[K] bool, whether a class of the source used the head; True where nothing is known of that.
+
+        A source of fewer class sizes than K leaves heads as they were initialised. By `meta_class_of_class` in
+        the provenance, else by centres that repeat the one before (see `MetaClasses.fit`).
+        """
+        of_class = self.provenance.get("meta_class_of_class")
+        if self.provenance.get("init"):  # what the net that it began as had learned is not known
+            return np.full(self.num_meta_classes, True)
+        if isinstance(of_class, list) and of_class and all(isinstance(k, int) for k in of_class):
+            return np.isin(np.arange(self.num_meta_classes), of_class)
+        return np.append(True, np.diff(self.centers) != 0)  # NaN differs from NaN
+
     def functions(self, losses: np.ndarray) -> np.ndarray:
         """Each meta-class's weights for these losses.
 
@@ -93,7 +107,7 @@ class SavedWeightNet:
             count, provenance = about["num_meta_classes"], dict(about["provenance"])
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"what it says of itself cannot be read ({error!r}): use another copy") from error
-        saved = cls(jax.tree.map(_at_least_float32, weight_params), centers, (low, high), provenance)
+        saved = cls(jax.tree.map(at_least_float32, weight_params), centers, (low, high), provenance)
         saved.check()
         if count != saved.num_meta_classes:
             raise UsageError(
@@ -151,7 +165,12 @@ def check_format(path: str | os.PathLike, about: dict[str, Any]) -> None:
         )
 
 
-def _at_least_float32(array: np.ndarray) -> np.ndarray:
+def at_least_float32(array: np.ndarray) -> np.ndarray:
+    """The array, or float32 for half precision, which NumPy and files treat in many ways.
+
+    Args:
+        array: a numpy array.
+    """
     return array.astype(np.float32) if array.dtype in (jnp.bfloat16, np.float16) else array
 
 

@@ -1,0 +1,32 @@
+"""Lookups by class index that are loud: an index that is no class finds a fill value, not another class."""
+
+import jax
+import jax.numpy as jnp
+from numpy.typing import ArrayLike
+
+
+def loud(index: ArrayLike, size: int) -> jax.Array:
+    """The indices as int32, negative ones, which a gather would count from the end, replaced by `size`.
+
+    Args:
+        index: integers of any dtype, also of one that cannot hold `size`, as int8 cannot hold 128.
+        size: number of entries that are looked up in.
+    """
+    index = jnp.asarray(index, jnp.int32)
+    return jnp.where(index < 0, size, index)
+
+
+def looked_up(values: ArrayLike, index: ArrayLike, fill_value: float) -> jax.Array:
+    """The entries [n, ...] of `values` [size, ...] at `index` [n]; `fill_value` outside of [0, size).
+
+    Args:
+        values: [size, ...], equal on all devices.
+        index: [n] int, which may be sharded; the result is then sharded alike.
+        fill_value: the value for indices that are outside.
+    """
+    values = jnp.asarray(values)
+    index = loud(index, len(values))
+    # A mesh with Explicit axes does not infer this from values that are on no mesh.
+    split = jax.typeof(index).sharding
+    split = split.update(spec=type(split.spec)(*split.spec, *[None] * (values.ndim - 1)))
+    return values.at[index].get(mode="fill", fill_value=fill_value, out_sharding=split)
