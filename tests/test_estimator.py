@@ -16,6 +16,7 @@ from sklearn.utils import estimator_checks
 
 import cmwnet_jax as cmw
 from cmwnet_jax.errors import UsageError
+from cmwnet_jax.estimator.inputs import check_training_data
 from cmwnet_jax.estimator.settings import check_module, make_config
 from cmwnet_jax.methods.fields import value_of
 from cmwnet_jax.train.loop import train
@@ -287,7 +288,7 @@ def test_a_fit_that_fails_leaves_the_classifier_as_it_was():
 def test_a_warning_says_where_float32_is_too_coarse():
     since_1970 = np.where(np.arange(X.shape[1]) == 1, X + 1.7e9, X)
     with pytest.warns(UserWarning, match="float32 hardly tells the numbers of the column '1' apart: subtract"):
-        cmw.CMWNetClassifier(**TINY).fit(since_1970, Y)
+        check_training_data(cmw.CMWNetClassifier(), "vectors", since_1970, Y)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "float32")
-        cmw.CMWNetClassifier(**TINY).fit(X + 1000, Y)
+        warnings.simplefilter("error")
+        check_training_data(cmw.CMWNetClassifier(), "vectors", X + 1000, Y)
