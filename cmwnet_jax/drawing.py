@@ -99,11 +99,12 @@ def draw_weighting_functions(axes: Axes, runs: Sequence[Arrays]) -> None:
     curves = np.array([[np.interp(grid, run["grid"], f) for f in run["functions"]] for run in runs])
     names = meta_class_names(np.mean([run["centers"] for run in runs], axis=0))
     for k, name in enumerate(names):
-        if np.isnan(curves[:, k]).all():
+        own = curves[~np.isnan(curves[:, k]).all(axis=1), k]
+        if not len(own):
             continue
         color, style = _META_CLASS_STYLES[k % len(_META_CLASS_STYLES)]
-        axes.plot(grid, curves[:, k].T, color=color, linewidth=0.6, alpha=0.3)
-        axes.plot(grid, curves[:, k].mean(axis=0), color=color, linestyle=style, linewidth=2.2, label=name)
+        axes.plot(grid, own.T, color=color, linewidth=0.6, alpha=0.3)
+        axes.plot(grid, own.mean(axis=0), color=color, linestyle=style, linewidth=2.2, label=name)
     axes.set(xlabel="loss (nats)", ylabel="weight", xlim=(0, top), ylim=(0, 1))
     _legend_above(axes, "size of the given class")
 

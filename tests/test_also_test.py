@@ -80,7 +80,7 @@ def test_a_second_table_is_read_as_the_first_one(folders, tmp_path):
         f"{split},{k % 2},{k}\n" for k in range(6) for split in ("train", "test")
     )
     for name in ("own.csv", "other.csv"):
-        (tmp_path / name).write_text(table + f"test,1,{name[0] == 'o' and 9 + (name == 'own.csv')}\n")
+        (tmp_path / name).write_text(table + f"test,1,{9 + (name == 'own.csv')}\n")
     fields = {
         "data__name": "csv",
         "data__raw_dir": str(tmp_path / "own.csv"),

@@ -128,6 +128,10 @@ def test_a_batch_that_the_devices_cannot_share_evenly_is_made_smaller_with_a_war
         UserWarning, match=r"stream 'meta' have 28 instead of 30 examples, .*meta_set.batch_size"
     ):
         assert batch_order(config, "meta", stream, 30, 5).batch_size == 28
+    with pytest.warns(
+        UserWarning, match="24 instead of 30 examples, as many as the run's 4 devices times micro_"
+    ):
+        assert batch_order(small_config(micro_batches=3), "meta", stream, 30, 5).batch_size == 24
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert batch_order(config, "meta", stream, 400, 5).batch_size == 100

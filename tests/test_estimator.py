@@ -287,7 +287,9 @@ def test_a_fit_that_fails_leaves_the_classifier_as_it_was():
 
 def test_a_warning_says_where_float32_is_too_coarse():
     since_1970 = np.where(np.arange(X.shape[1]) == 1, X + 1.7e9, X)
-    with pytest.warns(UserWarning, match="float32 hardly tells the numbers of the column '1' apart: subtract"):
+    with pytest.warns(
+        UserWarning, match="float32 hardly tells the numbers of the column '1' apart: standardise"
+    ):
         check_training_data(cmw.CMWNetClassifier(), "vectors", since_1970, Y)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -28,7 +28,7 @@ from cmwnet_jax.core.semi_supervised import (
 from cmwnet_jax.core.soft_labels import Teacher
 from cmwnet_jax.data.load import load_data
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.methods import fixmatch
+from cmwnet_jax.methods import fixmatch, fixmatch_cmwnet
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
@@ -171,6 +171,22 @@ def test_classes_are_clustered_by_their_shares_of_the_pseudo_labels():
     assert found.counts.tolist() == [0, 0, 0, 0]
     for field in ("counts", "of_class", "centers"):
         assert getattr(found, field).dtype == getattr(sizes, field).dtype
+
+
+def test_a_frozen_net_whose_heads_had_no_class_warns_once_classes_use_them():
+    sizes = ClassSizes.alike(4, 3, 40)
+    frozen = SimpleNamespace(has_class=np.array([True, False, False]))
+
+    def plan(counts):
+        memory = dataclasses.replace(sizes, counts=np.array(counts))
+        start = SimpleNamespace(read=lambda tree: tree, replicate=lambda tree: tree, state=SimpleNamespace())
+        start.state.memory = memory
+        return fixmatch_cmwnet._plan(SimpleNamespace(num_examples=40), frozen, start)
+
+    plan([0, 0, 0, 0])  # all classes are still in the first meta-class
+    with pytest.warns(UserWarning, match=r"2 of 4 classes use heads .*\(meta-classes 1, 2\)"):
+        found = plan([1, 1, 5, 9]).state["memory"]
+    assert found.of_class.tolist() == [0, 0, 1, 2]
 
 
 def test_without_a_threshold_all_count():

@@ -2,20 +2,23 @@
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from test_methods import BIAS, built, taken
 from test_train import small_config
 
 import cmwnet_jax as cmw
+from cmwnet_jax import drawing
 from cmwnet_jax.methods import METHODS
 from cmwnet_jax.train import health, loop
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
 from cmwnet_jax.train.posterior import save_posterior
-from cmwnet_jax.train.result import learned_ranges
+from cmwnet_jax.train.result import learned_ranges, weighting_arrays
 
 TRANSFERABLE = [name for name, spec in METHODS.items() if "weight_net.init" in spec.options]
 
@@ -103,6 +106,19 @@ def test_a_run_goes_on_without_the_file_that_it_started_from(frozen, tmp_path, m
             -1.0,
             max(line["loss_max"] for line in lines),
         )
+
+
+def test_functions_of_heads_that_no_class_uses_are_not_stored_or_drawn():
+    role = SimpleNamespace(functions=lambda params, grid: np.ones((3, len(grid))))
+    method = SimpleNamespace(weight_net=role, phase=lambda epoch: SimpleNamespace(weighs=True))
+    classes = cmw.MetaClasses(np.array([5.0, 9.0, 9.0]), np.array([0, 0, 1]))
+    history = [{"epoch": 0, "loss_min": 0.0, "loss_max": 2.0}]
+    arrays = weighting_arrays(method, {}, classes, history) | {"centers": classes.centers}
+    assert np.isnan(arrays["functions"]).all(axis=1).tolist() == [False, False, True]
+    axes = Figure().subplots()
+    drawing.draw_weighting_functions(axes, [arrays, arrays | {"functions": np.ones((3, 200))}])
+    lines = [line for line in axes.get_lines() if line.get_linewidth() > 2]
+    assert len(lines) == 3 and all(np.all(line.get_ydata() == 1) for line in lines)  # one run has a third one
 
 
 @pytest.mark.filterwarnings("ignore:the class sizes take only")

@@ -116,10 +116,10 @@ def test_what_would_have_been_another_run_is_refused_and_left_as_it_was(kind, be
 
 
 CHANGED = {
-    "inputs": "the data set's files differ",
-    "truth": "the data set's files, the data set's own labels, the given labels, the true labels differ",
-    "labels": "the data set's files, the given labels differ",
-    "fewer": "the data set's files, the data set's own labels, its examples, .* the true labels differ",
+    "inputs": "the files of data.name differ",
+    "truth": "the data set's own labels, the given labels, the true labels, the files of data.name differ",
+    "labels": "the given labels, the files of data.name differ",
+    "fewer": "the data set's own labels, its examples, the given labels, the true labels, the files .* differ",
 }
 
 
@@ -154,6 +154,50 @@ def test_a_run_goes_on_only_with_the_data_that_it_began_with(finished, tmp_path,
     np.savez(file, **before)
     train(small_config(**fields, num_epochs=4), run)
     assert len(metrics(run)) == 4
+
+
+def test_a_run_goes_on_only_with_the_other_sets_that_it_began_with(tmp_path):
+    files = {name: str(tmp_path / f"{name}.npz") for name in ("own", "second", "foreign")}
+    rng, y = np.random.default_rng(0), np.arange(40) % 2
+
+    def write(name, labels=y[:8]):
+        images = rng.integers(256, size=(40, 4, 4, 1), dtype=np.uint8)
+        np.savez(files[name], train_x=images, train_y=y, test_x=images[:8], test_y=labels)
+
+    for name in files:
+        write(name)
+    fields = {
+        **ERM,
+        "data__name": "arrays",
+        "data__raw_dir": files["own"],
+        "data__dir": str(tmp_path / "data"),
+        "data__bias": "open_set_40",
+        "data__known_as": "",
+        "data__also_test": "arrays",
+        "data__also_test_raw_dir": files["second"],
+        "data__open_set_from": "arrays",
+        "data__open_set_raw_dir": files["foreign"],
+        "batch_size": 8,
+    }
+    train(small_config(**fields, num_epochs=2), tmp_path / "run")
+    kept = {name: (tmp_path / f"{name}.npz").read_bytes() for name in files}
+    changed = {
+        "foreign": "the files of data.open_set_from differ",
+        "second": "the files of data.also_test differ",
+        "own": "the files of data.name, the test labels differ",
+    }
+    for name, message in changed.items():
+        write(name, labels=1 - y[:8])
+        with pytest.raises(UsageError, match=rf"than its config gives now \({message}\)"):
+            train(small_config(**fields, num_epochs=3), tmp_path / "run")
+        (tmp_path / f"{name}.npz").write_bytes(kept[name])
+    (tmp_path / "run/bias.npz").write_bytes(b"")
+    with pytest.raises(UsageError, match="to go on without comparing .* remove bias.json and bias.npz"):
+        train(small_config(**fields, num_epochs=3), tmp_path / "run")
+    for name in ("bias.json", "bias.npz"):
+        (tmp_path / "run" / name).unlink()
+    train(small_config(**fields, num_epochs=3), tmp_path / "run")
+    assert len(metrics(tmp_path / "run")) == 3 and (tmp_path / "run/bias.npz").exists()
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

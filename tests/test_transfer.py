@@ -67,6 +67,7 @@ def test_half_precision_is_saved_as_float32(name, tmp_path):
         ([5.0, 600.0, 600.0], {"meta_class_of_class": [0, 1, 1]}, [True, True, False]),
         ([np.nan] * 3, {"meta_class_of_class": [0, 0]}, [True, False, False]),
         ([5.0, 600.0, 600.0], {"meta_class_of_class": [0, 1, 1], "init": "zoo:net"}, [True] * 3),
+        ([5.0, 600.0, 600.0], {"meta_class_of_class": [0, 1, 1], "meta_classes": "anew"}, [True] * 3),
         ([5.0, 6.0, 7.0], {"meta_class_of_class": "small"}, [True] * 3),
     ],
 )

@@ -53,6 +53,12 @@ def test_a_meta_class_without_a_head_is_nan(net_and_params):
     assert np.all(np.isnan(net.apply(params, jnp.ones(2), jnp.array([3, -1]))))
 
 
+def test_meta_classes_that_are_no_integers_are_refused(net_and_params):
+    net, params = net_and_params
+    with pytest.raises(cmw.UsageError, match="class indices are float32, expected integers"):
+        net.apply(params, jnp.ones(2), jnp.array([0, 1.7]))
+
+
 def test_a_net_without_heads_is_refused():
     with pytest.raises(cmw.UsageError, match="num_meta_classes = 0"):
         cmw.WeightNet(num_meta_classes=0).init(jax.random.key(0), jnp.ones(1), jnp.zeros(1, jnp.int32))

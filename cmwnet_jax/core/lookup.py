@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
+from cmwnet_jax.errors import UsageError
+
 
 def loud(index: ArrayLike, size: int) -> jax.Array:
     """The indices as int32, negative ones, which a gather would count from the end, replaced by `size`.
@@ -11,7 +13,13 @@ def loud(index: ArrayLike, size: int) -> jax.Array:
     Args:
         index: integers of any dtype, also of one that cannot hold `size`, as int8 cannot hold 128.
         size: number of entries that are looked up in.
+
+    Raises:
+        UsageError: the indices are fractions, which would be rounded.
     """
+    dtype = jnp.result_type(index)
+    if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool)):
+        raise UsageError(f"class indices are {dtype}, expected integers: convert them, e.g. by astype(int)")
     index = jnp.asarray(index, jnp.int32)
     return jnp.where(index < 0, size, index)
 

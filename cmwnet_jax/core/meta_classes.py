@@ -77,7 +77,7 @@ class MetaClasses:
             warnings.warn(
                 f"the class sizes take only {distinct} distinct value(s), fewer than "
                 f"num_meta_classes = {num_meta_classes}: classes share meta-classes 0 to {distinct - 1}, "
-                f"those of small classes, and the weight net's other heads see no example",
+                f"and the weight net's other heads see no example",
                 stacklevel=2,
             )
         clusters = min(num_meta_classes, distinct)

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from cmwnet_jax import array_files
 from cmwnet_jax.data.bias import BiasedLabels
 from cmwnet_jax.data.checksums import labels_checksum
-from cmwnet_jax.errors import UsageError
+from cmwnet_jax.errors import UsageError, first_line
 from cmwnet_jax.files import read_json, replace_file
 
 _FORMAT = 1
@@ -32,7 +32,8 @@ class Record:
         dataset: the data set's name.
         held_out: [M] int64, ids of the clean meta set that was held out; None if there is none.
         calibration: [m] int64, ids of the examples held out for the calibration of thresholds; or None.
-        dataset_files: hash of the data set's files, see `Source.files`; empty if it is not known.
+        files: what else the labels and inputs come from, by name: a hash of the files of each data set (see
+            `Source.files`), under its config field, and a checksum of the test labels.
     """
 
     labels: BiasedLabels
@@ -41,7 +42,7 @@ class Record:
     dataset: str
     held_out: np.ndarray | None = None
     calibration: np.ndarray | None = None
-    dataset_files: str = ""
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def save_record(folder: str | os.PathLike, record: Record, true_labels: np.ndarray) -> None:
@@ -138,20 +139,33 @@ def check_unchanged(folder: str | os.PathLike, record: Record, true_labels: np.n
     folder = Path(folder).expanduser()
     if not any(os.path.lexists(folder / name) for name in (_JSON, _NPZ)):
         return
-    with _reading(folder) as said:
-        fields, before = _read(folder, *said)
-    now = _arrays(record)
-    changed = [words for name, words in _ROWS.items() if not _equal(before.get(name), now.get(name))]
+    try:
+        with _reading(folder) as said:
+            fields, arrays = _read(folder, *said)
+            before = _record(fields, arrays)
+    except UsageError as error:
+        raise UsageError(
+            f"{first_line(error)}; to go on without comparing the run's data with what it began with, remove "
+            f"{_JSON} and {_NPZ}"
+        ) from error
+    changed = [
+        words for name, words in _ROWS.items() if not _equal(arrays.get(name), _arrays(record).get(name))
+    ]
     if fields["dataset_checksum"] != labels_checksum(true_labels):
         changed.insert(0, "the data set's own labels")
-    files = fields.get("dataset_files", ""), record.dataset_files
-    if all(files) and files[0] != files[1]:
-        changed.insert(0, "the data set's files")
+    names = [name for name, hash in record.files.items() if _differ(before.files.get(name), hash)]
+    changed += [f"the files of {name}" if name.startswith("data.") else name for name in names]
     if changed:
         raise UsageError(
             f"workdir is {str(folder)!r}, whose run was trained on other data than its config gives now "
             f"({', '.join(changed)} differ): bring back the files as they were, or choose another folder"
         )
+
+
+def _differ(before: str | None, now: str) -> bool:
+    """Whether two hashes of one way to make them differ; of files, its version stands before a hyphen."""
+    one, other = (hash.rpartition("-") for hash in (before or now, now))
+    return one != other and one[0] == other[0]
 
 
 def _equal(before: np.ndarray | None, now: np.ndarray | None) -> bool:
@@ -206,7 +220,7 @@ def _fields(record: Record, true_labels: np.ndarray) -> dict:
         "labels_checksum": labels_checksum(labels.ids, labels.given, labels.true),
         "dataset_size": len(true_labels),
         "dataset_checksum": labels_checksum(true_labels),
-        "dataset_files": record.dataset_files,
+        "files": dict(record.files),
     }
 
 
@@ -247,7 +261,7 @@ def _record(fields: dict, arrays: dict[str, np.ndarray]) -> Record:
         dataset=fields["dataset"],
         held_out=arrays.get("held_out"),
         calibration=arrays.get("calibration"),
-        dataset_files=fields.get("dataset_files", ""),  # records of earlier versions lack it
+        files=fields.get("files", {}),  # records of earlier versions lack it
     )
 
 

@@ -85,8 +85,10 @@ def rounding_notes(columns: Iterable[tuple[str, np.ndarray]]) -> list[str]:
     rounded = [name for name, column in columns if _loses_detail(column)]
     if not rounded:
         return []
-    many = f"{len(rounded)} columns, the first {rounded[0]!r}" if len(rounded) > 1 else f"column {rounded[0]!r}"
-    return [f"float32 hardly tells the numbers of the {many} apart: subtract the mean of each first"]
+    which = (
+        f"{len(rounded)} columns (the first {rounded[0]!r})" if rounded[1:] else f"the column {rounded[0]!r}"
+    )
+    return [f"float32 hardly tells the numbers of {which} apart: standardise them first"]
 
 
 def _loses_detail(column: np.ndarray) -> bool:

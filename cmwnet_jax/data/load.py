@@ -11,6 +11,7 @@ from cmwnet_jax.data.also_test import AlsoTest, open_also_test
 from cmwnet_jax.data.batches import Raw
 from cmwnet_jax.data.bias.similar import shown_names
 from cmwnet_jax.data.bias_record import Record, load_record
+from cmwnet_jax.data.checksums import labels_checksum
 from cmwnet_jax.data.fit import Fit
 from cmwnet_jax.data.human_labels import human_labels
 from cmwnet_jax.data.image_sizes import check_one_size
@@ -95,11 +96,13 @@ def load_data(config: ConfigDict) -> Data:
         true_labels, test_labels = (sources.read_labels(source, s) for s in ("train", source.test_split))
     record = _record(config, source, dataset, true_labels)
     second = open_also_test(config, source)
+    has_foreign = record.labels.foreign is not None and dataset is not None
+    foreign = _foreign_of(config, record) if has_foreign else None
     if dataset is None:
         splits = _streamed(config, source, record, true_labels, test_labels, second)
         shape = splits["train"].read(np.arange(1)).image.shape[1:]
     else:
-        splits = _raws(config, dataset, record)
+        splits = _raws(dataset, record, foreign)
         shape = splits["train"].image.shape[1:]
         if second is not None:
             read = sources.read_split(second.source, second.split)
@@ -107,6 +110,11 @@ def load_data(config: ConfigDict) -> Data:
             splits[ALSO_TEST] = Raw.whole(read.images[second.ids], second.labels)
     if second is not None:
         _check_inputs(config, source, second, splits, shape)
+    opened = {"name": source, "also_test": second and second.source, "open_set_from": foreign}
+    files = {
+        f"data.{field}": other.files for field, other in opened.items() if other is not None and other.files
+    }
+    record = dataclasses.replace(record, files=files | {"the test labels": labels_checksum(test_labels)})
     return Data(source, record, true_labels, splits, test_labels, shape, kind, second, config.data.known_as)
 
 
@@ -189,7 +197,7 @@ def _record(
             )
         known = _truth_known(config, source) and (record.labels.truth_known or config.data.truth == "known")
         labels = dataclasses.replace(record.labels, truth_known=known)
-        return dataclasses.replace(record, labels=labels, dataset_files=source.files)
+        return dataclasses.replace(record, labels=labels)
     labels, held_out, calibration = bias.BiasedLabels.clean(true_labels, source.num_classes), None, None
     labels = dataclasses.replace(labels, truth_known=_truth_known(config, source))
     if config.meta_set.kind == "held_out":
@@ -207,7 +215,7 @@ def _record(
         labels = bias.apply(
             config.data.bias, labels, known_as, config.seed, class_names=source.class_names, **needed
         )
-    return Record(labels, config.data.bias, config.seed, source.name, held_out, calibration, source.files)
+    return Record(labels, config.data.bias, config.seed, source.name, held_out, calibration)
 
 
 def _truth_known(config: ConfigDict, source: sources.Source) -> bool:
@@ -255,17 +263,20 @@ def _foreign(config: ConfigDict) -> sources.Source:
     return sources.open(name, fields.dir, fields.open_set_raw_dir, options=options_of(fields, name))
 
 
-def _raws(config: ConfigDict, dataset: sources.Dataset, record: Record) -> dict[str, Raw]:
+def _foreign_of(config: ConfigDict, record: Record) -> sources.Source:
+    """The data set of a record's foreign images; raises a UsageError if it is not the config's."""
+    other = _foreign(config)
+    if other.name != record.labels.foreign_dataset:
+        raise UsageError(
+            f"data.open_set_from is {other.name!r}, but the record's images are of "
+            f"{record.labels.foreign_dataset!r}: set it to that"
+        )
+    return other
+
+
+def _raws(dataset: sources.Dataset, record: Record, other: sources.Source | None) -> dict[str, Raw]:
     labels = record.labels
-    foreign = None
-    if labels.foreign is not None:
-        other = _foreign(config)
-        if other.name != labels.foreign_dataset:
-            raise UsageError(
-                f"data.open_set_from is {other.name!r}, but the record's images are of "
-                f"{labels.foreign_dataset!r}: set it to that"
-            )
-        foreign = sources.read_split(other, "train").images
+    foreign = None if other is None else sources.read_split(other, "train").images
     splits = {
         "train": Raw.whole(bias.shown_images(labels, dataset.train.images, foreign), labels.given),
         "test": Raw.whole(dataset.test.images, dataset.test.labels),

@@ -16,6 +16,7 @@ from cmwnet_jax.array_files import read_npy
 from cmwnet_jax.data import checksums, example_names, prepare
 from cmwnet_jax.data.builders import images as images
 from cmwnet_jax.data.builders.base import TEST_SPLITS
+from cmwnet_jax.data.builders.contents import KEY_VERSION
 from cmwnet_jax.data.example_reader import ExampleReader as ExampleReader
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import replace_file
@@ -35,7 +36,7 @@ class Source:
             original order.
         test_split: name of the split to test on.
         folder: the folder of the prepared set.
-        files: hash of the files that it was prepared from; empty for sets that tfds downloads.
+        files: version and hash of the user's files that it was prepared from, `VERSION-HASH`; empty for others.
         has_given_labels: whether the training labels come with true ones: `label` is then the true label, and
             `given_label` the one that training sees.
         vocabulary: number of tokens, all splits' largest plus 1; 0 for inputs of another kind.
@@ -151,7 +152,7 @@ def open(
         splits={split: ExampleReader(builder, split, decode) for split in split_names},
         test_split=test_split,
         folder=str(builder.data_dir),
-        files=(builder.builder_config and builder.builder_config.name) or "",
+        files=f"{KEY_VERSION}-{builder.builder_config.name}" if _is_of_files(name, builder) else "",
         has_given_labels="given_label" in builder.info.features,
         vocabulary=facts.get("vocabulary", 0),
         words=tuple(facts.get("words", ())),
@@ -162,6 +163,11 @@ def open(
         if checksums.has_begun(folder) and checksums.expected(folder, split) is None:
             read_labels(source, split)  # stores the checksums of a new set
     return source
+
+
+def _is_of_files(name: str, builder) -> bool:
+    """Whether the builder's configuration is a hash of the user's files."""
+    return name in prepare.BUILDERS and builder.builder_config is not None
 
 
 def load(name: str, data_dir: str = "", raw_dir: str = "") -> Dataset:

@@ -34,9 +34,10 @@ def check_training_data(estimator: BaseEstimator, kind: str, X: Any, y: Any) -> 
         raise unknown_name("kind", kind, kinds.DTYPES)
     if kind == kinds.VECTORS:
         X, y = validate_data(estimator, X, y, dtype=(np.float64, np.float32))
-        for note in kinds.rounding_notes((str(number), column) for number, column in enumerate(X.T)):
-            warnings.warn(note, stacklevel=3)
-        X = check_array(X, dtype=np.float32)
+        names = getattr(estimator, "feature_names_in_", range(X.shape[1]))
+        for note in kinds.rounding_notes((str(name), column) for name, column in zip(names, X.T, strict=True)):
+            warnings.warn(note, stacklevel=4)
+        X = check_array(X, dtype=np.float32, input_name="X")
     else:
         X, y = validate_data(estimator, _array(kind, X), y, skip_check_array=True)
         check_consistent_length(X, y)

@@ -6,6 +6,7 @@ before, by which the classes are clustered into meta-classes at each epoch's sta
 """
 
 import dataclasses
+from functools import partial
 
 from ml_collections import ConfigDict
 
@@ -18,6 +19,7 @@ from cmwnet_jax.methods import fixmatch, meta_data, weight_nets
 from cmwnet_jax.methods.base import EpochStart, Method, Parts, Plan, Spec, Stream
 from cmwnet_jax.methods.fields import Field, one_of, shown, value_of
 from cmwnet_jax.methods.plain import weighted_step
+from cmwnet_jax.transfer.saved import SavedWeightNet
 
 _OWN_FIELDS = {
     "fixmatch.weigh_by": Field(
@@ -56,6 +58,9 @@ def build(parts: Parts) -> Method:
         weigh_by=fields.weigh_by,
     )
 
+    is_frozen = parts.config.weight_net.frozen
+    frozen = weight_nets.learned_elsewhere(parts.config, count) if is_frozen else None
+
     def around(step: StepFn) -> StepFn:
         if fields.shuffled_weights:
             weigh = {"weight_fn": weight_nets.weight_net(parts).apply, "normalize": "mean"}
@@ -70,7 +75,7 @@ def build(parts: Parts) -> Method:
         "mean",  # in place of the threshold, which leaves the mean over all examples
         around=around,
         streams=_streams(parts),
-        plan_epoch=lambda start: _plan(parts, start),
+        plan_epoch=partial(_plan, parts, frozen),
         memory=sizes,
         refitted=lambda state: state.memory.meta_classes,
         **fixmatch.AVERAGED,
@@ -90,9 +95,11 @@ def _streams(parts: Parts) -> dict[str, Stream]:
     return streams
 
 
-def _plan(parts: Parts, start: EpochStart) -> Plan:
+def _plan(parts: Parts, frozen: SavedWeightNet | None, start: EpochStart) -> Plan:
     """Clusters the classes by the pseudo-labels of the epoch before."""
     sizes = start.read(start.state.memory).clustered(parts.num_examples)
+    if frozen is not None:
+        weight_nets.warn_of_heads_without_class(frozen, sizes.meta_classes)
     return Plan(state={"memory": start.replicate(sizes)})
 
 

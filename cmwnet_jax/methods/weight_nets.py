@@ -1,7 +1,7 @@
 """Shared by MW-Net, CMW-Net and CMW-Net-SL: a weight net, learned or frozen (Algorithms 1 and 2)."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +134,7 @@ def with_weight_net(
     learned = learned_elsewhere(config, parts.meta_classes.num_meta_classes)
     learns = not config.weight_net.frozen
     if learned is not None and not learns:
-        _warn_of_heads_without_class(learned, parts.meta_classes)
+        warn_of_heads_without_class(learned, parts.meta_classes)
 
     def start(make_variables, model_rng, weight_rng):
         if learned is None:
@@ -156,11 +156,13 @@ def with_weight_net(
     )
     if learns:
         fields["weight_optimizer"] = _weight_optimizer(config)
-    refitted = fields.get("refitted") or (lambda state: parts.meta_classes)
+    again = fields.get("refitted")
+    refitted = again or (lambda state: parts.meta_classes)
+    clustered = {} if again is None else {"meta_classes": "clustered anew before each epoch"}
     role = WeightNetRole(
         functions=lambda params, losses: weighting_functions(net.apply, params, losses, net.num_meta_classes),
         save=lambda state, *seen: _saved(
-            parts, normalize, learned, state.weight_params, refitted(state), *seen
+            parts, {"normalize": normalize, **clustered}, learned, state.weight_params, refitted(state), *seen
         ),
         known_range=None if learned is None else learned.loss_range,
         learns=learns,
@@ -295,8 +297,13 @@ def learned_elsewhere(config: ConfigDict, num_meta_classes: int) -> SavedWeightN
     return saved
 
 
-def _warn_of_heads_without_class(learned: SavedWeightNet, meta_classes: MetaClasses) -> None:
-    """Warns if classes use heads of a frozen weight net that no class used where it was learned."""
+def warn_of_heads_without_class(learned: SavedWeightNet, meta_classes: MetaClasses) -> None:
+    """Warns if classes use heads of a frozen weight net that no class used where it was learned.
+
+    Args:
+        learned: the weight net.
+        meta_classes: those of this run.
+    """
     of_class = meta_classes.of_class
     using = ~learned.has_class[of_class]
     if using.any():
@@ -310,7 +317,7 @@ def _warn_of_heads_without_class(learned: SavedWeightNet, meta_classes: MetaClas
 
 def _saved(
     parts: Parts,
-    normalize: str,
+    about: Mapping[str, str],
     before: SavedWeightNet | None,
     weight_params,
     meta_classes: MetaClasses,
@@ -332,7 +339,7 @@ def _saved(
         "class_feature": config.weight_net.class_feature,
         "loss": config.loss.name,
         "model": config.model.name,
-        "normalize": normalize,
+        **about,
         "seed": config.seed,
         "init": config.weight_net.init,
         "epochs_done": epochs_done,

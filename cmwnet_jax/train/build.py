@@ -225,8 +225,8 @@ def batch_order(
     size = parallel.round_down(stream.field, most, config.micro_batches)
     if size < most:
         warnings.warn(
-            f"batches of the stream {name!r} have {size} instead of {most} examples, as many as the run's "
-            f"devices can share evenly ({stream.field})",
+            f"batches of the stream {name!r} have {size} instead of {most} examples, as many as "
+            f"{parallel.in_words(config.micro_batches)} can share evenly ({stream.field})",
             stacklevel=2,
         )
     return BatchOrder(config.seed, num_examples, size, epoch_steps, name)

@@ -238,9 +238,10 @@ def _picture(
     if not is_last and not is_due(epoch.number, launch.config.watch.pictures_every_epochs):
         return
     data, folder, method = launch.data, launch.folder, launch.recipe.method
-    arrays = weight_arrays(data, _meta_classes(launch, state), epoch)
+    classes = _meta_classes(launch, state)
+    arrays = weight_arrays(data, classes, epoch)
     weight_params = parallel.unreplicate(state.weight_params)
-    arrays |= weighting_arrays(method, weight_params, folder.history)
+    arrays |= weighting_arrays(method, weight_params, classes, folder.history)
     tested = evaluation_arrays(test, data.test_labels, data.class_names)
     board.add_pictures(epoch.number, arrays, tested["confusion"], data.class_names)
     if is_last:

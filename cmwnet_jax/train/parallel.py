@@ -251,7 +251,7 @@ def check_divides(field: str, size: int, micro_batches: int = 1) -> None:
     count = device_count() * micro_batches
     if size % count:
         raise UsageError(
-            f"{field} is {size}, expected a multiple of {_in_words(micro_batches)}: "
+            f"{field} is {size}, expected a multiple of {in_words(micro_batches)}: "
             f"use {max(size // count, 1) * count}"
         )
 
@@ -265,14 +265,18 @@ def round_down(field: str, size: int, micro_batches: int = 1) -> int:
     count = device_count() * micro_batches
     if size < count:
         raise UsageError(
-            f"{field} comes to {size}, expected at least one example for each of {_in_words(micro_batches)}: "
+            f"{field} comes to {size}, expected at least one example for each of {in_words(micro_batches)}: "
             f"raise it"
         )
     return size // count * count
 
 
-def _in_words(micro_batches: int) -> str:
-    """E.g. `the run's 4 devices`."""
+def in_words(micro_batches: int) -> str:
+    """What shares a batch, e.g. `the run's 4 devices`.
+
+    Args:
+        micro_batches: parts of each device's batch.
+    """
     parts = f" times micro_batches, {micro_batches}" if micro_batches > 1 else ""
     return f"the run's {device_count()} devices{parts}"
 

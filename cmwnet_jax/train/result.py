@@ -77,22 +77,28 @@ def learned_ranges(method: Method, history: list[dict]) -> list[tuple[float, flo
     ]
 
 
-def weighting_arrays(method: Method, weight_params: PyTree, history: list[dict]) -> dict[str, np.ndarray]:
+def weighting_arrays(
+    method: Method, weight_params: PyTree, meta_classes: MetaClasses, history: list[dict]
+) -> dict[str, np.ndarray]:
     """The weighting functions for weights.npz, on losses from 0 to the highest that was weighed.
 
     Args:
         method: the run's method.
         weight_params: the weight net's parameters.
+        meta_classes: the run's.
         history: the metrics of every epoch.
 
     Returns:
-        `grid` [200], the losses, and `functions` [K, 200]; empty without a weight net or before it weighs.
+        `grid` [200], the losses, and `functions` [K, 200], NaN for a head that no class uses; empty without a
+        weight net or before it weighs.
     """
     ranges = learned_ranges(method, history)
     if method.weight_net is None or not ranges:
         return {}
     grid = jnp.linspace(0, max(high for _, high in ranges), 200)
-    return {"grid": np.asarray(grid), "functions": np.asarray(method.weight_net.functions(weight_params, grid))}
+    functions = np.array(method.weight_net.functions(weight_params, grid))
+    functions[~np.isin(np.arange(len(functions)), meta_classes.of_class)] = np.nan
+    return {"grid": np.asarray(grid), "functions": functions}
 
 
 def _also_test(second: AlsoTest | None, counted: list[dict]) -> dict:

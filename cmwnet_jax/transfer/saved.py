@@ -60,7 +60,8 @@ class SavedWeightNet:
         the provenance, else by centres that repeat the one before (see `MetaClasses.fit`).
         """
         of_class = self.provenance.get("meta_class_of_class")
-        if self.provenance.get("init"):  # what the net that it began as had learned is not known
+        # What the net that it began as had learned is not known; nor are the classes of earlier epochs.
+        if self.provenance.get("init") or self.provenance.get("meta_classes"):
             return np.full(self.num_meta_classes, True)
         if isinstance(of_class, list) and of_class and all(isinstance(k, int) for k in of_class):
             return np.isin(np.arange(self.num_meta_classes), of_class)

@@ -160,7 +160,7 @@ class LocalBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     @classmethod
     @abc.abstractmethod
     def scan(cls, root: Path) -> Contents:
-        """Lists the contents of `root`, checked as far as possible without reading every image."""
+        """Lists the contents of `root`, checked as far as possible without decoding images."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -216,4 +216,4 @@ class FilesBuilder(LocalBuilder, skip_registration=True):
     @classmethod
     @abc.abstractmethod
     def _contents(cls, files: RawFiles) -> ImageFiles:
-        """Lists the examples, checked as far as possible without reading every image."""
+        """Lists the examples, checked as far as possible without decoding images."""

@@ -22,6 +22,9 @@ from cmwnet_jax.errors import naming_field
 PREPARING_THREADS = min(8, os.cpu_count() or 1)
 """Threads that check images while a set is prepared."""
 
+KEY_VERSION = 2
+"""Of the way in which `Contents.key` is made; another one makes other keys of the same files."""
+
 _HASHED_BYTES = 256 << 20  # of images in all, up to which an edited one is told by more than its size
 
 

@@ -132,21 +132,27 @@ def _labels(
     parts: Mapping[str, Part], label_column: str, root: Path
 ) -> tuple[Labels, Labels | None, list[str]]:
     """Given labels, true labels (None if these are all that is known), and the C class names."""
-    fields = {split: _test_label(part, label_column) for split, part in parts.items()} | {"train": label_column}
-    named = {f"{field} of {split}": _of_label(parts[split], field) for split, field in fields.items()}
+    named = {f"{label_column} of {split}": _of_label(part, label_column) for split, part in parts.items()}
+    for split in (split for split in parts if split != "train"):
+        named[f"{label_column} of {split}"] = _true_where_known(
+            parts[split], named[f"{label_column} of {split}"]
+        )
     train, true = f"{label_column} of train", "true_label of train"
     training = {train: named.pop(train)}
     if "true_label" in parts["train"].columns:
         training[true] = _of_label(parts["train"], "true_label")
     labels, class_names = tables.to_classes(training, named, None, root)
-    given = {split: labels[f"{field} of {split}"] for split, field in fields.items()}
+    given = {split: labels[f"{label_column} of {split}"] for split in parts}
     return given, (given | {"train": labels[true]} if true in training else None), class_names
 
 
-def _test_label(part: Part, label_column: str) -> str:
-    """Name of the column to test on: that of the true labels, unless it is missing or blank."""
-    true = part.columns.get("true_label", np.array([], object))
-    return "true_label" if any(str(text).strip() for text in true) else label_column
+def _true_where_known(part: Part, labels: np.ndarray) -> np.ndarray:
+    """The true labels of test rows; the others keep theirs."""
+    true = part.columns.get("true_label", labels)
+    if true.dtype != object:
+        return true
+    blank = np.array([not text.strip() for text in true])
+    return np.where(blank, labels, true).astype(str)
 
 
 def _of_label(part: Part, name: str) -> np.ndarray:
