@@ -121,18 +121,16 @@ def _run(workdir: Path, cell: str, seed: int, args: str, first_of: Mapping[str, 
     """A cell's run, with its first stage; it will fail if that is not known."""
     first = first_of.get(cell, "")
     parts = [cell, f"seed={seed}", *([args] if args else [])]
-    built_on = tuple(_folder(workdir, other, seed) for other, of in first_of.items() if of == cell)
-    run = Run("", _folder(workdir, cell, seed), built_on=built_on)
-    if isinstance(first, UsageError):
-        run = dataclasses.replace(run, problem=str(first))
-    elif first:
+    first_stage, problem = None, str(first) if isinstance(first, UsageError) else ""
+    if first and not problem:
         path = str(_folder(workdir, first, seed).absolute())
         if "," in path:
             raise UsageError(f"--workdir is {str(workdir)!r}, expected a path without commas: choose another")
         parts.append(f"stage1={path}")
         # A stage has one stage before it at most.
-        run = dataclasses.replace(run, first_stage=_run(workdir, first, seed, args, first_of | {first: ""}))
-    return dataclasses.replace(run, arg=",".join(parts))
+        first_stage = _run(workdir, first, seed, args, first_of | {first: ""})
+    built_on = tuple(_folder(workdir, other, seed) for other, of in first_of.items() if of == cell)
+    return Run(",".join(parts), _folder(workdir, cell, seed), first_stage, built_on, problem)
 
 
 def _folder(workdir: Path, cell: str, seed: int) -> Path:

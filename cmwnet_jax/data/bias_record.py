@@ -148,9 +148,8 @@ def check_unchanged(folder: str | os.PathLike, record: Record, true_labels: np.n
             f"{first_line(error)}; to go on without comparing the run's data with what it began with, remove "
             f"{_JSON} and {_NPZ}"
         ) from error
-    changed = [
-        words for name, words in _ROWS.items() if not _equal(arrays.get(name), _arrays(record).get(name))
-    ]
+    now = _arrays(record)
+    changed = [words for name, words in _ROWS.items() if not _equal(arrays.get(name), now.get(name))]
     if fields["dataset_checksum"] != labels_checksum(true_labels):
         changed.insert(0, "the data set's own labels")
     names = [name for name, hash in record.files.items() if _differ(before.files.get(name), hash)]

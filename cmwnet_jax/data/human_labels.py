@@ -1,7 +1,6 @@
 """Human labels, e.g. CIFAR-10N's and CIFAR-100N's, in the order of a data set's rows."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -114,8 +113,11 @@ def _places(path: str, clean: np.ndarray, dataset: Dataset) -> np.ndarray:
     clean = _checked(path, {TRUE_LABEL: clean}, dataset)[TRUE_LABEL]
     if np.array_equal(clean, labels):
         rows = np.arange(len(labels))
-        numbered = _by_number(clean, dataset)
-        if isinstance(numbered, np.ndarray) and not np.array_equal(numbered, rows):
+        try:
+            numbered = _by_number(path, clean, dataset)
+        except UsageError:  # other names say nothing of the order
+            return rows
+        if not np.array_equal(numbered, rows):
             raise UsageError(
                 f"{path}: the clean labels are in {dataset.name}'s order and grouped by class, but the numbers "
                 f"in its file names are in another one (e.g. 10 before 2), so an image's label is not certain: "
@@ -129,34 +131,23 @@ def _places(path: str, clean: np.ndarray, dataset: Dataset) -> np.ndarray:
             f"{path}: {counts[0][c]} clean labels are class {c}, {dataset.class_names[c]!r}, of which "
             f"{dataset.name} has {counts[1][c]} images: these human labels are about other images"
         )
-    places = _by_number(clean, dataset)
-    if isinstance(places, _Unnumbered):
-        raise UsageError(
-            f"{path}: the clean labels are not in {dataset.name}'s order, and the images of class "
-            f"{places.class_name!r} are not named by the numbers 0 to {places.count - 1} of their place "
-            f"among the class's (first {places.first!r}): the labels cannot be aligned"
-        )
-    return places
+    return _by_number(path, clean, dataset)
 
 
-class _Unnumbered(NamedTuple):
-    """A class whose file names are not the numbers of its images: how many there are, and the first name."""
-
-    class_name: str
-    count: int
-    first: str
-
-
-def _by_number(clean: np.ndarray, dataset: Dataset) -> np.ndarray | _Unnumbered:
-    """[N] int, each row's place by the number in its file name; or a class without such numbers."""
+def _by_number(path: str, clean: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """[N] int, each row's place by the number in its file name; raises a UsageError if names are no numbers."""
     labels = dataset.train.labels
     places = np.empty(len(labels), np.int64)
     ids = np.full(len(labels), "") if dataset.train.ids is None else dataset.train.ids
-    for c, name in enumerate(dataset.class_names):
+    for c in range(dataset.num_classes):
         rows = np.flatnonzero(labels == c)
-        stems = [Path(example).stem for example in ids[rows]]
+        stems = [Path(name).stem for name in ids[rows]]
         numbers = np.array([int(stem) if stem.isdecimal() else -1 for stem in stems], int)
         if not np.array_equal(np.sort(numbers), np.arange(len(rows))):
-            return _Unnumbered(name, len(rows), stems[0])
+            raise UsageError(
+                f"{path}: the clean labels are not in {dataset.name}'s order, and the images of class "
+                f"{dataset.class_names[c]!r} are not named by the numbers 0 to {len(rows) - 1} of their place "
+                f"among the class's (first {stems[0]!r}): the labels cannot be aligned"
+            )
         places[rows] = np.flatnonzero(clean == c)[numbers]
     return places

@@ -110,12 +110,21 @@ def load_data(config: ConfigDict) -> Data:
             splits[ALSO_TEST] = Raw.whole(read.images[second.ids], second.labels)
     if second is not None:
         _check_inputs(config, source, second, splits, shape)
-    opened = {"name": source, "also_test": second and second.source, "open_set_from": foreign}
-    files = {
-        f"data.{field}": other.files for field, other in opened.items() if other is not None and other.files
-    }
-    record = dataclasses.replace(record, files=files | {"the test labels": labels_checksum(test_labels)})
+    record = dataclasses.replace(record, files=_hashes(source, second, foreign, test_labels))
     return Data(source, record, true_labels, splits, test_labels, shape, kind, second, config.data.known_as)
+
+
+def _hashes(
+    source: sources.Source,
+    second: AlsoTest | None,
+    foreign: sources.Source | None,
+    test_labels: np.ndarray,
+) -> dict[str, str]:
+    """`Record.files` of data sets that may be None."""
+    opened = {"name": source, "also_test": None if second is None else second.source, "open_set_from": foreign}
+    files = {f"data.{field}": other.files for field, other in opened.items() if other is not None}
+    known = {field: hash for field, hash in files.items() if hash}
+    return known | {"the test labels": labels_checksum(test_labels)}
 
 
 def _check_inputs(config, source: sources.Source, second: AlsoTest, splits: dict, shape) -> None:
@@ -196,8 +205,7 @@ def _record(
                 f"run that has"
             )
         known = _truth_known(config, source) and (record.labels.truth_known or config.data.truth == "known")
-        labels = dataclasses.replace(record.labels, truth_known=known)
-        return dataclasses.replace(record, labels=labels)
+        return dataclasses.replace(record, labels=dataclasses.replace(record.labels, truth_known=known))
     labels, held_out, calibration = bias.BiasedLabels.clean(true_labels, source.num_classes), None, None
     labels = dataclasses.replace(labels, truth_known=_truth_known(config, source))
     if config.meta_set.kind == "held_out":

@@ -1,10 +1,10 @@
 """Settings in which the runs of one cell differ, although they are averaged."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cmwnet_jax.report.find import Found
-from cmwnet_jax.runs.stored import shown
+from cmwnet_jax.runs.stored import flat, shown
 
 _OF_THE_MACHINE = {
     "data.dir",
@@ -70,19 +70,10 @@ def first_difference(
     Returns:
         (name, value in the one, value in the other).
     """
-    fields, others = dict(_flat(one)), dict(_flat(other))
+    fields, others = flat(one), flat(other)
     for name in sorted(fields.keys() & others.keys() - _OF_THE_MACHINE - {*ignored}):
         values = fields[name], others[name]
         compared = map(bool, values) if name in _FILES else values
         if not name.startswith(_GROUPS) and len({repr(value) for value in compared}) > 1:
             return name, *values
     return None
-
-
-def _flat(fields: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields with their whole names."""
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -291,14 +291,11 @@ def _is_full_disk(error: BaseException | None) -> bool:
     )
 
 
-def _first_difference(old: dict, new: dict, prefix: str = "") -> str:
-    for name in sorted(old.keys() | new.keys()):
-        before, now = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(now, dict) and before != now:
-            return _first_difference(before, now, f"{prefix}{name}.")
-        if before != now:
-            return f"{prefix}{name} was {stored.shown(before)} and is {stored.shown(now)}"
-    raise AssertionError("the configs are equal")
+def _first_difference(old: dict, new: dict) -> str:
+    """The first field, by name, in which two different configs differ."""
+    before, now = stored.flat(old), stored.flat(new)
+    name = next(name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name))
+    return f"{name} was {stored.shown(before.get(name))} and is {stored.shown(now.get(name))}"
 
 
 def _json(value: dict, indent: int | None = None) -> str:

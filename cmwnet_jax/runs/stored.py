@@ -269,6 +269,20 @@ def _check_field(fields: dict, name: str, expected: str, is_good: Callable[[Any]
         raise ValueError(f"its {name!r} is {shown(fields[name])}, expected {expected}")
 
 
+def flat(fields: Mapping, prefix: str = "") -> dict[str, Any]:
+    """The fields of a config.json by their whole names, e.g. `data.name`.
+
+    Args:
+        fields: its contents, or those of one of its sections.
+        prefix: what stands before their names.
+    """
+    found = {}
+    for name, value in fields.items():
+        is_section = isinstance(value, Mapping) and value
+        found |= flat(value, f"{prefix}{name}.") if is_section else {prefix + name: value}
+    return found
+
+
 def shown(value: Any) -> str:
     """A value for a message; shortened if it is long."""
     text = repr(value)

@@ -132,17 +132,15 @@ def _labels(
     parts: Mapping[str, Part], label_column: str, root: Path
 ) -> tuple[Labels, Labels | None, list[str]]:
     """Given labels, true labels (None if these are all that is known), and the C class names."""
-    named = {f"{label_column} of {split}": _of_label(part, label_column) for split, part in parts.items()}
-    for split in (split for split in parts if split != "train"):
-        named[f"{label_column} of {split}"] = _true_where_known(
-            parts[split], named[f"{label_column} of {split}"]
-        )
-    train, true = f"{label_column} of train", "true_label of train"
-    training = {train: named.pop(train)}
+    columns = {split: _of_label(part, label_column) for split, part in parts.items()}
+    columns |= {split: _true_where_known(parts[split], columns[split]) for split in parts if split != "train"}
+    fields = {split: f"{label_column} of {split}" for split in parts}
+    training, true = {fields["train"]: columns["train"]}, "true_label of train"
     if "true_label" in parts["train"].columns:
         training[true] = _of_label(parts["train"], "true_label")
-    labels, class_names = tables.to_classes(training, named, None, root)
-    given = {split: labels[f"{label_column} of {split}"] for split in parts}
+    testing = {fields[split]: column for split, column in columns.items() if split != "train"}
+    labels, class_names = tables.to_classes(training, testing, None, root)
+    given = {split: labels[field] for split, field in fields.items()}
     return given, (given | {"train": labels[true]} if true in training else None), class_names
 
 
