@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import warnings
 from types import SimpleNamespace
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from problems import CLASSES, FEATURES, K, apply, flat, init_model_state, init_params, weight_net
+from test_methods import built
 from test_start_from import state_of
 from test_train import final_arrays, interrupt, small_config
 
@@ -173,20 +175,34 @@ def test_classes_are_clustered_by_their_shares_of_the_pseudo_labels():
         assert getattr(found, field).dtype == getattr(sizes, field).dtype
 
 
-def test_a_frozen_net_whose_heads_had_no_class_warns_once_classes_use_them():
+def test_classes_are_clustered_before_each_epoch_without_a_warning():
     sizes = ClassSizes.alike(4, 3, 40)
-    frozen = SimpleNamespace(has_class=np.array([True, False, False]))
 
     def plan(counts):
         memory = dataclasses.replace(sizes, counts=np.array(counts))
         start = SimpleNamespace(read=lambda tree: tree, replicate=lambda tree: tree, state=SimpleNamespace())
         start.state.memory = memory
-        return fixmatch_cmwnet._plan(SimpleNamespace(num_examples=40), frozen, start)
+        plan = fixmatch_cmwnet._plan(SimpleNamespace(num_examples=40), start)
+        return plan.state["memory"].of_class.tolist()
 
-    plan([0, 0, 0, 0])  # all classes are still in the first meta-class
-    with pytest.warns(UserWarning, match=r"2 of 4 classes use heads .*\(meta-classes 1, 2\)"):
-        found = plan([1, 1, 5, 9]).state["memory"]
-    assert found.of_class.tolist() == [0, 0, 1, 2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plan([0, 0, 0, 0]) == [0, 0, 0, 0]
+        assert plan([1, 1, 5, 9]) == [0, 0, 1, 2]
+        assert plan([1, 1, 9, 9]) == [0, 0, 1, 1]  # fewer sizes than meta-classes
+
+
+def test_heads_that_cannot_have_learned_are_said_when_the_run_is_built(tmp_path):
+    usual = {"method": "fixmatch_cmwnet", "data__bias": "labels_40", "fixmatch__rand_ops": 0}
+    net = cmw.WeightNet(12).init(jax.random.key(0), np.ones(1), np.zeros(1, int))
+    about = {"has_class": [k < 10 for k in range(12)]}
+    cmw.save_weight_net(tmp_path / "net", net, centers=range(12), loss_range=(0, 1), provenance=about)
+    frozen = {"weight_net__init": str(tmp_path / "net"), "weight_net__frozen": True}
+    with pytest.warns(UserWarning) as caught:
+        built(**usual, **frozen, weight_net__num_meta_classes=12)
+    said = [str(warning.message) for warning in caught]
+    assert any("num_meta_classes is 12, more than the 10 classes" in text for text in said)
+    assert any("heads for meta-classes 10, 11 had no class where it was learned" in text for text in said)
 
 
 def test_without_a_threshold_all_count():

@@ -14,6 +14,7 @@ from test_train import small_config
 import cmwnet_jax as cmw
 from cmwnet_jax import drawing
 from cmwnet_jax.methods import METHODS
+from cmwnet_jax.report.write import write_report
 from cmwnet_jax.train import health, loop
 from cmwnet_jax.train.check_config import check_config
 from cmwnet_jax.train.loop import train
@@ -128,12 +129,29 @@ def test_a_head_that_no_class_used_is_said(tmp_path):
     fields = {"centers": [9.0] * 3, "loss_range": (0, 1), "provenance": {"meta_class_of_class": [0] * 10}}
     cmw.save_weight_net(tmp_path / "balanced", weight_params, **fields)
     frozen = {"weight_net__init": str(tmp_path / "balanced"), "weight_net__frozen": True}
-    with pytest.warns(UserWarning, match=r"of 10 classes use heads .* no class .*\(meta-classes 1, 2\)"):
+    with pytest.warns(UserWarning, match="heads for meta-classes 1, 2 had no class where"):
         built(**frozen, data__bias="long_tail_5")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         built(**frozen | {"weight_net__frozen": False}, data__bias="long_tail_5")
         built(**frozen | {"weight_net__init": str(tmp_path / "net")}, data__bias="long_tail_5")
+
+
+@pytest.mark.filterwarnings("ignore:the class sizes take only")
+def test_a_run_whose_classes_are_of_one_size_is_audited_drawn_and_told_of_wherever_its_net_goes(tmp_path):
+    """Two of its three heads have no class."""
+    alike = {"data__bias": "balanced_subset_100", "num_epochs": 1, "warmup_epochs": 0}
+    run = tmp_path / "runs/cmwnet/seed0"
+    train(small_config(**alike), run)
+    assert len(cmw.find_suspects(run)["id"]) == 100
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    assert (tmp_path / "report/figures/digits/weighting.png").exists()
+    uses = {"weight_net__frozen": True, "weight_net__learning_rate": 0.0}, {}
+    for name, own in zip(("frozen", "longer"), uses, strict=True):
+        _, recipe = built(**own, data__bias="long_tail_5", weight_net__init=str(run))
+        role = recipe.method.weight_net
+        saved = role.save(recipe.state, (0.0, 1.0), 1)
+        assert saved.has_class.tolist() == ([True, False, False] if name == "frozen" else [True] * 3)
 
 
 def killed_after(epoch):

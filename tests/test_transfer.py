@@ -69,6 +69,7 @@ def test_half_precision_is_saved_as_float32(name, tmp_path):
         ([5.0, 600.0, 600.0], {"meta_class_of_class": [0, 1, 1], "init": "zoo:net"}, [True] * 3),
         ([5.0, 600.0, 600.0], {"meta_class_of_class": [0, 1, 1], "meta_classes": "anew"}, [True] * 3),
         ([5.0, 6.0, 7.0], {"meta_class_of_class": "small"}, [True] * 3),
+        ([5.0, 6.0, 6.0], {"has_class": [True, True, False], "init": "zoo:net"}, [True, True, False]),
     ],
 )
 def test_heads_that_no_class_used_are_known_and_marked(centers, provenance, expected):

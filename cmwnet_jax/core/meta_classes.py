@@ -49,11 +49,13 @@ class MetaClasses:
             >>> MetaClasses.fit([5000, 4800, 40, 900, 50], num_meta_classes=3).of_class
             array([2, 2, 0, 1, 0], dtype=int32)
         """
-        return cls.of_counts(checked_counts(class_counts), num_meta_classes, seed)
+        found = cls.of_counts(checked_counts(class_counts), num_meta_classes, seed)
+        found.warn_of_unused(stacklevel=3)
+        return found
 
     @classmethod
     def of_counts(cls, class_counts: np.ndarray, num_meta_classes: int, seed: int = 0) -> "MetaClasses":
-        """`fit` without the check for labels passed as counts, which takes very small classes for labels.
+        """`fit` without its warning and its check for labels, which takes very small classes for labels.
 
         Args:
             class_counts: [C] numbers that were counted, e.g. by `np.bincount`.
@@ -72,15 +74,7 @@ class MetaClasses:
         present = counts > 0
         if not present.any():
             raise UsageError("class_counts are all 0, expected examples in at least one class")
-        distinct = len(np.unique(counts[present]))
-        if distinct < num_meta_classes:
-            warnings.warn(
-                f"the class sizes take only {distinct} distinct value(s), fewer than "
-                f"num_meta_classes = {num_meta_classes}: classes share meta-classes 0 to {distinct - 1}, "
-                f"and the weight net's other heads see no example",
-                stacklevel=2,
-            )
-        clusters = min(num_meta_classes, distinct)
+        clusters = min(num_meta_classes, len(np.unique(counts[present])))
         fitted = KMeans(clusters, n_init=10, random_state=seed).fit(counts[present, None])
         order = np.argsort(fitted.cluster_centers_[:, 0])
         rank = np.empty(clusters, np.int32)
@@ -89,3 +83,23 @@ class MetaClasses:
         of_class = np.zeros(len(counts), np.int32)
         of_class[present] = rank[fitted.labels_]
         return cls(centers=centers, of_class=of_class)
+
+    @property
+    def is_used(self) -> np.ndarray:
+        """[K] bool, whether a meta-class has classes."""
+        return np.isin(np.arange(self.num_meta_classes), self.of_class)
+
+    def warn_of_unused(self, stacklevel: int = 2) -> None:
+        """Warns if a meta-class has no classes, because the class sizes take fewer than K values.
+
+        Args:
+            stacklevel: as `warnings.warn`'s; 2 is the caller.
+        """
+        used = int(self.is_used.sum())
+        if used < self.num_meta_classes:
+            warnings.warn(
+                f"the class sizes take only {used} distinct value(s), fewer than num_meta_classes = "
+                f"{self.num_meta_classes}: classes share meta-classes 0 to {used - 1}, and the weight net's "
+                f"other heads see no example",
+                stacklevel=stacklevel,
+            )

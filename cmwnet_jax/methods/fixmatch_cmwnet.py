@@ -6,6 +6,7 @@ before, by which the classes are clustered into meta-classes at each epoch's sta
 """
 
 import dataclasses
+import warnings
 from functools import partial
 
 from ml_collections import ConfigDict
@@ -19,7 +20,6 @@ from cmwnet_jax.methods import fixmatch, meta_data, weight_nets
 from cmwnet_jax.methods.base import EpochStart, Method, Parts, Plan, Spec, Stream
 from cmwnet_jax.methods.fields import Field, one_of, shown, value_of
 from cmwnet_jax.methods.plain import weighted_step
-from cmwnet_jax.transfer.saved import SavedWeightNet
 
 _OWN_FIELDS = {
     "fixmatch.weigh_by": Field(
@@ -58,8 +58,12 @@ def build(parts: Parts) -> Method:
         weigh_by=fields.weigh_by,
     )
 
-    is_frozen = parts.config.weight_net.frozen
-    frozen = weight_nets.learned_elsewhere(parts.config, count) if is_frozen else None
+    if count > parts.num_classes:
+        warnings.warn(
+            f"weight_net.num_meta_classes is {count}, more than the {parts.num_classes} classes: some of the "
+            f"weight net's heads see no example",
+            stacklevel=2,
+        )
 
     def around(step: StepFn) -> StepFn:
         if fields.shuffled_weights:
@@ -75,7 +79,7 @@ def build(parts: Parts) -> Method:
         "mean",  # in place of the threshold, which leaves the mean over all examples
         around=around,
         streams=_streams(parts),
-        plan_epoch=partial(_plan, parts, frozen),
+        plan_epoch=partial(_plan, parts),
         memory=sizes,
         refitted=lambda state: state.memory.meta_classes,
         **fixmatch.AVERAGED,
@@ -95,11 +99,9 @@ def _streams(parts: Parts) -> dict[str, Stream]:
     return streams
 
 
-def _plan(parts: Parts, frozen: SavedWeightNet | None, start: EpochStart) -> Plan:
+def _plan(parts: Parts, start: EpochStart) -> Plan:
     """Clusters the classes by the pseudo-labels of the epoch before."""
     sizes = start.read(start.state.memory).clustered(parts.num_examples)
-    if frozen is not None:
-        weight_nets.warn_of_heads_without_class(frozen, sizes.meta_classes)
     return Plan(state={"memory": start.replicate(sizes)})
 
 

@@ -132,9 +132,9 @@ def with_weight_net(
     """
     config, net = parts.config, weight_net(parts)
     learned = learned_elsewhere(config, parts.meta_classes.num_meta_classes)
-    learns = not config.weight_net.frozen
+    learns, again = not config.weight_net.frozen, fields.get("refitted")
     if learned is not None and not learns:
-        warn_of_heads_without_class(learned, parts.meta_classes)
+        _warn_of_heads_without_class(learned, parts.meta_classes.is_used | (again is not None))
 
     def start(make_variables, model_rng, weight_rng):
         if learned is None:
@@ -156,7 +156,6 @@ def with_weight_net(
     )
     if learns:
         fields["weight_optimizer"] = _weight_optimizer(config)
-    again = fields.get("refitted")
     refitted = again or (lambda state: parts.meta_classes)
     clustered = {} if again is None else {"meta_classes": "clustered anew before each epoch"}
     role = WeightNetRole(
@@ -297,20 +296,13 @@ def learned_elsewhere(config: ConfigDict, num_meta_classes: int) -> SavedWeightN
     return saved
 
 
-def warn_of_heads_without_class(learned: SavedWeightNet, meta_classes: MetaClasses) -> None:
-    """Warns if classes use heads of a frozen weight net that no class used where it was learned.
-
-    Args:
-        learned: the weight net.
-        meta_classes: those of this run.
-    """
-    of_class = meta_classes.of_class
-    using = ~learned.has_class[of_class]
-    if using.any():
-        heads = ", ".join(map(str, np.unique(of_class[using])))
+def _warn_of_heads_without_class(learned: SavedWeightNet, is_used: np.ndarray) -> None:
+    """Warns if meta-classes that are (or may be) used, [K] bool, had no class where the net was learned."""
+    unlearned = np.flatnonzero(is_used & ~learned.has_class)
+    if len(unlearned):
         warnings.warn(
-            f"{using.sum()} of {len(of_class)} classes use heads of the frozen weight net that had no class "
-            f"where it was learned (meta-classes {heads}): their weights were not learned",
+            f"the frozen weight net's heads for meta-classes {', '.join(map(str, unlearned))} had no class "
+            f"where it was learned: weights of classes that use them were not learned",
             stacklevel=2,
         )
 
@@ -327,14 +319,17 @@ def _saved(
     """The weight net as a checkpoint stores it; its loss range includes that of the net it started from."""
     config, data = parts.config, parts.data
     low, high = loss_range
+    has_class = meta_classes.is_used | ("meta_classes" in about)  # clustered anew: of earlier epochs, too
     if before is not None:
         low, high = min(low, before.loss_range[0]), max(high, before.loss_range[1])
+        has_class = before.has_class | (has_class & (not config.weight_net.frozen))
     provenance = {
         "dataset": config.data.known_as or config.data.name,
         "bias": data.record.name,
         "num_examples": parts.num_examples,
         "class_counts": data.biased.class_counts.tolist(),
         "meta_class_of_class": meta_classes.of_class.tolist(),
+        "has_class": has_class.tolist(),
         "method": config.method,
         "class_feature": config.weight_net.class_feature,
         "loss": config.loss.name,

@@ -138,7 +138,7 @@ def map_probabilities(run: Path, shape: tuple[int, int]) -> np.ndarray | None:
 def _check(arrays: Mapping[str, np.ndarray], name: str) -> None:
     """Raises a ValueError if an array is missing or has the wrong dtype, shape or range."""
     sizes: dict[str, int] = {}
-    arrays = {**arrays, **_of_seen(arrays)} if name == "weights" else arrays
+    arrays = {**arrays, **_without_gaps(arrays)} if name == "weights" else arrays
     for array, (kinds, axes) in _LAYOUTS[name].items():
         array, optional = array.rstrip("?"), array.endswith("?")
         if array in arrays:
@@ -153,8 +153,8 @@ def _check(arrays: Mapping[str, np.ndarray], name: str) -> None:
             )
 
 
-def _of_seen(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Replaces NaN by 0 where it is right: for examples not seen in the last epoch, or never visited."""
+def _without_gaps(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Replaces NaN by 0 where it is right: examples not seen or never visited, and heads that no class uses."""
     visits, seen, blank = arrays.get("visits"), arrays.get("seen"), {}
     visited = visits > 0 if visits is not None and visits.dtype.kind in "iu" else None
     checked = {"losses": seen, "weights": seen, "mean_losses": visited, "mean_margins": visited}
@@ -164,6 +164,9 @@ def _of_seen(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             continue
         if values.dtype.kind == "f":
             blank[array] = np.where(np.isnan(values) & ~known, 0, values)
+    functions = arrays.get("functions")
+    if functions is not None and functions.dtype.kind == "f" and functions.ndim == 2:
+        blank["functions"] = np.where(np.isnan(functions).all(axis=1, keepdims=True), 0, functions)
     return blank
 
 

@@ -139,7 +139,9 @@ def fit_meta_classes(config: ConfigDict, data: Data) -> MetaClasses:
     spec = METHODS[config.method]
     count = spec.num_meta_classes(config) if spec.clusters_labels else 1
     with naming_field("weight_net"):
-        return MetaClasses.of_counts(data.biased.class_counts, count)
+        found = MetaClasses.of_counts(data.biased.class_counts, count)
+    found.warn_of_unused()
+    return found
 
 
 def _check_mixing(config: ConfigDict, data: Data) -> None:

@@ -97,7 +97,7 @@ def weighting_arrays(
         return {}
     grid = jnp.linspace(0, max(high for _, high in ranges), 200)
     functions = np.array(method.weight_net.functions(weight_params, grid))
-    functions[~np.isin(np.arange(len(functions)), meta_classes.of_class)] = np.nan
+    functions[~meta_classes.is_used] = np.nan
     return {"grid": np.asarray(grid), "functions": functions}
 
 

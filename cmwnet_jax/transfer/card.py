@@ -49,7 +49,7 @@ def facts(saved: SavedWeightNet) -> dict[str, str]:
         saved: the weight net.
     """
     low, high = saved.loss_range
-    apart = (MEASURED, "normalize", "meta_class_of_class")
+    apart = (MEASURED, "normalize", "meta_class_of_class", "has_class")
     about = {name: value for name, value in saved.provenance.items() if name not in apart and value != ""}
     names = [name for name in _FIRST if name in about] + [name for name in about if name not in _FIRST]
     return {

@@ -56,11 +56,15 @@ class SavedWeightNet:
     def has_class(self) -> np.ndarray:
         """[K] bool, whether a class of the source used the head; True where nothing is known of that.
 
-        A source of fewer class sizes than K leaves heads as they were initialised. By `meta_class_of_class` in
-        the provenance, else by centres that repeat the one before (see `MetaClasses.fit`).
+        A source of fewer class sizes than K leaves heads as they were initialised. By `has_class` in the
+        provenance, else by `meta_class_of_class` there, else by centres that repeat the one before (see
+        `MetaClasses.fit`).
         """
+        known = self.provenance.get("has_class")
+        if isinstance(known, list) and len(known) == self.num_meta_classes:
+            return np.array([bool(one) for one in known])
         of_class = self.provenance.get("meta_class_of_class")
-        # What the net that it began as had learned is not known; nor are the classes of earlier epochs.
+        # Older files do not say what the net that they began as had learned, nor the classes of earlier epochs.
         if self.provenance.get("init") or self.provenance.get("meta_classes"):
             return np.full(self.num_meta_classes, True)
         if isinstance(of_class, list) and of_class and all(isinstance(k, int) for k in of_class):
