@@ -24,6 +24,7 @@ from problems import (
 )
 
 import cmwnet_jax as cmw
+from cmwnet_jax.core import top_k
 from cmwnet_jax.core.mixing import draw_mixture
 from cmwnet_jax.core.soft_labels import (
     Teacher,
@@ -225,6 +226,24 @@ def test_a_table_that_is_shared_out_is_the_table(dtype):
     expected = Table.full(values).write(rows, new)
     np.testing.assert_array_equal(joined(written).values, expected.values)
     np.testing.assert_array_equal(expected.read(rows), new.astype(dtype))
+
+
+@pytest.mark.parametrize("make", [Table.full, lambda chances: top_k.TopK.of_labels(np.arange(6) % 3, 3, 2)])
+def test_rows_that_are_none_read_nan_and_are_not_written(make):
+    """On one device and on four, where row 7 is in the last one's padding."""
+    table = make(jnp.ones((6, 3)))
+    rows, new = jnp.array([-1, 6, 7, 2], jnp.int32), jnp.tile(jnp.array([0.0, 0.0, 1.0]), (4, 1))
+
+    def read_and_write(table, rows, new):
+        return table.read(rows, "i"), table.write(rows, new, "i")
+
+    read, written = jax.pmap(read_and_write, axis_name="i")(blocks(table, 4), rows[:, None], new[:, None])
+    for found in (read[:, 0], table.read(rows)):
+        assert np.isnan(found).all(axis=1).tolist() == [True, True, True, False]
+    for after in (joined(written), table.write(rows, new)):
+        np.testing.assert_array_equal(after.read(jnp.array([2])), new[:1])
+        others = jnp.array([0, 1, 3, 4, 5])
+        np.testing.assert_array_equal(after.read(others), table.read(others))
 
 
 def test_metrics_of_the_own_label_alone():

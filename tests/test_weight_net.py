@@ -55,7 +55,7 @@ def test_a_meta_class_without_a_head_is_nan(net_and_params):
 
 def test_meta_classes_that_are_no_integers_are_refused(net_and_params):
     net, params = net_and_params
-    with pytest.raises(cmw.UsageError, match="class indices are float32, expected integers"):
+    with pytest.raises(cmw.UsageError, match="indices are float32, expected integers"):
         net.apply(params, jnp.ones(2), jnp.array([0, 1.7]))
 
 

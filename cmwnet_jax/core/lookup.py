@@ -1,4 +1,4 @@
-"""Lookups by class index that are loud: an index that is no class finds a fill value, not another class."""
+"""Lookups by index that are loud: an index outside of the array finds a fill value, not another entry."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,9 @@ def loud(index: ArrayLike, size: int) -> jax.Array:
     """
     dtype = jnp.result_type(index)
     if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool)):
-        raise UsageError(f"class indices are {dtype}, expected integers: convert them, e.g. by astype(int)")
+        raise UsageError(
+            f"indices are {dtype}, expected integers (classes or rows): convert them, e.g. by astype(int)"
+        )
     index = jnp.asarray(index, jnp.int32)
     return jnp.where(index < 0, size, index)
 

@@ -102,7 +102,11 @@ def ldam(logits: jax.Array, labels: jax.Array, *, margins: ArrayLike) -> jax.Arr
             f"ldam: margins have shape {np.shape(margins)}, expected one per class, ({num_classes},): "
             f"take ldam_margins(class_counts)"
         )
-    share = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype) if _are_hard(logits, labels) else labels
+    share = (
+        jax.nn.one_hot(loud(labels, num_classes), num_classes, dtype=logits.dtype)
+        if _are_hard(logits, labels)
+        else labels
+    )
     return cross_entropy(logits - share * jnp.asarray(margins, logits.dtype)[None], labels)
 
 

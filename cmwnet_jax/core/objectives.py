@@ -149,14 +149,18 @@ def with_meta_class(objective: ObjectiveFn, of_row: ArrayLike) -> ObjectiveFn:
     Args:
         objective: an objective for batches with `row` [n] int32.
         of_row: [N] int32, the meta-class of each training example.
+
+    Returns:
+        An `objective`. It does not know its K, so a step cannot compare it with the weight net's. A row outside
+        of [0, N) has the meta-class -1, which gives the weight NaN.
     """
     of_row = jnp.asarray(of_row)
 
-    def looked_up(params, model_state, batch, rng):
+    def by_row(params, model_state, batch, rng):
         out, model_state = objective(params, model_state, batch, rng)
-        return out._replace(meta_class=of_row[entry(batch, "row")]), model_state
+        return out._replace(meta_class=looked_up(of_row, entry(batch, "row"), -1)), model_state
 
-    return looked_up
+    return by_row
 
 
 def meta_class_of(meta_classes: MetaClasses, label: jax.Array, num_outputs: int | None = None) -> jax.Array:

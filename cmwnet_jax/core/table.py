@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from cmwnet_jax.core.lookup import looked_up, loud
 from cmwnet_jax.core.types import StepFn, entry
 from cmwnet_jax.errors import UsageError
 
@@ -39,32 +40,47 @@ class Table:
         """Reads the values [n, ...] of these rows, which may differ by device.
 
         Args:
-            rows: [n] int32 in [0, N).
-            axis_name: the pmap axis that the table is sharded over; None if it is whole.
+            rows: [n] int32.
+            axis_name: the axis of `pmap` or `shard_map` that the table is sharded over; None if it is whole.
+
+        Returns:
+            [n, ...] of the table's dtype; NaN for a row outside of [0, N).
         """
-        if axis_name is None:
-            return self.values[rows]
-        place, is_here = self._places(jax.lax.all_gather(rows, axis_name, tiled=True), axis_name)
-        found = self.values[jnp.where(is_here, place, 0)]
-        found = jnp.where(is_here.reshape(-1, *[1] * (found.ndim - 1)), found, 0)
-        # All devices but one add zeros, so the sum is exactly the row, in any dtype.
-        return jax.lax.psum_scatter(found, axis_name, scatter_dimension=0, tiled=True)
+        return self._or_nan(self._stored(rows, axis_name), rows)
 
     def write(self, rows: jax.Array, values: jax.Array, axis_name: str | None = None) -> "Table":
         """Returns the table with new values in these rows.
 
         Args:
-            rows: [n] int32 in [0, N), all different over all devices.
+            rows: [n] int32, all different over all devices. Values of rows outside of [0, N) are dropped.
             values: [n, ...] of any float dtype; converted to the table's dtype.
             axis_name: as in `read`.
+
+        Returns:
+            A new table.
         """
         values = values.astype(self.values.dtype)
         if axis_name is None:
-            return self.replace(values=self.values.at[rows].set(values))
+            rows = loud(rows, len(self.values))
+            return self.replace(values=jnp.asarray(self.values).at[rows].set(values, mode="drop"))
         rows, values = jax.lax.all_gather((rows, values), axis_name, tiled=True)
         place, is_here = self._places(rows, axis_name)
         place = jnp.where(is_here, place, len(self.values))
         return self.replace(values=self.values.at[place].set(values, mode="drop"))
+
+    def _stored(self, rows: jax.Array, axis_name: str | None) -> jax.Array:
+        """The rows as they are stored; zeros for a row outside of [0, N)."""
+        if axis_name is None:
+            return looked_up(self.values, rows, 0)
+        place, is_here = self._places(jax.lax.all_gather(rows, axis_name, tiled=True), axis_name)
+        found = looked_up(self.values, jnp.where(is_here, place, -1), 0)
+        # All devices but one add zeros, so the sum is exactly the row, in any dtype.
+        return jax.lax.psum_scatter(found, axis_name, scatter_dimension=0, tiled=True)
+
+    def _or_nan(self, values: jax.Array, rows: jax.Array) -> jax.Array:
+        """The values [n, ...], NaN where the row is outside of [0, N)."""
+        is_row = (rows >= 0) & (rows < self.num_rows)
+        return jnp.where(is_row.reshape(-1, *[1] * (values.ndim - 1)), values, jnp.nan)
 
     def _places(self, rows: jax.Array, axis_name: str) -> tuple[jax.Array, jax.Array]:
         """Positions of the rows in this device's block, and whether they are in it."""
@@ -96,11 +112,15 @@ def remembering(step: StepFn, axis_name: str | None = None) -> StepFn:
 
     Args:
         step: (state, batch, ...) -> (state, metrics).
-        axis_name: the pmap axis, if any.
+        axis_name: the axis of `pmap` or `shard_map`, if any.
 
     Returns:
         A step of the same signature. `state.memory` must be a `Table`, and the batch a dictionary with `row`
         [n] int32, the examples' rows in the table. The metrics have no `aux`.
+
+    Raises:
+        UsageError: on the first call, if `state.memory` is no `Table`, the batch has no `row`, or `aux` has
+            another shape than the rows of the table.
     """
 
     def run(state, batch, *meta_batch):

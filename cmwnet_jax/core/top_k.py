@@ -61,7 +61,7 @@ class TopK(Table):
 
     def read(self, rows: jax.Array, axis_name: str | None = None) -> jax.Array:
         """Reads whole rows [n, C] float32; arguments as in `Table.read`."""
-        return unpacked(Table.read(self, rows, axis_name), self.num_classes)
+        return self._or_nan(unpacked(self._stored(rows, axis_name), self.num_classes), rows)
 
     def write(self, rows: jax.Array, values: jax.Array, axis_name: str | None = None) -> "TopK":
         """Writes whole rows [n, C]; arguments as in `Table.write`."""
