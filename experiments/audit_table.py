@@ -102,11 +102,12 @@ def cross_validated(run: Path, folder: Path, folds: int) -> np.ndarray:
         [N, C] float64, class probabilities in the order of the run's weights.npz.
 
     Raises:
-        UsageError: there are runs of folds of other labels or settings.
+        UsageError: the run's data have changed, or there are runs of folds of other labels or settings.
     """
     folder = folder / f"{folds}_folds"
     config = run_folder(run).finished_config()
     data = load_data(config)
+    check_unchanged(run, data.record, data.true_labels)
     labels = data.biased
     part = np.random.default_rng([config.seed, folds]).permutation(len(labels.ids)) % folds
     probabilities = np.empty((len(labels.ids), data.source.num_classes))

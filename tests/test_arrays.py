@@ -7,6 +7,8 @@ import pytest
 from test_builders import refused
 from test_train import small_config
 
+from cmwnet_jax.audit.examples import read_examples
+from cmwnet_jax.audit.inputs import read_inputs
 from cmwnet_jax.data import sources
 from cmwnet_jax.data.augment import column_moments
 from cmwnet_jax.data.load import load_data
@@ -15,6 +17,7 @@ from cmwnet_jax.methods.corrections import correction_arrays
 from cmwnet_jax.train.build import build_recipe
 from cmwnet_jax.train.inputs import open_input
 from cmwnet_jax.train.loop import train
+from cmwnet_jax.train.posterior import save_posterior
 
 NAMES = np.array(["cat", "dog", "eel"])
 WIDTH = 5
@@ -172,7 +175,15 @@ class TestInputs:
 
     def test_a_run_on_vectors(self, tmp_path):
         config = config_of(tmp_path, vectors(), method="erm", num_epochs=1, warmup_epochs=0)
-        assert np.isfinite(train(config, tmp_path / "run")["test_loss_last"])
+        run = tmp_path / "run"
+        assert np.isfinite(train(config, run)["test_loss_last"])
+        assert len(read_inputs(read_examples(run), [0]).texts) == 1
+        arrays = vectors()
+        written(tmp_path, arrays | {name: arrays[name][::-1] for name in ("train_x", "train_y")})
+        with pytest.raises(UsageError, match="arrays are not those that the run was trained on"):
+            read_inputs(read_examples(run), [0])
+        with pytest.raises(UsageError, match="was trained on other data than its config gives now"):
+            save_posterior(run, str(tmp_path / "p.npy"))
 
     def test_corrected_labels_of_vectors_have_no_pictures(self, tmp_path):
         data = load_data(config_of(tmp_path, vectors()))

@@ -152,7 +152,7 @@ def check_unchanged(folder: str | os.PathLike, record: Record, true_labels: np.n
     changed = [words for name, words in _ROWS.items() if not _equal(arrays.get(name), now.get(name))]
     if fields["dataset_checksum"] != labels_checksum(true_labels):
         changed.insert(0, "the data set's own labels")
-    names = [name for name, hash in record.files.items() if _differ(before.files.get(name), hash)]
+    names = [name for name, hash in record.files.items() if hashes_differ(before.files.get(name), hash)]
     changed += [f"the files of {name}" if name.startswith("data.") else name for name in names]
     if changed:
         raise UsageError(
@@ -161,8 +161,13 @@ def check_unchanged(folder: str | os.PathLike, record: Record, true_labels: np.n
         )
 
 
-def _differ(before: str | None, now: str) -> bool:
-    """Whether two hashes of one way to make them differ; of files, its version stands before a hyphen."""
+def hashes_differ(before: str | None, now: str) -> bool:
+    """Whether two hashes that were made in the same way differ.
+
+    Args:
+        before: an entry of `Record.files`; None if there is none.
+        now: another one. The version of the way to hash files stands before a hyphen.
+    """
     one, other = (hash.rpartition("-") for hash in (before or now, now))
     return one != other and one[0] == other[0]
 

@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cmwnet_jax.data.batches import Raw
+from cmwnet_jax.data.bias_record import check_unchanged
 from cmwnet_jax.data.load import Data, load_data
 from cmwnet_jax.data.probabilities import save_probabilities
 from cmwnet_jax.errors import UsageError
@@ -34,12 +35,13 @@ def save_posterior(workdir: str, output: str, of_given_labels: bool = False) -> 
         The path of the .npy file.
 
     Raises:
-        UsageError: the run is not finished, was trained on biased labels or on a part of the examples, or
-            streams its data.
+        UsageError: the run is not finished, was trained on biased labels, on a part of the examples or on data
+            that have changed since, or streams its data.
     """
     folder, path = run_folder(workdir), file_to_write("output", output, ".npy")
     config = folder.finished_config()
     data = load_data(config)
+    check_unchanged(workdir, data.record, data.true_labels)
     apart = {"held_out": "meta_set.kind", "calibration": "data.calibration_per_class"}
     for name, field in apart.items():
         if name in data.splits and not of_given_labels:

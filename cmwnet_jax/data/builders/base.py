@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cmwnet_jax.data.builders import images
-from cmwnet_jax.data.builders.contents import Contents, ImageFiles
+from cmwnet_jax.data.builders.contents import KEY_VERSION, KEY_VERSION_FACT, Contents, ImageFiles
 from cmwnet_jax.data.builders.raw_files import RawFiles, raw_error
 
 # tfds holds the encoded examples of a shard in memory until it is written.
@@ -175,7 +175,7 @@ class LocalBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     **self.contents.more_features,
                 }
             ),
-            metadata=tfds.core.MetadataDict(self.contents.facts) if self.contents.facts else None,
+            metadata=tfds.core.MetadataDict({**self.contents.facts, KEY_VERSION_FACT: KEY_VERSION}),
         )
 
     def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable]]:

@@ -30,8 +30,9 @@ class Csv(LocalBuilder):
     numbers or text. Inputs are either images (the column `path`, relative to the table's folder, read in RGB),
     or texts (the column `text`, made into vectors or tokens), or all other columns, numbers that make a vector.
     Optional: `true_label`, the true label if some labels are wrong (test examples are compared with it, too,
-    where they have one), and `id` (otherwise the row's number in its file, or the path). A text shows its
-    example, as a path does. Further columns beside paths or texts are not read, which a note says.
+    where they have one; in CSV and TSV, an empty cell says that they have none), and `id` (otherwise the row's
+    number in its file, or the path). A text shows its example, as a path does. Further columns beside paths or
+    texts are not read, which a note says.
     """
 
     WANTS = (
