@@ -13,8 +13,10 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
+from test_mistakes import net_with
 
 import cmwnet_jax as cmw
+from cmwnet_jax.core.objectives import TRAIN_SWITCHES
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.estimator.inputs import check_training_data
 from cmwnet_jax.estimator.settings import check_module, make_config
@@ -148,6 +150,21 @@ def test_any_linen_module_is_trained():
     assert isinstance(params["Dense_0"]["kernel"], np.ndarray)
     assert own.sample_weight_.tolist() == [1] * 24
     assert pickle.loads(pickle.dumps(own)).predict(X).tolist() == own.predict(X).tolist()
+
+
+@pytest.mark.parametrize(
+    ("switch", "field", "message"),
+    [
+        ("use_dropout", None, "module: the model has an argument 'use_dropout', .*: give it an argument train"),
+        ("deterministic", True, "module: Net.deterministic is True, which is evaluation, .*: give it an"),
+    ],
+)
+def test_a_module_that_would_stay_in_evaluation_mode_is_refused(switch, field, message, monkeypatch):
+    monkeypatch.setitem(TRAIN_SWITCHES, "use_dropout", True)
+    module = net_with(switch, field)
+    monkeypatch.undo()
+    with pytest.raises(cmw.UsageError, match=message):
+        check_module(module)
 
 
 def test_a_module_without_a_switch_needs_none():
@@ -294,3 +311,5 @@ def test_a_warning_says_where_float32_is_too_coarse():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_training_data(cmw.CMWNetClassifier(), "vectors", X + 1000, Y)
+        constant = np.where(np.arange(X.shape[1]) == 1, 0.1, X)  # its deviation is a rounding error
+        check_training_data(cmw.CMWNetClassifier(), "vectors", constant, Y)

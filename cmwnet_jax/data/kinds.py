@@ -95,5 +95,7 @@ def _loses_detail(column: np.ndarray) -> bool:
     """Whether neighbouring float32 numbers of the column's size are further apart than 1% of its deviation."""
     if column.dtype.kind not in "iuf" or column.dtype.itemsize < 4 or column.dtype == np.float32:
         return False
+    if column.min() == column.max():  # whose deviation is a rounding error
+        return False
     with np.errstate(all="ignore"):
         return bool(0 < column.std(dtype=np.float64) < 100 * np.spacing(np.float32(np.abs(column).max())))

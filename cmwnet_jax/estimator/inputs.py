@@ -12,6 +12,7 @@ from cmwnet_jax.data import kinds
 from cmwnet_jax.errors import UsageError, first_line, unknown_name
 from cmwnet_jax.train.in_memory import Trained
 
+_EXACT_IN_FLOAT32 = (np.float32, np.float16, np.uint8, np.int8, np.uint16, np.int16)
 _CHECKS = {kinds.IMAGES: kinds.check_images, kinds.TOKENS: kinds.check_tokens}
 
 
@@ -33,7 +34,7 @@ def check_training_data(estimator: BaseEstimator, kind: str, X: Any, y: Any) -> 
     if not isinstance(kind, str) or kind not in kinds.DTYPES:
         raise unknown_name("kind", kind, kinds.DTYPES)
     if kind == kinds.VECTORS:
-        X, y = validate_data(estimator, X, y, dtype=(np.float64, np.float32))
+        X, y = validate_data(estimator, X, y, dtype=(np.float64, *_EXACT_IN_FLOAT32))
         names = getattr(estimator, "feature_names_in_", range(X.shape[1]))
         for note in kinds.rounding_notes((str(name), column) for name, column in zip(names, X.T, strict=True)):
             warnings.warn(note, stacklevel=4)

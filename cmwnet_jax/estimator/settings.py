@@ -10,7 +10,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 from sklearn.utils import check_random_state
 
-from cmwnet_jax.core.objectives import TRAIN_SWITCHES
+from cmwnet_jax.core.objectives import TRAIN_SWITCHES, train_mode
 from cmwnet_jax.data import kinds
 from cmwnet_jax.data.in_memory import NAME
 from cmwnet_jax.errors import UsageError, unknown_name
@@ -145,7 +145,8 @@ def check_module(module: Any) -> nn.Module:
         module: a Linen module, inputs [n, ...] -> logits [n, C], with any of `TRAIN_SWITCHES` or none.
 
     Raises:
-        UsageError: it is something else, or has fields that cannot be hashed.
+        UsageError: it is something else, has fields that cannot be hashed, or a field or argument that may keep
+            it in evaluation mode.
     """
     if not isinstance(module, nn.Module):
         raise UsageError(
@@ -159,6 +160,10 @@ def check_module(module: Any) -> nn.Module:
             f"module is a {type(module).__name__} whose fields cannot be hashed, expected values such as keys "
             f"of a dictionary: use tuples instead of lists"
         ) from error
+    try:
+        train_mode(module.apply)  # which cannot see through the wrapper below
+    except UsageError as error:
+        raise UsageError(f"module: {str(error).partition(': ')[0]}: give it an argument train") from error
     takes = inspect.signature(type(module).__call__).parameters
     return (
         module

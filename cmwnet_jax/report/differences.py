@@ -73,7 +73,7 @@ def first_difference(
     fields, others = flat(one), flat(other)
     for name in sorted(fields.keys() & others.keys() - _OF_THE_MACHINE - {*ignored}):
         values = fields[name], others[name]
-        compared = map(bool, values) if name in _FILES else values
-        if not name.startswith(_GROUPS) and len({repr(value) for value in compared}) > 1:
+        own, other = map(bool, values) if name in _FILES else values
+        if not name.startswith(_GROUPS) and own != other:
             return name, *values
     return None
