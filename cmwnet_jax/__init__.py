@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what the tables below name, for editors and type checkers
     from cmwnet_jax.core.weight_net import WeightNet as WeightNet
     from cmwnet_jax.core.weight_net import weighting_functions as weighting_functions
     from cmwnet_jax.errors import Preempted as Preempted
+    from cmwnet_jax.errors import TrainingDiverged as TrainingDiverged
     from cmwnet_jax.errors import UsageError as UsageError
     from cmwnet_jax.estimator import CMWNetClassifier as CMWNetClassifier
     from cmwnet_jax.transfer import SavedWeightNet as SavedWeightNet
@@ -51,6 +52,7 @@ _MODULE_OF = {
     "Objective": "core.types",
     "Preempted": "errors",
     "SavedWeightNet": "transfer",
+    "TrainingDiverged": "errors",
     "UsageError": "errors",
     "WeightNet": "core.weight_net",
     "classification_meta_loss": "core.objectives",

@@ -67,8 +67,9 @@ def test_the_page_on_composing():
     np.testing.assert_allclose(namespace["weights"], namespace["metrics"]["weights"], rtol=0.2)
     assert int(namespace["history"].count.sum()) == 2 * 6 * 100
     assert len(namespace["meta_rows"]) <= 100
-    (low, high), means = namespace["saved"].loss_range, namespace["history"].mean
-    assert 0 < low < np.nanmin(means) and np.nanmax(means) < high
+    (low, high), losses = namespace["saved"].loss_range, namespace["metrics"]["losses"]
+    assert 0 < low <= losses.min() and losses.max() <= high
+    assert namespace["sl_metrics"]["weights"].shape == (200,)
 
 
 def test_the_page_on_audits(with_a_run, capsys):

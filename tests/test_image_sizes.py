@@ -37,8 +37,8 @@ def mixed(tmp_path, split: str, size: tuple[int, int]) -> dict:
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"data__path": "auto"}, "differ in size, .*use the streaming path"),
-        ({"data__path": "device"}, "differ in size, .*use the streaming path"),
+        ({"data__path": "auto"}, "differ in size, .*set data.crop_pixels to"),
+        ({"data__path": "device"}, "differ in size, .*set data.crop_pixels to"),
         (
             {"data__path": "stream"},
             "data.crop_pixels is 0, but the images of image_folder differ in size, e.g. ",

@@ -82,13 +82,13 @@ class TestOpen:
         source = sources.open("image_folder", str(tmp_path / "data"), str(folder))
         assert source.train[4]["image"].shape == (5, 9, 3)
         with pytest.raises(
-            UsageError, match=r"differ in size, .*\(8, 6, 3\) and \(5, 9, 3\).*use the streaming path"
+            UsageError, match=r"differ in size, .*\(8, 6, 3\) and \(5, 9, 3\).*set data.crop_pixels to"
         ):
             sources.load("image_folder", str(tmp_path / "data"))
 
     def test_what_memory_cannot_hold_does_not_load(self, tmp_path, monkeypatch):
         monkeypatch.setattr(sources, "_MEMORY_LIMIT", 1000)
-        with pytest.raises(UsageError, match=r"1257 examples of \(8, 8, 1\).*use the streaming path"):
+        with pytest.raises(UsageError, match=r"1257 examples of \(8, 8, 1\).*set data.path=stream"):
             sources.load("digits", str(tmp_path))
 
 

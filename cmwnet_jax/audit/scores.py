@@ -17,6 +17,9 @@ def mean_loss(table: Columns) -> np.ndarray:
 
     Args:
         table: `loss` [N] float.
+
+    Returns:
+        [N] float; higher is more suspicious.
     """
     return _filled(table["loss"])
 
@@ -26,6 +29,9 @@ def last_loss(table: Columns) -> np.ndarray:
 
     Args:
         table: `last_loss` [N] float.
+
+    Returns:
+        [N] float; higher is more suspicious.
     """
     return _filled(table["last_loss"])
 
@@ -35,6 +41,9 @@ def averaged_margin(table: Columns) -> np.ndarray:
 
     Args:
         table: `margin` [N] float.
+
+    Returns:
+        [N] float; higher is more suspicious.
     """
     return _filled(-table["margin"])
 
@@ -44,6 +53,9 @@ def label_probability(table: Columns) -> np.ndarray:
 
     Args:
         table: `given_probability` [N] float.
+
+    Returns:
+        [N] float; higher is more suspicious.
     """
     return 1 - table["given_probability"]
 
@@ -55,6 +67,9 @@ def weight_rank(table: Columns) -> np.ndarray:
 
     Args:
         table: `weight` [N] float and `meta_class` [N] int.
+
+    Returns:
+        [N] float; higher is more suspicious.
     """
     score = np.empty(len(table["weight"]))
     for meta_class in np.unique(table["meta_class"]):
@@ -70,6 +85,9 @@ def combined(table: Columns) -> np.ndarray:
 
     Args:
         table: as for `mean_loss`, `label_probability` and `weight_rank`.
+
+    Returns:
+        [N] float; higher is more suspicious.
     """
     ranks = [fractional_ranks(mean_loss(table)), fractional_ranks(label_probability(table))]
     return np.mean([*ranks, *([weight_rank(table)] if "weight" in table else [])], axis=0)

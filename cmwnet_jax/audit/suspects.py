@@ -52,7 +52,7 @@ def find_suspects(
 
     Example:
         >>> import cmwnet_jax as cmw
-        >>> table = cmw.find_suspects("runs/digits", top=20)  # doctest: +SKIP
+        >>> table = cmw.find_suspects("runs/digits/cmwnet", top=20)  # doctest: +SKIP
         >>> table["id"][:3], table["suggested"][:3]  # doctest: +SKIP
     """
     return list_suspects(read_examples(run), top, score)

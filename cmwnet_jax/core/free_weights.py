@@ -32,7 +32,7 @@ def free_weight_fn(axis_name: str | None = None) -> WeightFn:
     `reweighting_optimizer` clips instead.
 
     Args:
-        axis_name: the pmap axis, if any; each device takes its own part of the parameters.
+        axis_name: as the step's; each device takes its own part of the parameters.
 
     Returns:
         (weight_params [n over all devices], losses [n], meta_class [n]) -> weights [n].

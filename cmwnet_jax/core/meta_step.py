@@ -194,7 +194,13 @@ def make_weighted_step(
         weight_fn: as in `make_meta_step`; None for weights of 1 (ERM).
 
     Returns:
-        A pure function, not jitted: (state, batch) -> (new state, metrics).
+        A pure function, not jitted: (state, batch) -> (new state, metrics). The state may be that of a meta
+        step, e.g. for a warm-up.
+
+    Raises:
+        UsageError: `normalize` is unknown; on the first call, if the batch is empty, the objective's or the
+            weights' shapes are wrong, the state has no parameters for `weight_fn`, or the weight net has
+            another K than the objective.
     """
     normalized = normalization(normalize, axis_name)
 

@@ -31,6 +31,9 @@ class Mixture:
         Args:
             values: [n, ...] float.
 
+        Returns:
+            [n, ...] of the same dtype.
+
         Raises:
             UsageError: the values are not floats, so that the result would be truncated.
         """
@@ -53,6 +56,9 @@ def draw_mixture(rng: jax.Array, n: int, *, alpha: float = 1.0, keep_larger: boo
         alpha: positive; 1 for meta batches (Sec. 4.2).
         keep_larger: use max(lambda, 1 - lambda), so that the example itself has at least half of the weight.
             The authors' code does so in the runs of Sec. 4.2 only.
+
+    Returns:
+        A `Mixture`: `share` scalar float, `partner` [n] int32.
 
     Raises:
         UsageError: alpha is not positive.
@@ -126,6 +132,9 @@ def mixed(function: Callable, **options) -> Callable:
     Args:
         function: (params, model_state, batch, rng) -> anything.
         **options: arguments of `mix`.
+
+    Returns:
+        A function of the same signature.
     """
 
     @functools.wraps(function)

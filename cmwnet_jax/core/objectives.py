@@ -204,6 +204,12 @@ def classification_meta_loss(
         apply_fn: as in `classification_objective`.
         loss: (logits [m, C], labels [m] or [m, C]) -> [m].
         train_kwargs, inputs, label: as in `classification_objective`.
+
+    Returns:
+        A `meta_loss` for `make_meta_step`: (params, model_state, meta_batch, rng) -> scalar float.
+
+    Raises:
+        UsageError: as `classification_objective`, except for what is said of `meta_classes`.
     """
     forward = train_mode(apply_fn, train_kwargs)
 

@@ -198,11 +198,14 @@ def counting(step: StepFn, axis_name: str | None = None) -> StepFn:
 
     Args:
         step: (state, batch, ...) -> (state, metrics), whose `aux` is pseudo-labels [n] int32.
-        axis_name: the pmap axis, if any.
+        axis_name: as the step's.
 
     Returns:
         A step of the same signature; `state.memory` must be a `ClassSizes`. The metrics have the pseudo-labels
         as `labels` and no `aux`.
+
+    Raises:
+        UsageError: on the first call, if `state.memory` is no `ClassSizes`.
     """
     step = reporting_labels(step)
 

@@ -52,6 +52,9 @@ def averaging(step: StepFn, momentum: float | optax.Schedule) -> StepFn:
 
     Returns:
         A step of the same signature; `state.teacher` must be a `Teacher`, which starts as the classifier (Q12).
+
+    Raises:
+        UsageError: the momentum is out of range; on the first call, if `state.teacher` is no `Teacher`.
     """
     if not callable(momentum) and not 0 <= momentum <= 1:
         raise UsageError(f"averaging: momentum is {momentum!r}, expected a number in [0, 1], or a schedule")
@@ -78,7 +81,10 @@ def teaching(
     Args:
         step: (state, batch, ...) -> (state, metrics).
         predict: (teacher, batch, key) -> logits [n, C]; each device has its own key.
-        axis_name: the pmap axis, if any.
+        axis_name: as the step's.
+
+    Returns:
+        A step of the same signature, for batches that are dictionaries.
     """
 
     def run(state: MetaState, batch: PyTree, *meta_batch: PyTree) -> tuple[MetaState, Metrics]:

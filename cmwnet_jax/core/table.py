@@ -41,7 +41,7 @@ class Table:
 
         Args:
             rows: [n] int32.
-            axis_name: the axis of `pmap` or `shard_map` that the table is sharded over; None if it is whole.
+            axis_name: the pmap axis that the table is sharded over; None if it is whole.
 
         Returns:
             [n, ...] of the table's dtype; NaN for a row outside of [0, N).
@@ -112,7 +112,7 @@ def remembering(step: StepFn, axis_name: str | None = None) -> StepFn:
 
     Args:
         step: (state, batch, ...) -> (state, metrics).
-        axis_name: the axis of `pmap` or `shard_map`, if any.
+        axis_name: the pmap axis that the table is sharded over; None if it is whole.
 
     Returns:
         A step of the same signature. `state.memory` must be a `Table`, and the batch a dictionary with `row`

@@ -31,7 +31,8 @@ PyTree = Any
 class Objective(NamedTuple):
     """A training objective that is affine in the sample weights (Eq. 6, 14).
 
-    `total(params, weights) = base(params) + sum_i weights_i * terms_i(params)`
+    `total(params, weights) = base(params) + sum_i weights_i * terms_i(params)`, where the step has divided the
+    weights as its `normalize` says.
 
     Attributes:
         terms: [n] float, multiplied by the weights. CMW-Net: the per-example losses.
@@ -124,7 +125,7 @@ class MetaState:
         teacher starts as the classifier and some optimisers keep the parameters. NumPy arrays stay on the host.
 
         Args:
-            params: the classifier's parameters, a pytree of float arrays.
+            params: the classifier's parameters, a pytree of arrays of any float dtype.
             optimizer: the classifier's optax optimiser, the same as in the step.
             rng: a random key, `jax.random.key(seed)`.
             model_state: initial running statistics; None if there are none.
@@ -133,6 +134,9 @@ class MetaState:
             teacher: `soft_labels.Teacher(params, model_state)`, for steps with `averaging`.
             memory: a `table.Table`, for steps with `remembering`, or a `semi_supervised.ClassSizes`, for
                 steps with `counting`.
+
+        Returns:
+            A MetaState with step 0.
         """
         state = cls(
             step=jnp.zeros((), jnp.int32),

@@ -262,7 +262,7 @@ def read_split(source: Source, split: str) -> Split:
     if len(records) * first["image"].nbytes > _MEMORY_LIMIT:
         raise UsageError(
             f"data.name is {source.name!r}, whose {split} split is {len(records)} examples of {shape}, more "
-            f"than {_MEMORY_LIMIT >> 30} GiB: use the streaming path"
+            f"than {_MEMORY_LIMIT >> 30} GiB: set data.path=stream"
         )
     pixels = np.empty((len(records), *shape), first["image"].dtype)
     others = []
@@ -289,8 +289,8 @@ def read_split(source: Source, split: str) -> Split:
 
 def _uneven(name: str, first: tuple, other: tuple) -> str:
     return (
-        f"data.name is {name!r}, whose images differ in size, e.g. {first} and {other}, expected one size for "
-        "a set in memory: use the streaming path"
+        f"data.name is {name!r}, whose images differ in size, e.g. {first} and {other}, expected one size on "
+        "the devices: set data.crop_pixels to the size that the network should see, and data.path to 'auto'"
     )
 
 

@@ -20,6 +20,9 @@ def load_weight_net(path: str | os.PathLike) -> SavedWeightNet:
             checkpoint is read), or a file written by `python -m cmwnet_jax.transfer export`; or `zoo:NAME`, one
             of the weight nets that come with the package (NAME alone, if there is no such path).
 
+    Returns:
+        A `SavedWeightNet`, whose arrays are NumPy's.
+
     Raises:
         UsageError: there is no weight net, it is damaged, or its format is unknown.
 
