@@ -280,3 +280,15 @@ def sync(file: BinaryIO) -> None:
     """Waits until everything written to an open file is on the disk."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def hashes_differ(before: str | None, now: str) -> bool:
+    """Whether two hashes that were made in the same way differ.
+
+    Args:
+        before: `HASH`, or `VERSION-HASH` with the version of the way that it was made; empty or None if it is
+            not known.
+        now: the other one.
+    """
+    one, other = (hash.rpartition("-") for hash in (before or now, now))
+    return one != other and one[0] == other[0]

@@ -106,7 +106,7 @@ def make_run(folder, seed=0, names=None, probabilities=True, **changes):
     (folder / "metrics.jsonl").write_text("\n".join(lines))
     (folder / "result.json").write_text('{"test_accuracy_percent_last10": 50}')
     facts = {"dataset": "digits", "dataset_checksum": "a", "name": "symmetric_20", "truth_known": True}
-    (folder / "bias.json").write_text(json.dumps({**facts, "seed": seed}))
+    (folder / "bias.json").write_text(json.dumps({**facts, "seed": seed, "files": {"data.name": "0-a"}}))
     if names is not None:
         (folder / "names.json").write_text(json.dumps(names))
     if probabilities:
@@ -481,6 +481,7 @@ OTHERS = {
     "classes": ({"predictions__class_names": NAMES[::-1]}, {}, "has other given labels"),
     "data": ({}, {"bias.json": ("dataset", "mnist")}, "has another data set .mnist. than"),
     "contents": ({}, {"bias.json": ("dataset_checksum", "b")}, "has another version of the data set"),
+    "files": ({}, {"bias.json": ("files", {"data.name": "0-b"})}, "was trained on other files of the data set"),
     "method": ({}, {"config.json": ("method", "erm")}, "is of erm and .* of cmwnet, expected one method"),
     "meta-classes": ({"weights__meta_class": GIVEN * 0}, {}, "expected one method with the same meta-classes"),
 }

@@ -155,8 +155,16 @@ def test_any_linen_module_is_trained():
 @pytest.mark.parametrize(
     ("switch", "field", "message"),
     [
-        ("use_dropout", None, "module: the model has an argument 'use_dropout', .*: give it an argument train"),
-        ("deterministic", True, "module: Net.deterministic is True, which is evaluation, .*: give it an"),
+        (
+            "use_dropout",
+            None,
+            "module: the model has an argument 'use_dropout', .*: give its __call__ an argument train",
+        ),
+        (
+            "deterministic",
+            True,
+            "module: Net.deterministic is True, which is evaluation, .*: give its __call__ an",
+        ),
     ],
 )
 def test_a_module_that_would_stay_in_evaluation_mode_is_refused(switch, field, message, monkeypatch):

@@ -195,14 +195,15 @@ def test_classes_are_clustered_before_each_epoch_without_a_warning():
 def test_heads_that_cannot_have_learned_are_said_when_the_run_is_built(tmp_path):
     usual = {"method": "fixmatch_cmwnet", "data__bias": "labels_40", "fixmatch__rand_ops": 0}
     net = cmw.WeightNet(12).init(jax.random.key(0), np.ones(1), np.zeros(1, int))
-    about = {"has_class": [k < 10 for k in range(12)]}
+    about = {"has_class": [k < 8 for k in range(12)]}
     cmw.save_weight_net(tmp_path / "net", net, centers=range(12), loss_range=(0, 1), provenance=about)
     frozen = {"weight_net__init": str(tmp_path / "net"), "weight_net__frozen": True}
     with pytest.warns(UserWarning) as caught:
-        built(**usual, **frozen, weight_net__num_meta_classes=12)
+        _, recipe = built(**usual, **frozen, weight_net__num_meta_classes=12)
+    assert recipe.method.weight_net.save(recipe.state, (0.0, 1.0), 1).has_class.tolist() == about["has_class"]
     said = [str(warning.message) for warning in caught]
     assert any("num_meta_classes is 12, more than the 10 classes" in text for text in said)
-    assert any("heads for meta-classes 10, 11 had no class where it was learned" in text for text in said)
+    assert any("heads for meta-classes 8, 9 had no class where it was learned" in text for text in said)
 
 
 def test_without_a_threshold_all_count():

@@ -267,6 +267,11 @@ def test_mistakes(change, message):
         soft_label_objective(apply, meta_classes(), **({"momentum": 0.9} | change))
 
 
+def test_a_table_of_integers_is_refused():
+    with pytest.raises(cmw.UsageError, match="values are int32, expected .* floats: convert them"):
+        Table.full(jnp.zeros((3, 2), jnp.int32))
+
+
 def test_a_state_without_a_table_says_so():
     step, state = make(soft_label_objective(apply, meta_classes(), momentum=0.9))
     with pytest.raises(cmw.UsageError, match="state.memory is no Table"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cmwnet_jax.errors import UsageError, first_line
-from cmwnet_jax.files import local_path, read_json
+from cmwnet_jax.files import hashes_differ, local_path, read_json
 from cmwnet_jax.runs import stored
 from cmwnet_jax.runs.arrays import has_arrays, read_arrays
 
@@ -185,6 +185,7 @@ def _facts(path: Path) -> dict:
     try:
         fields = read_json(file)
         facts = {name: fields[name] for name in ("dataset", "dataset_checksum", "name", "seed", "truth_known")}
+        facts["files"] = fields.get("files", {}).get("data.name", "")
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{file} cannot be used ({first_line(error)}): bring back a copy") from error
     if "candidates" in read_arrays(path, "bias"):
@@ -203,6 +204,11 @@ def _check_alike(first_path: Path, first: _Run, path: Path, run: _Run) -> None:
                 f"{path} has another {what} ({run.facts['dataset']}) than {first_path} "
                 f"({first.facts['dataset']}), expected runs on the same data: audit them apart"
             )
+    if hashes_differ(first.facts["files"], run.facts["files"]):
+        raise UsageError(
+            f"{path} was trained on other files of the data set {run.facts['dataset']} than {first_path}, "
+            f"expected runs on the same data: audit them apart"
+        )
     same = all(np.array_equal(run.weights[name], first.weights[name]) for name in ("ids", "given"))
     if not same or not np.array_equal(run.class_names, first.class_names):
         raise UsageError(

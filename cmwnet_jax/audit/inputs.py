@@ -7,11 +7,10 @@ import numpy as np
 
 from cmwnet_jax.audit.examples import Examples
 from cmwnet_jax.data import sources
-from cmwnet_jax.data.bias_record import hashes_differ
 from cmwnet_jax.data.example_names import rows_of
 from cmwnet_jax.data.prepare import options_of
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.files import read_json
+from cmwnet_jax.files import hashes_differ, read_json
 from cmwnet_jax.runs import stored
 from cmwnet_jax.runs.arrays import read_arrays
 

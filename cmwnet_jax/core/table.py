@@ -33,7 +33,12 @@ class Table:
 
         Args:
             values: [N, ...] float.
+
+        Raises:
+            UsageError: they are no floats.
         """
+        if not jnp.issubdtype(values.dtype, jnp.floating):
+            raise UsageError(f"values are {values.dtype}, expected [N, ...] floats: convert them")
         return cls(values, len(values))
 
     def read(self, rows: jax.Array, axis_name: str | None = None) -> jax.Array:

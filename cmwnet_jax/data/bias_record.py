@@ -15,7 +15,7 @@ from cmwnet_jax import array_files
 from cmwnet_jax.data.bias import BiasedLabels
 from cmwnet_jax.data.checksums import labels_checksum
 from cmwnet_jax.errors import UsageError, first_line
-from cmwnet_jax.files import read_json, replace_file
+from cmwnet_jax.files import hashes_differ, read_json, replace_file
 
 _FORMAT = 1
 _JSON, _NPZ = "bias.json", "bias.npz"
@@ -159,17 +159,6 @@ def check_unchanged(folder: str | os.PathLike, record: Record, true_labels: np.n
             f"workdir is {str(folder)!r}, whose run was trained on other data than its config gives now "
             f"({', '.join(changed)} differ): bring back the files as they were, or choose another folder"
         )
-
-
-def hashes_differ(before: str | None, now: str) -> bool:
-    """Whether two hashes that were made in the same way differ.
-
-    Args:
-        before: an entry of `Record.files`; None if there is none.
-        now: another one. The version of the way to hash files stands before a hyphen.
-    """
-    one, other = (hash.rpartition("-") for hash in (before or now, now))
-    return one != other and one[0] == other[0]
 
 
 def _equal(before: np.ndarray | None, now: np.ndarray | None) -> bool:

@@ -16,7 +16,7 @@ from cmwnet_jax.array_files import read_npy
 from cmwnet_jax.data import checksums, example_names, prepare
 from cmwnet_jax.data.builders import images as images
 from cmwnet_jax.data.builders.base import TEST_SPLITS
-from cmwnet_jax.data.builders.contents import KEY_VERSION_FACT
+from cmwnet_jax.data.builders.contents import KEY_VERSION, KEY_VERSION_FACT
 from cmwnet_jax.data.example_reader import ExampleReader as ExampleReader
 from cmwnet_jax.errors import UsageError
 from cmwnet_jax.files import replace_file
@@ -152,7 +152,7 @@ def open(
         splits={split: ExampleReader(builder, split, decode) for split in split_names},
         test_split=test_split,
         folder=str(builder.data_dir),
-        files=_files(name, builder),
+        files=_files(name, builder, raw_dir),
         has_given_labels="given_label" in builder.info.features,
         vocabulary=facts.get("vocabulary", 0),
         words=tuple(facts.get("words", ())),
@@ -165,11 +165,13 @@ def open(
     return source
 
 
-def _files(name: str, builder) -> str:
+def _files(name: str, builder, raw_dir: str) -> str:
     """`Source.files`; empty if the builder's configuration is no hash of the user's files."""
     if name not in prepare.BUILDERS or builder.builder_config is None:
         return ""
-    return f"{(builder.info.metadata or {}).get(KEY_VERSION_FACT, 1)}-{builder.builder_config.name}"
+    # Without its files, nobody knows how the key of a set of an older version was made.
+    version = (builder.info.metadata or {}).get(KEY_VERSION_FACT, KEY_VERSION if raw_dir else 1)
+    return f"{version}-{builder.builder_config.name}"
 
 
 def load(name: str, data_dir: str = "", raw_dir: str = "") -> Dataset:

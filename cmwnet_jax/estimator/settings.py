@@ -145,8 +145,8 @@ def check_module(module: Any) -> nn.Module:
         module: a Linen module, inputs [n, ...] -> logits [n, C], with any of `TRAIN_SWITCHES` or none.
 
     Raises:
-        UsageError: it is something else, has fields that cannot be hashed, or a field or argument that may keep
-            it in evaluation mode.
+        UsageError: it is something else, has fields that cannot be hashed, or none of these switches, but a
+            field or argument that may keep it in evaluation mode.
     """
     if not isinstance(module, nn.Module):
         raise UsageError(
@@ -160,16 +160,16 @@ def check_module(module: Any) -> nn.Module:
             f"module is a {type(module).__name__} whose fields cannot be hashed, expected values such as keys "
             f"of a dictionary: use tuples instead of lists"
         ) from error
-    try:
-        train_mode(module.apply)  # which cannot see through the wrapper below
-    except UsageError as error:
-        raise UsageError(f"module: {str(error).partition(': ')[0]}: give it an argument train") from error
     takes = inspect.signature(type(module).__call__).parameters
-    return (
-        module
-        if "train" in takes
-        else _WithTrain(module, tuple(name for name in TRAIN_SWITCHES if name in takes))
-    )
+    switches = tuple(name for name in TRAIN_SWITCHES if name in takes)
+    if not switches:
+        try:
+            train_mode(module.apply)  # which cannot see through the wrapper below
+        except UsageError as error:
+            raise UsageError(
+                f"module: {str(error).partition(': ')[0]}: give its __call__ an argument train instead"
+            ) from error
+    return module if "train" in switches else _WithTrain(module, switches)
 
 
 class _WithTrain(nn.Module):

@@ -133,8 +133,12 @@ def with_weight_net(
     config, net = parts.config, weight_net(parts)
     learned = learned_elsewhere(config, parts.meta_classes.num_meta_classes)
     learns, again = not config.weight_net.frozen, fields.get("refitted")
+    # Meta-classes that are clustered anew are never more than there are classes.
+    is_used = (
+        parts.meta_classes.is_used if again is None else np.arange(net.num_meta_classes) < parts.num_classes
+    )
     if learned is not None and not learns:
-        _warn_of_heads_without_class(learned, parts.meta_classes.is_used | (again is not None))
+        _warn_of_heads_without_class(learned, is_used)
 
     def start(make_variables, model_rng, weight_rng):
         if learned is None:
@@ -161,7 +165,13 @@ def with_weight_net(
     role = WeightNetRole(
         functions=lambda params, losses: weighting_functions(net.apply, params, losses, net.num_meta_classes),
         save=lambda state, *seen: _saved(
-            parts, {"normalize": normalize, **clustered}, learned, state.weight_params, refitted(state), *seen
+            parts,
+            {"normalize": normalize, **clustered},
+            learned,
+            is_used,
+            state.weight_params,
+            refitted(state),
+            *seen,
         ),
         known_range=None if learned is None else learned.loss_range,
         learns=learns,
@@ -311,6 +321,7 @@ def _saved(
     parts: Parts,
     about: Mapping[str, str],
     before: SavedWeightNet | None,
+    is_used: np.ndarray,
     weight_params,
     meta_classes: MetaClasses,
     loss_range: tuple[float, float],
@@ -319,10 +330,10 @@ def _saved(
     """The weight net as a checkpoint stores it; its loss range includes that of the net it started from."""
     config, data = parts.config, parts.data
     low, high = loss_range
-    has_class = meta_classes.is_used | ("meta_classes" in about)  # clustered anew: of earlier epochs, too
+    has_class = is_used
     if before is not None:
         low, high = min(low, before.loss_range[0]), max(high, before.loss_range[1])
-        has_class = before.has_class | (has_class & (not config.weight_net.frozen))
+        has_class = before.has_class | (is_used & (not config.weight_net.frozen))
     provenance = {
         "dataset": config.data.known_as or config.data.name,
         "bias": data.record.name,

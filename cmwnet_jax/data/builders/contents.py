@@ -26,7 +26,7 @@ KEY_VERSION = 2
 """Of the way in which `Contents.key` is made; another one makes other keys of the same files."""
 
 KEY_VERSION_FACT = "key_version"
-"""Its name among the facts that are stored with a set; sets of before version 2 have none."""
+"""Its name among the facts that are stored with a set; sets of older versions of the package have none."""
 
 _HASHED_BYTES = 256 << 20  # of images in all, up to which an edited one is told by more than its size
 
