@@ -10,7 +10,7 @@ VARIANT: erm, or METHOD-SIZE-RANK-MIXUP, e.g. cmwnet-10-now-mixed: at most SIZE 
 by RANK (now or history, see meta_set.rank_by), with meta batches that are mixed or plain. With -pseudo at the
 end, their labels are the classifier's predictions instead of the given ones (Q20).
 Options by name: epochs=30, raw_dir=PATH, posterior=PATH.
-Paper: no such cell. Sec. 4.2 has 10 per class, ranked now, mixed. Ours: not measured.
+Paper: no such cell. Sec. 4.2 has 10 per class, ranked now, mixed. Ours: docs/results.md.
 """
 
 from ml_collections import ConfigDict
