@@ -19,6 +19,8 @@ import jax
 import pytest
 
 from cmwnet_jax.data import sources
+from cmwnet_jax.runs.arrays import read_arrays
+from cmwnet_jax.runs.run_folder import RunFolder
 from cmwnet_jax.train import watch
 
 # One thread compiles a program: the other core has a worker of its own.
@@ -68,6 +70,21 @@ def data_dir(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "read_split", read_once)
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runs_can_be_read():
+    """Reads the arrays of each run that a test finishes, as reports, audits and longer runs do."""
+    write_result = RunFolder.write_result
+
+    def write_and_read(folder, result):
+        write_result(folder, result)
+        for file in folder.path.glob("*.npz"):
+            read_arrays(folder.path, file.stem)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "write_result", write_and_read)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
