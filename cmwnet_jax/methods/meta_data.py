@@ -45,8 +45,8 @@ FIELDS = {
     ),
     "meta_set.pseudo_labels": Field(
         False,
-        "Whether the meta loss uses the classifier's predicted classes instead of the given labels (Q20). Under "
-        "asymmetric noise, these are wrong in the classes that have lost their labels.",
+        "Whether the meta loss uses the classifier's predicted classes instead of the given labels (Q20). "
+        "Under asymmetric noise, these are wrong in the classes that have lost their labels.",
     ),
     "meta_set.mixup": Field(
         True,
