@@ -38,6 +38,7 @@ class Examples:
         runs: the runs' folders.
         from_pseudo_labels: whether the probabilities are those of pseudo-labels, not of the final classifier.
         config: config.json of the first run.
+        files: the hash of the data set's files that the first run was trained on; empty if that is not known.
         confusion: [C, C] int, test labels by row and predictions by column, of all runs; None if that is not
             known.
         teacher_share: the share of the test labels that the teacher predicts, which makes the pseudo-labels, on
@@ -49,6 +50,7 @@ class Examples:
     runs: tuple[Path, ...]
     from_pseudo_labels: bool
     config: Mapping
+    files: str = ""
     confusion: np.ndarray | None = None
     teacher_share: float | None = None
 
@@ -80,7 +82,7 @@ def read_examples(runs: str | os.PathLike | Sequence[str | os.PathLike]) -> Exam
     known = [run.confusion for run in read if run.confusion is not None]
     shares = [run.teacher_share for run in read if run.teacher_share is not None]
     tested = (np.sum(known, axis=0) if known else None, float(np.mean(shares)) if shares else None)
-    return Examples(table, names, tuple(paths), first.from_pseudo_labels, config, *tested)
+    return Examples(table, names, tuple(paths), first.from_pseudo_labels, config, first.facts["files"], *tested)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

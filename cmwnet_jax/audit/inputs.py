@@ -10,8 +10,7 @@ from cmwnet_jax.data import sources
 from cmwnet_jax.data.example_names import rows_of
 from cmwnet_jax.data.prepare import options_of
 from cmwnet_jax.errors import UsageError
-from cmwnet_jax.files import hashes_differ, read_json
-from cmwnet_jax.runs import stored
+from cmwnet_jax.files import hashes_differ
 from cmwnet_jax.runs.arrays import read_arrays
 
 _NUMBERS = 24  # shown of a vector, or of tokens whose words are not known
@@ -43,8 +42,7 @@ def read_inputs(examples: Examples, rows: Sequence[int]) -> Inputs:
     fields = examples.config["data"]
     options = options_of(fields)
     source = sources.open(fields["name"], fields.get("dir", ""), fields.get("raw_dir", ""), options=options)
-    trained_on = read_json(examples.runs[0] / stored.BIAS[0]).get("files", {})
-    if hashes_differ(trained_on.get("data.name"), source.files):
+    if hashes_differ(examples.files, source.files):
         raise UsageError(
             f"the files of the data set {source.name} are not those that the run was trained on: bring them "
             f"back"
