@@ -1,7 +1,6 @@
 """Shared by MW-Net, CMW-Net and CMW-Net-SL: a weight net, learned or frozen (Algorithms 1 and 2)."""
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +9,13 @@ import optax
 from ml_collections import ConfigDict
 
 from cmwnet_jax.core.low_memory import make_low_memory_step
-from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.core.meta_step import make_meta_step
 from cmwnet_jax.core.step_parts import NORMALIZATIONS
 from cmwnet_jax.core.switched import every
 from cmwnet_jax.core.types import ObjectiveFn, StepFn
 from cmwnet_jax.core.weight_net import WeightNet, weighting_functions
-from cmwnet_jax.errors import UsageError, naming_field
-from cmwnet_jax.methods import meta_data, steps
+from cmwnet_jax.errors import UsageError
+from cmwnet_jax.methods import meta_data, saved_nets, steps
 from cmwnet_jax.methods.base import Method, Parts, Phase, WeightNetRole, one_classifier
 from cmwnet_jax.methods.fields import (
     INT32,
@@ -31,8 +29,6 @@ from cmwnet_jax.methods.fields import (
     one_of,
 )
 from cmwnet_jax.methods.plain import weighted_step
-from cmwnet_jax.transfer import SavedWeightNet, load_weight_net
-from cmwnet_jax.transfer.array_facts import to_host
 from cmwnet_jax.transfer.portable import encoded
 
 FIELDS = {
@@ -131,14 +127,14 @@ def with_weight_net(
         UsageError: the config's weight net cannot be used here.
     """
     config, net = parts.config, weight_net(parts)
-    learned = learned_elsewhere(config, parts.meta_classes.num_meta_classes)
+    learned = saved_nets.learned_elsewhere(config, parts.meta_classes.num_meta_classes)
     learns, again = not config.weight_net.frozen, fields.get("refitted")
     # Meta-classes that are clustered anew are never more than there are classes.
     is_used = (
         parts.meta_classes.is_used if again is None else np.arange(net.num_meta_classes) < parts.num_classes
     )
     if learned is not None and not learns:
-        _warn_of_heads_without_class(learned, is_used)
+        saved_nets.warn_of_heads_without_class(learned, is_used)
 
     def start(make_variables, model_rng, weight_rng):
         if learned is None:
@@ -164,7 +160,7 @@ def with_weight_net(
     clustered = {} if again is None else {"meta_classes": "clustered anew before each epoch"}
     role = WeightNetRole(
         functions=lambda params, losses: weighting_functions(net.apply, params, losses, net.num_meta_classes),
-        save=lambda state, *seen: _saved(
+        save=lambda state, *seen: saved_nets.as_saved(
             parts,
             {"normalize": normalize, **clustered},
             learned,
@@ -278,77 +274,3 @@ def _weight_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(
         optax.add_decayed_weights(config.weight_net.weight_decay), optax.adam(config.weight_net.learning_rate)
     )
-
-
-def learned_elsewhere(config: ConfigDict, num_meta_classes: int) -> SavedWeightNet | None:
-    """Loads the weight net to start from; None for a random one.
-
-    Args:
-        config: the run's config.
-        num_meta_classes: K, which the weight net must have.
-
-    Raises:
-        UsageError: it cannot be read, or has another K or number of hidden units.
-    """
-    fields = config.weight_net
-    if not fields.init:
-        return None
-    with naming_field("weight_net.init"):
-        saved = load_weight_net(fields.init)
-    wanted = {"num_meta_classes": num_meta_classes, "hidden": fields.hidden}
-    for name, value in wanted.items():
-        if getattr(saved, name) != value:
-            raise UsageError(
-                f"weight_net.init is {fields.init!r}, whose {name} is {getattr(saved, name)}, expected "
-                f"{value}, as {config.method} has here: set weight_net.{name}, or take another method "
-                f"or weight net"
-            )
-    return saved
-
-
-def _warn_of_heads_without_class(learned: SavedWeightNet, is_used: np.ndarray) -> None:
-    """Warns if meta-classes that are (or may be) used, [K] bool, had no class where the net was learned."""
-    unlearned = np.flatnonzero(is_used & ~learned.has_class)
-    if len(unlearned):
-        warnings.warn(
-            f"the frozen weight net's heads for meta-classes {', '.join(map(str, unlearned))} had no class "
-            f"where it was learned: weights of classes that use them were not learned",
-            stacklevel=2,
-        )
-
-
-def _saved(
-    parts: Parts,
-    about: Mapping[str, str],
-    before: SavedWeightNet | None,
-    is_used: np.ndarray,
-    weight_params,
-    meta_classes: MetaClasses,
-    loss_range: tuple[float, float],
-    epochs_done: int,
-) -> SavedWeightNet:
-    """The weight net as a checkpoint stores it; its loss range includes that of the net it started from."""
-    config, data = parts.config, parts.data
-    low, high = loss_range
-    has_class = is_used
-    if before is not None:
-        low, high = min(low, before.loss_range[0]), max(high, before.loss_range[1])
-        has_class = before.has_class | (is_used & (not config.weight_net.frozen))
-    provenance = {
-        "dataset": config.data.known_as or config.data.name,
-        "bias": data.record.name,
-        "num_examples": parts.num_examples,
-        "class_counts": data.biased.class_counts.tolist(),
-        "meta_class_of_class": meta_classes.of_class.tolist(),
-        "has_class": has_class.tolist(),
-        "method": config.method,
-        "class_feature": config.weight_net.class_feature,
-        "loss": config.loss.name,
-        "model": config.model.name,
-        **about,
-        "seed": config.seed,
-        "init": config.weight_net.init,
-        "epochs_done": epochs_done,
-        "versions": {"jax": jax.__version__},
-    }
-    return SavedWeightNet(to_host(weight_params), meta_classes.centers, (low, high), provenance)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from cmwnet_jax.data.doctor import Readers
 from cmwnet_jax.errors import naming_field
 from cmwnet_jax.methods import METHODS
-from cmwnet_jax.methods.weight_nets import learned_elsewhere
+from cmwnet_jax.methods.saved_nets import learned_elsewhere
 from cmwnet_jax.models.pretrained import check_has_layout, load_pretrained
 from cmwnet_jax.train.build import build_model
 from cmwnet_jax.train.start_from import finished_checkpoint
