@@ -14,7 +14,7 @@ q: the probability that a wrong class is a candidate: 0.1, 0.3, 0.5, 0.7; 0.03, 
 METHOD: proden (stage one); for stage two: retrain (plain training, to measure the effect of a second training
 alone), mwnet, cmwnet (as in the paper), cmwnet_sl, or any other method of cmwnet_jax.
 Options by name: epochs1=100, epochs2=120 (epochs of the two stages). For CIFAR, the published code takes the
-labels after 40 epochs of stage one (epochs1=40), E.1 after 100. Meta batches are mixed as in Sec. 4.2; the
+labels after 40 epochs of stage one (epochs1=40; Q43), E.1 after 100. Meta batches are mixed as in Sec. 4.2; the
 published code for this table does not mix them (--config.meta_set.mixup=False). Unlike in the other tables'
 configs, they are ranked by their mean loss (--config.meta_set.rank_by=now for the current one).
 Paper: Table 13, CMW-Net after PRODEN; e.g. Fashion-MNIST at q = 0.1: 89.51 with PRODEN, then 90.47.

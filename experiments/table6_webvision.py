@@ -15,7 +15,7 @@ recipe=paper (the default): 90 epochs in batches of 64, a meta step at each step
 recipe=published: 100 epochs in batches of 32, a meta step every 10 steps, the weight net's weight decay 1e-4,
 weighted losses divided by the batch size (Q3), pseudo-labels that start as the given labels, and a teacher in
 train mode (Q16).
-Both recipes: crops of 227 of 256 pixels, 5 epochs of plain cross-entropy first (Q9) and mixup's alpha, as
+Both recipes: crops of 227 of 256 pixels (Q71), 5 epochs of plain cross-entropy first (Q9) and mixup's alpha, as
 published; the paper gives none of them. The paper's DivideMix has no cell: the images that it plans for an
 epoch lie on every device, and here they would be 10 GB.
 Paper: paper_numbers.json, "table 6" and the three after it. Ours: not measured.

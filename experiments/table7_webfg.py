@@ -16,7 +16,7 @@ recipe=published: learning rates that rise for 5 epochs and then fall by a cosin
 meta data without mixup, weighted losses divided by the batch size (Q3), pseudo-labels that start as the given
 labels, and a teacher in train mode (Q16).
 Both recipes: 40 epochs of plain cross-entropy first in each stage (Q9), Adam, mixup's alpha and the teacher's
-momentum, as published; not given in the paper. Stage two starts from the last epoch (Q15). Left out of
+momentum, as published; not given in the paper (Q70). Stage two starts from the last epoch (Q15). Left out of
 the published code: Adam's first momentum, which falls to .1 after 40 epochs; batches of 60 in stage one of
 mwnet and cmwnet; and clean meta data for aircraft.
 Paper: paper_numbers.json, "table 7". Ours: not measured.

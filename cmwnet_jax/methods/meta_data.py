@@ -39,7 +39,7 @@ FIELDS = {
         "history",
         "lowest_loss only: losses by which examples are ranked: now (the classifier's, from a pass over the "
         "training set at each epoch) or history (each example's mean loss in the steps so far, warm-up "
-        "included; a pass only in epochs in which too few examples of a class have been visited).",
+        "included; a pass only in epochs in which too few examples of a class have been visited). Q72.",
         one_of(RANKINGS),
         older="now",
     ),
