@@ -25,7 +25,7 @@ from cmwnet_jax.audit.estimate import agreement, wrong_probability
 from cmwnet_jax.audit.examples import read_examples
 from cmwnet_jax.audit.export import from_text
 from cmwnet_jax.audit.summary import false_negative_rate, ranking_auc
-from cmwnet_jax.audit.suspects import COLUMNS
+from cmwnet_jax.audit.suspects import COLUMNS, filled_weights
 from cmwnet_jax.audit.write import group_by_pair, write_audit
 from cmwnet_jax.data import example_names
 from cmwnet_jax.data.bias_record import save_record
@@ -118,6 +118,19 @@ def make_run(folder, seed=0, names=None, probabilities=True, **changes):
 def lines_of(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_weights_that_the_last_epoch_left_out_are_those_of_the_nearest_mean_loss():
+    """Of the same meta-class, if it has any; its median for an example without a visit."""
+    missing = np.nan
+    table = {
+        "weight": np.array([0.9, 0.5, 0.1, missing, missing, missing, 0.7, missing], np.float32),
+        "loss": np.array([0.1, 1.0, 4.0, 0.4, 9.0, missing, 1.0, 0.9], np.float32),
+        "meta_class": np.array([0, 0, 0, 0, 0, 0, 1, 2]),
+    }
+    expected = np.array([0.9, 0.5, 0.1, 0.9, 0.1, 0.5, 0.7, 0.5], np.float32)
+    np.testing.assert_array_equal(filled_weights(table), expected)
+    assert np.isnan(table["weight"]).sum() == 4
 
 
 class TestScores:

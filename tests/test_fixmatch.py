@@ -133,6 +133,41 @@ def test_the_objective_and_its_gradient_are_a_loop_over_examples(case):
 
 
 @pytest.mark.usefixtures("x64")
+def test_micro_batches_take_the_meta_classes_of_all_classes():
+    """The number of classes has nothing to do with that of examples, which micro-batches cut."""
+    net, weight_params = weight_net()
+
+    def uncoupled(variables, x, *, mutable, rngs):
+        return jnp.tanh(x @ variables["params"]["w1"]) @ variables["params"]["w2"], {}
+
+    sizes = dataclasses.replace(ClassSizes.alike(CLASSES, K, 100), of_class=OF_CLASS)
+    optimizers = {"optimizer": optax.sgd(RATE), "weight_optimizer": optax.sgd(RATE)}
+    arguments = {
+        "objective": fixmatch_objective(uncoupled, num_meta_classes=K),
+        "meta_loss": cmw.classification_meta_loss(uncoupled),
+        "weight_fn": net.apply,
+        "virtual_lr": RATE,
+        "normalize": "mean",
+        **optimizers,
+    }
+    state = initial(jax.tree.map(jnp.asarray, sizes), weight_params, weight_optimizer=optax.sgd(RATE))
+    state, batch = state.replace(model_state={}), examples()
+    batch["unlabelled"] = jax.tree.map(lambda x: x[: 2 * LABELLED], batch["unlabelled"])
+    meta_batch = {"image": batch["labelled"]["weak"], "label": batch["labelled"]["label"]}
+    results = []
+    for step in (
+        cmw.make_meta_step(**arguments),
+        cmw.make_low_memory_step(**arguments, micro_batches=LABELLED),
+    ):
+        results.append(counting(step)(state, batch, meta_batch))
+    (new, metrics), (expected, expected_metrics) = results
+    assert len(set(np.asarray(OF_CLASS)[metrics["labels"]])) > 1
+    np.testing.assert_allclose(metrics["weights"], expected_metrics["weights"], atol=1e-12)
+    for field in ("params", "weight_params", "memory"):
+        np.testing.assert_allclose(flat(getattr(new, field)), flat(getattr(expected, field)), atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
 def test_shuffled_weights_are_the_same_weights_of_a_net_that_learns_as_usual():
     objective, optimizers = fixmatch_objective(apply), {"optimizer": optax.sgd(RATE), "normalize": "mean"}
     net = cmw.WeightNet(num_meta_classes=1, hidden=8, param_dtype=jnp.float64)
@@ -345,3 +380,6 @@ def test_mistakes_in_ones_own_training_are_named():
         step(state, {"unlabelled": {}})
     with pytest.raises(UsageError, match="state.memory is no ClassSizes"):
         counting(step)(state, examples())
+    step, (_, weight_params) = step_of(weight_net()[0].apply, num_meta_classes=K), weight_net()
+    with pytest.raises(UsageError, match=r"\['meta_class_of_class'\] has shape \(4,\), expected a row of all"):
+        step(initial((), weight_params), {**examples(), "meta_class_of_class": OF_CLASS})

@@ -165,5 +165,6 @@ def test_weights_that_start_anew_are_learned_before_they_are_applied(changes):
         virtual_lr=ALPHA,
         **changes,
     )
-    with pytest.raises(cmw.UsageError, match="meta_every above 1 or delayed_weights=True, expected"):
-        afresh(step)
+    for each in (step, jax.jit(step)):
+        with pytest.raises(cmw.UsageError, match="meta_every above 1 or delayed_weights=True, expected"):
+            afresh(each)

@@ -273,3 +273,49 @@ def test_a_single_example_is_mixed_with_none():
 def test_an_operation_without_a_rule_is_named():
     with pytest.warns(UserWarning, match="no rule says how gather treats the examples"):
         traced(lambda losses, logits: losses + logits[jnp.arange(N), 0])
+
+
+@jax.custom_jvp
+def centred_jvp(x):
+    return x
+
+
+centred_jvp.defjvp(lambda primals, tangents: (primals[0], tangents[0] - jnp.mean(tangents[0], axis=0)))
+
+
+@jax.custom_vjp
+def centred_vjp(x):
+    return x
+
+
+centred_vjp.defvjp(lambda x: (x, ()), lambda _, sent: (sent - jnp.mean(sent, axis=0),))
+
+
+@jax.custom_vjp
+def reversed_vjp(x):
+    return x
+
+
+reversed_vjp.defvjp(lambda x: (x, x), lambda x, sent: (-sent * jnp.cos(x),))
+
+
+@pytest.mark.parametrize("function", [centred_jvp, centred_vjp])
+def test_a_derivative_of_its_own_that_mixes_examples_is_named(function):
+    """Although the function itself does not."""
+    with pytest.raises(cmw.UsageError, match="but reduce_sum .* mixes the examples"):
+        traced(lambda losses, logits: function(losses))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("function", [reversed_vjp, jax.nn.relu, jax.nn.silu, jax.nn.softmax])
+def test_a_derivative_of_its_own_that_keeps_examples_apart_is_followed(function):
+    def couple(losses, logits):
+        return losses + jnp.sum(function(logits), axis=1)
+
+    results = []
+    for promise in (False, True):
+        step, state, batches = problem("mlp", couple=couple, independent_examples=promise)
+        results.append(jax.jit(step)(state, *batches))
+    (new, metrics), (expected, expected_metrics) = results
+    assert_equal(new.replace(rng=()), expected.replace(rng=()))
+    np.testing.assert_allclose(metrics["meta_grad_norm"], expected_metrics["meta_grad_norm"], rtol=1e-11)

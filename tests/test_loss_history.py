@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 from test_train import small_config
 
 import cmwnet_jax as cmw
@@ -78,6 +79,21 @@ class TestUpdate:
             history = step(history, *(x.reshape(4, 2) for x in visited))
         for device in range(4):
             check(jax.tree.map(lambda x, device=device: x[device], history), rows, losses)
+
+    def test_four_devices_of_a_mesh_are_one(self, x64):
+        """`shard_map` checks that what it returns as equal is equal, and that a scan carries the same."""
+        mesh = jax.make_mesh((2, 2), ("i", "j"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+        split, rows_and_losses = P(None, ("i", "j")), visits(1)
+
+        def many(history, rows, losses):
+            return jax.lax.scan(
+                lambda history, visited: (history.update(*visited, axis_name=("i", "j")), ()),
+                history,
+                (rows, losses),
+            )[0]
+
+        step = jax.jit(jax.shard_map(many, mesh=mesh, in_specs=(P(), split, split), out_specs=P()))
+        check(step(cmw.LossHistory.create(N), *rows_and_losses), *rows_and_losses)
 
     def test_half_precision_is_added_in_the_historys(self):
         history = cmw.LossHistory.create(1)

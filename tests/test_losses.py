@@ -301,3 +301,30 @@ def test_losses_refuse(loss, knob, message):
 def test_statistics_refuse(statistic, values, knob, message):
     with pytest.raises(UsageError, match=message):
         statistic(values, **knob)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_logit_of_minus_infinity_takes_the_class_out(name, soft):
+    """As a mask of classes has it: value and gradient are those of a class that is very unlikely."""
+    labels, out = np.array([0, 1, 3]), np.array([0, 0, 1, 0], bool)
+    labels = np.array([[1, 0, 0, 0], [0, 0.25, 0, 0.75], [0.5, 0, 0, 0.5]]) if soft else labels
+    logits = LOGITS[:3]
+    value_and_grad = jax.jit(jax.value_and_grad(lambda z: jnp.sum(LOSSES[name](z, labels))))
+    for alone in (False, True):
+        if alone:  # of the first two rows, a single class is left
+            logits = np.where(np.arange(3)[:, None] < 2, [[0.0, 9, -9, -9]], logits)
+            out = np.array([[0, 1, 1, 1], [1, 0, 1, 0], [0, 0, 1, 0]], bool)
+        value, gradient = value_and_grad(np.where(out, -np.inf, logits))
+        expected, of_unlikely = value_and_grad(np.where(out, -1e3, logits))
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        np.testing.assert_allclose(gradient, of_unlikely, rtol=0, atol=1e-12)
+
+
+def test_indices_beyond_32_bits_are_outside():
+    """Wrapped, they would be another class."""
+    far = np.array([2**32 + 1, -(2**32) + 1, 2**63 - 1])
+    assert np.isnan(losses.cross_entropy(jnp.zeros((3, 3)), far)).all()
+    with jax.enable_x64(False):
+        assert np.isnan(losses.cross_entropy(jnp.zeros((3, 3)), far)).all()
+        assert np.isnan(losses.cross_entropy(jnp.zeros((1, 3)), np.array([2**32 - 2], np.uint32))).all()

@@ -131,7 +131,11 @@ def test_each_micro_batch_draws_its_own_numbers():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("micro_batches", "message"),
-    [(0, "micro_batches is 0, expected at least 1"), (5, r"micro_batches is 5 .*shape \(12, 5\), expected")],
+    [
+        (0, "micro_batches is 0, expected a whole number"),
+        (2.5, "micro_batches is 2.5, expected a whole number"),
+        (5, r"micro_batches is 5 .*shape \(12, 5\), expected"),
+    ],
 )
 def test_micro_batches_that_do_not_fit_are_named(micro_batches, message):
     with pytest.raises(cmw.UsageError, match=message):
@@ -151,6 +155,46 @@ def test_a_reduced_objective_is_named_in_micro_batches_too():
     _, in_passes, state = low_memory(reduce, micro_batches=2)
     with pytest.raises(ValueError, match=r"Objective.terms has shape \(\), expected \[n\]"):
         in_passes(state, batch(0, N), batch(1, 8))
+
+
+@pytest.mark.usefixtures("x64")
+def test_two_terms_per_example_keep_their_order_in_micro_batches():
+    """All own labels' terms first, then all partners', by which callers find those of an example."""
+
+    def objective(params, model_state, examples, rng):
+        losses = jnp.concatenate([params * examples, params * (100 + examples)])
+        return cmw.Objective(losses, losses, losses.astype(int), aux=examples), model_state
+
+    objective.terms_per_example, objective.num_meta_classes = 2, 200
+    examples = jnp.arange(6.0)
+    cut = objective_in_micro_batches(objective, 3)
+    out, _ = cut(jnp.ones(()), {}, examples, jax.random.key(0))
+    expected = objective(jnp.ones(()), {}, examples, ())[0]
+    jax.tree.map(np.testing.assert_array_equal, out, expected)
+    assert cut.num_meta_classes == 200
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_function_without_a_forward_mode_is_named():
+    @jax.custom_vjp
+    def same(x):
+        return x
+
+    same.defvjp(lambda x: (x, ()), lambda _, sent: (sent,))
+
+    def wrapped(objective):
+        def own(*arguments):
+            out, model_state = objective(*arguments)
+            return out._replace(terms=same(out.terms)), model_state
+
+        return own
+
+    examples = batch(0, N), batch(1, M)
+    step, in_passes, state = low_memory(wrapped)
+    with pytest.raises(cmw.UsageError, match="custom_vjp, which has no forward mode.*shared_forward=True"):
+        in_passes(state, *examples)
+    shared = low_memory(wrapped, shared_forward=True)[1]
+    assert_equal(shared(state, *examples), jax.jit(step)(state, *examples))
 
 
 def only(*names):
@@ -199,3 +243,20 @@ def test_a_virtual_filter_that_selects_nothing_is_named():
     for step in low_memory(virtual_filter=only())[:2]:
         with pytest.raises(cmw.UsageError, match="virtual_filter selects no parameter"):
             step(low_memory()[2], batch(0, N), batch(1, M))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("virtual_filter", "message"),
+    [
+        (
+            lambda params: {"w1": True},
+            "virtual_filter gave PyTreeDef.*, expected the structure of",
+        ),
+        (lambda params: jnp.sum(params["w1"]) > 0, "virtual_filter gave .*Tracer, expected Python's bools"),
+    ],
+)
+def test_a_virtual_filter_of_something_else_is_named(virtual_filter, message):
+    step, _, state = low_memory(virtual_filter=virtual_filter)
+    with pytest.raises(cmw.UsageError, match=message):
+        jax.jit(step)(state, batch(0, N), batch(1, M))

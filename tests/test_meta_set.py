@@ -1,5 +1,6 @@
 """Meta sets: who is in them, under which labels, and how many of these are right."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from bias_laws import ALPHA, POWER, C, clean, law_p
@@ -30,6 +31,8 @@ class TestLowestLoss:
         labels = np.zeros(4, int)
         assert meta_set.lowest_loss(np.array([np.nan, 1, np.inf, 1]), labels, 1, 3).tolist() == [1, 2, 3]
         assert meta_set.lowest_loss(np.ones(4), labels, 1, 2).tolist() == [0, 1]
+        halves = jnp.array([3, np.nan, 0.5, 0.2], jnp.bfloat16)
+        assert meta_set.lowest_loss(halves, labels, 1, 2).tolist() == [2, 3]
 
     def test_refuses_bad_sizes(self):
         with pytest.raises(UsageError, match="expected one a label"):

@@ -485,6 +485,21 @@ def test_a_meta_step_every_third_time_is_one_program():
         np.testing.assert_allclose(flat(getattr(scanned, field)), flat(getattr(state, field)), atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["optimizer", "weight_optimizer"])
+def test_the_state_of_another_optimiser_is_named(name):
+    """Adam's would fail in optax, or be passed on unread by SGD."""
+    step, state = make(**{name: optax.sgd(0.1)})
+    field = {"optimizer": "opt_state", "weight_optimizer": "weight_opt_state"}[name]
+    params = state.params if name == "optimizer" else state.weight_params
+    other = state.replace(**{field: optax.adam(0.1).init(params)})
+    with pytest.raises(
+        cmw.UsageError, match=rf"state.{field} has another structure .* the step's {name}, expected"
+    ):
+        step(other, batch(0, N), batch(1, M))
+
+
 def test_a_meta_step_every_no_time_is_refused():
-    with pytest.raises(cmw.UsageError, match="meta_every is 0, expected at least 1"):
+    with pytest.raises(cmw.UsageError, match="meta_every is 2.5, expected a whole number"):
+        make(meta_every=2.5)
+    with pytest.raises(cmw.UsageError, match="meta_every is 0, expected a whole number"):
         make(meta_every=0)

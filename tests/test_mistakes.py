@@ -277,6 +277,12 @@ def test_a_model_state_that_grows_is_refused():
     objective(variables["params"], {}, BATCH, jax.random.key(0))
 
 
+def test_a_model_of_two_outputs_is_refused():
+    objective = cmw.classification_objective(lambda v, x: (linear(v, x), x), META_CLASSES)
+    with pytest.raises(cmw.UsageError, match="a pair with a .* as its second entry, expected .outputs"):
+        stepped(objective=objective)
+
+
 def test_what_is_right_is_not_refused():
     """A weight function of one's own, labels as distributions, a single logit with a loss of its own."""
     stepped()

@@ -208,6 +208,29 @@ def test_momentum_of_one_freezes_the_teacher_and_a_schedule_can():
     np.testing.assert_array_equal(flat(second.teacher), flat(first.teacher))
 
 
+@pytest.mark.parametrize("of_teacher", [jnp.float32, jnp.float64])
+def test_a_classifier_in_bfloat16_is_averaged_in_the_teachers_dtype(of_teacher):
+    """In bfloat16, .999 is 1, and the teacher would stay where it is."""
+    state = cmw.MetaState.create(
+        params=jnp.ones(1, jnp.bfloat16),
+        optimizer=optax.sgd(0.1),
+        rng=jax.random.key(0),
+        teacher=Teacher(jnp.zeros(1, of_teacher), {}),
+    )
+    step = averaging(lambda state, batch: (state, {}), 0.999)
+    state, _ = jax.jit(lambda state: jax.lax.scan(step, state, jnp.zeros(2000)))(state)
+    assert state.teacher.params.dtype == of_teacher
+    np.testing.assert_allclose(state.teacher.params, 1 - 0.999**2000, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.uint8, 256), (np.int8, 128), (np.uint16, 65536)])
+def test_rows_in_a_dtype_that_cannot_hold_their_number(dtype, size):
+    table, rows = Table.full(jnp.arange(float(size))), np.array([0, size - 1], dtype)
+    for each in (rows, jnp.asarray(rows)):
+        np.testing.assert_array_equal(table.read(each), [0, size - 1])
+        np.testing.assert_array_equal(table.write(each, -jnp.ones(2)).read(each), [-1, -1])
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_table_that_is_shared_out_is_the_table(dtype):
     """Rows are read and written exactly, in any dtype, also where they do not divide by the devices."""

@@ -70,6 +70,7 @@ def test_weighting_functions_are_the_nets_own(net_and_params):
     functions = cmw.weighting_functions(net.apply, params, grid, 3)
     assert functions.shape == (3, 9)
     np.testing.assert_array_equal(functions[2], net.apply(params, grid, jnp.full(9, 2)))
+    np.testing.assert_array_equal(cmw.weighting_functions(net.apply, params, grid.tolist(), 3), functions)
 
 
 def test_meta_classes_are_sorted_by_size_whatever_the_order_of_the_classes():

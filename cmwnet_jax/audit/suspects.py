@@ -106,10 +106,13 @@ def rank_examples(examples: Examples, score: str = scores.AUTO) -> Table:
 
 
 def filled_weights(table: Table) -> np.ndarray:
-    """The weights [N] float32; the last epoch's last partial batch gets its meta-classes' median.
+    """The weights [N] float32, also of examples that the last epoch left out with its last, partial batch.
+
+    These get the weight of the example of their meta-class whose mean loss is nearest to theirs; if never
+    visited, their meta-class's median.
 
     Args:
-        table: `weight` [N] float, if weights were learned, and `meta_class` [N] int.
+        table: `weight` [N] float, if weights were learned, `loss` [N] float and `meta_class` [N] int.
     """
     weights = table.get("weight")
     if weights is None:
@@ -117,6 +120,15 @@ def filled_weights(table: Table) -> np.ndarray:
     weights, unknown = weights.copy(), np.isnan(weights)
     for meta_class in np.unique(table["meta_class"][unknown]):
         members = table["meta_class"] == meta_class
-        known = weights[members & ~unknown]
-        weights[members & unknown] = np.median(known if len(known) else weights[~unknown])
+        known = members & ~unknown if np.any(members & ~unknown) else ~unknown
+        losses = table["loss"][members & unknown]
+        nearest = _of_nearest(table["loss"][known], table["weight"][known], losses)
+        weights[members & unknown] = np.where(np.isnan(losses), np.median(table["weight"][known]), nearest)
     return weights
+
+
+def _of_nearest(losses: np.ndarray, weights: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The weights [m] at the losses that are nearest to the wanted ones [m]."""
+    order = np.argsort(losses, kind="stable")
+    ascending = losses[order]
+    return weights[order][np.searchsorted((ascending[1:] + ascending[:-1]) / 2, wanted)]

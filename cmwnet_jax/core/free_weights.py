@@ -20,7 +20,6 @@ import optax
 from numpy.typing import ArrayLike
 
 from cmwnet_jax.core.class_balance import for_labels
-from cmwnet_jax.core.switched import Switched
 from cmwnet_jax.core.types import PyTree, StepFn, WeightFn
 from cmwnet_jax.errors import UsageError
 
@@ -109,7 +108,7 @@ def afresh(step: StepFn) -> StepFn:
     Raises:
         UsageError: the step applies weights that it has not learned from the batch itself.
     """
-    if isinstance(step, Switched) or getattr(step, "delayed_weights", False):
+    if hasattr(step, "if_true") or getattr(step, "delayed_weights", False):  # a Switched, compiled or not
         raise UsageError(
             "afresh got a step with meta_every above 1 or delayed_weights=True, expected meta_every=1 and "
             "delayed_weights=False: weights that start at 0 would be applied before they are learned"

@@ -33,7 +33,7 @@ from cmwnet_jax.core.traced import bind, depending, evaluate, inlined, traced, v
 from cmwnet_jax.core.types import PyTree
 from cmwnet_jax.errors import UsageError
 
-_CUSTOM = ("custom_jvp_call", "custom_vjp_call")  # taken to mix examples only if the function itself does
+_CUSTOM = ("custom_jvp_call", "custom_vjp_call")  # functions with derivatives of their own
 _COLLECTIVES = ("psum", "psum2", "psum_invariant", "pmax", "pmin", "all_gather", "all_to_all", "ppermute")
 
 Affine = Callable[[PyTree, PyTree], tuple[tuple[jax.Array, jax.Array], PyTree]]
@@ -247,7 +247,43 @@ def _places_inside(
     joined, _ = _follow(jaxpr.eqns, depending(jaxpr.eqns, [w for _, w in pairs]), places, n)
     if joined:
         raise Unknown
-    return {v: places[w] for v, w in pairs if w in places}
+    found = {v: places[w] for v, w in pairs if w in places}
+    _check_rule(eqn, placed, found, n)
+    return found
+
+
+def _check_rule(eqn: JaxprEqn, placed: Mapping[Var, Place], found: Mapping[Var, Place | None], n: int) -> None:
+    """A UsageError if a function's own derivative mixes examples, whatever the function itself does.
+
+    Args:
+        eqn: a call of the function.
+        placed: the examples' places in its outputs.
+        found: their places in its inputs.
+        n: the number of examples.
+    """
+    moves = [k for k, v in enumerate(eqn.invars) if found.get(v) and jnp.issubdtype(v.aval.dtype, jnp.inexact)]
+    results = [k for k, v in enumerate(eqn.outvars) if v in placed]
+    if not moves or not results:
+        return
+
+    def cotangents(values, sent):
+        def outputs(*moved):
+            taken = dict(zip(moves, moved, strict=True))
+            outs = bind(eqn, [taken.get(k, x) for k, x in enumerate(values)])
+            return [outs[k] for k in results]
+
+        return jax.vjp(outputs, *(values[k] for k in moves))[1](sent)
+
+    values = [v.val if isinstance(v, Literal) else v.aval for v in eqn.invars]
+    sent = [eqn.outvars[k].aval for k in results]
+    rule = inlined(jax.make_jaxpr(cotangents)(values, sent), jax.tree.leaves((values, sent))).jaxpr
+    sources = rule.invars[len(values) :]
+    outs = zip(rule.outvars, (found[eqn.invars[k]] for k in moves), strict=True)
+    places = {w: place for w, place in outs if not isinstance(w, Literal)}
+    _follow(rule.eqns, depending(rule.eqns, sources), places, n)
+    for w, k in zip(sources, results, strict=True):
+        if places.get(w, placed[eqn.outvars[k]]) != placed[eqn.outvars[k]]:
+            raise _mixing(eqn)
 
 
 def _mixing(eqn: JaxprEqn) -> UsageError:

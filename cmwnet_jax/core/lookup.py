@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpy.typing import ArrayLike
 
 from cmwnet_jax.errors import UsageError
 
 
 def loud(index: ArrayLike, size: int) -> jax.Array:
-    """The indices as int32, negative ones, which a gather would count from the end, replaced by `size`.
+    """The indices as int32; those outside of [0, size), also beyond int32, are `size`.
 
     Args:
         index: integers of any dtype, also of one that cannot hold `size`, as int8 cannot hold 128.
@@ -22,8 +23,11 @@ def loud(index: ArrayLike, size: int) -> jax.Array:
         raise UsageError(
             f"indices are {dtype}, expected integers (classes or rows): convert them, e.g. by astype(int)"
         )
-    index = jnp.asarray(index, jnp.int32)
-    return jnp.where(index < 0, size, index)
+    if not isinstance(index, jax.Array):  # compared before a conversion that would wrap them
+        index = np.asarray(index).astype(np.int64)
+        return jnp.asarray(np.where((index < 0) | (index > size), size, index), jnp.int32)
+    index = index.astype(jnp.promote_types(dtype, jnp.int32))
+    return jnp.where((index < 0) | (index > size), size, index).astype(jnp.int32)
 
 
 def looked_up(values: ArrayLike, index: ArrayLike, fill_value: float) -> jax.Array:

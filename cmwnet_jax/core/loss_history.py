@@ -77,7 +77,8 @@ class LossHistory:
         rows, losses = (x if isinstance(x, jax.Array) else np.asarray(x) for x in (rows, losses))
         self._check(rows, losses)
         if axis_name is not None:
-            rows, losses = jax.lax.all_gather((rows, losses), axis_name, tiled=True)
+            # Equal on all devices, as shard_map has to know of what is returned so.
+            rows, losses = jax.lax.all_gather((rows, losses), axis_name, tiled=True, to="invarying")
         rows, losses = rows.ravel(), losses.ravel()
         if all(isinstance(x, np.ndarray) for x in (self.total, rows, losses)):
             return self._added_on_host(rows, losses)

@@ -34,7 +34,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """
     if _are_hard(logits, labels):
         return optax.softmax_cross_entropy_with_integer_labels(logits, loud(labels, logits.shape[-1]))
-    return optax.softmax_cross_entropy(logits, labels)
+    return _mean_under(labels, -jax.nn.log_softmax(logits))
 
 
 def focal(logits: jax.Array, labels: jax.Array, *, gamma: float) -> jax.Array:
@@ -55,7 +55,10 @@ def focal(logits: jax.Array, labels: jax.Array, *, gamma: float) -> jax.Array:
     if not 0 <= gamma < math.inf:
         raise UsageError(f"focal: gamma is {gamma!r}, expected a number of at least 0 (0 is cross-entropy)")
     # With logarithms: for gamma < 1, the slope of (1 - p)^gamma is infinite at a rounded p = 1.
-    return _mean_under(labels, -jnp.exp(gamma * _log_one_minus_p(logits)) * jax.nn.log_softmax(logits))
+    log_p = jax.nn.log_softmax(logits)
+    is_out = jnp.isinf(log_p)  # a logit of -inf, whose loss would give all others a NaN as gradient
+    by_class = -jnp.exp(gamma * _log_one_minus_p(logits)) * jnp.where(is_out, 0, log_p)
+    return _mean_under(labels, jnp.where(is_out, jnp.inf, by_class))
 
 
 def generalized_cross_entropy(logits: jax.Array, labels: jax.Array, *, q: float) -> jax.Array:
@@ -127,10 +130,15 @@ def forward_corrected(logits: jax.Array, labels: jax.Array, *, transition: Array
     """
     matrix = _checked_transition(transition, logits.shape[-1])
     log_p = jax.nn.log_softmax(logits)
+    is_out = jnp.isinf(log_p)
 
     def loss(into_label):
         """`into_label`: [n, C] or [1, C], P(the label | true class)."""
-        return -logsumexp(log_p, axis=-1, b=into_label)
+        share = jnp.where(is_out, 0, into_label)
+        is_impossible = jnp.all(share == 0, axis=-1)
+        # The logarithm of 0 would give a NaN as gradient, also where a soft label has no share of it.
+        share = jnp.where(is_impossible[:, None], 1, share)
+        return jnp.where(is_impossible, jnp.inf, -logsumexp(jnp.where(is_out, 0, log_p), axis=-1, b=share))
 
     columns = jnp.asarray(matrix, logits.dtype).T
     if _are_hard(logits, labels):
@@ -196,7 +204,8 @@ def _mean_under(labels: jax.Array, by_class: jax.Array) -> jax.Array:
     if _are_hard(by_class, labels):
         own = loud(labels, by_class.shape[-1])
         return jnp.take_along_axis(by_class, own[:, None], axis=-1)[:, 0]
-    return jnp.sum(jnp.where(labels > 0, labels * by_class, 0), axis=-1)  # 0 times infinity is 0 here
+    counted = jnp.where((labels == 0) & jnp.isinf(by_class), 0, by_class)  # 0 times infinity is 0 here
+    return jnp.sum(labels * counted, axis=-1)
 
 
 def _log_one_minus_p(logits: jax.Array) -> jax.Array:
@@ -205,7 +214,10 @@ def _log_one_minus_p(logits: jax.Array) -> jax.Array:
     Only the likeliest class can be near 1; its complement is the sum of the other classes.
     """
     top = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
-    others = logsumexp(jnp.where(top, -jnp.inf, logits), axis=-1) - logsumexp(logits, axis=-1)
+    rivals = jnp.where(top, -jnp.inf, logits)
+    is_alone = jnp.all(jnp.isinf(rivals), axis=-1)  # all other logits are -inf
+    others = logsumexp(jnp.where(is_alone[:, None], logits, rivals), axis=-1) - logsumexp(logits, axis=-1)
+    others = jnp.where(is_alone, jnp.finfo(logits.dtype).min, others)
     rest = jnp.log1p(-jnp.where(top, 0, jax.nn.softmax(logits)))
     return jnp.where(top, others[:, None], rest)
 

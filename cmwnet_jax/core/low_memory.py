@@ -10,6 +10,7 @@ products 3, real gradient 3. The total is 12, against 10 for `make_meta_step` an
 forward pass serves products and real gradient (forward 1, products 2, backward 2), and the total is 11.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -88,8 +89,9 @@ def make_low_memory_step(
         it: XLA would merge the passes and keep the activations.
 
     Raises:
-        UsageError: as `make_meta_step`; `micro_batches` is below 1 or does not divide a batch; or both
-            `shared_forward` and `delayed_weights` are asked for.
+        UsageError: as `make_meta_step`; `micro_batches` is below 1 or does not divide a batch; both
+            `shared_forward` and `delayed_weights` are asked for; or, on the first call, the objective has a
+            derivative by `jax.custom_vjp`, which takes `shared_forward`.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -144,7 +146,8 @@ def make_low_memory_step(
         if shared_forward:
             new_state, metrics, meta_grad_norm = update_both(state, batch, direction, meta_loss_value)
         else:
-            changes, meta_grad_norm = update_weight_net(state, batch, direction, meta_loss_value)
+            with _naming_custom_vjp():
+                changes, meta_grad_norm = update_weight_net(state, batch, direction, meta_loss_value)
             del direction
             if delayed_weights:
                 new_state, metrics = updated
@@ -200,6 +203,20 @@ class _Parts(NamedTuple):
         )
         changes = {"weight_params": weight_params, "weight_opt_state": weight_opt_state}
         return changes, optax.tree.norm(meta_grads)
+
+
+@contextlib.contextmanager
+def _naming_custom_vjp():
+    """Says what to do about a derivative that cannot be taken; JAX finds it when it compiles the program."""
+    try:
+        yield
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise UsageError(
+            "the model or loss has a derivative by jax.custom_vjp, which has no forward mode, expected "
+            "functions that jax.jvp can take: set shared_forward=True, or take make_meta_step"
+        ) from error
 
 
 def _first_pass(parts: _Parts, optimizer: optax.GradientTransformation | None):

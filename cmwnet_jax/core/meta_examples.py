@@ -28,7 +28,7 @@ def lowest_loss(losses: ArrayLike, labels: ArrayLike, num_classes: int, per_clas
         >>> lowest_loss([0.3, 0.1, 0.2, 5.0], [0, 1, 0, 1], num_classes=2, per_class=1).tolist()
         [1, 2]
     """
-    losses, labels = np.asarray(losses), np.asarray(labels)
+    losses, labels = np.asarray(losses, np.float64), np.asarray(labels)  # NaN is not last in bfloat16
     for name, number in (("num_classes", num_classes), ("per_class", per_class)):
         if number < 1:
             raise UsageError(f"lowest_loss: {name} is {number}, expected at least 1")

@@ -82,8 +82,8 @@ def make_meta_step(
             meta-gradient is the same. Not for weights that start anew with each batch (`free_weights`).
         independent_examples: a promise that each term depends on its own example alone, as without BatchNorm.
             With it, the step costs 8 forward passes, or 7 with `delayed_weights`, and one more with a `base`.
-            The gradients are the same. The promise is checked on the traced objective (`core.independent`),
-            in which `jax.checkpoint` then has no effect.
+            The gradients are the same. The promise is checked on the traced objective and on derivatives
+            that functions in it define (`core.independent`); `jax.checkpoint` then has no effect in it.
 
     Returns:
         A pure function, not jitted: (state, batch, meta_batch) -> (new state, metrics). With `meta_every` above
@@ -93,7 +93,7 @@ def make_meta_step(
         UsageError: `normalize` is unknown, virtual_lr is not positive, or meta_every is below 1; on the first
             call, if the filter selects nothing, an objective, weight or meta loss has the wrong shape, weight
             net and objective differ in the number of meta-classes, the state has no weight_params or
-            weight_opt_state, an optimiser needs a line search,
+            weight_opt_state, or that of another optimiser, an optimiser needs a line search,
             `shard_map` splits examples over an axis other than `axis_name`, or an operation breaks the promise
             of `independent_examples`.
 

@@ -1,12 +1,14 @@
 """Objectives and meta losses that are computed on one part of the batch after the other."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cmwnet_jax.core.step_parts import check_objective
-from cmwnet_jax.core.types import MetaLossFn, ObjectiveFn
+from cmwnet_jax.core.types import MetaLossFn, Objective, ObjectiveFn
 from cmwnet_jax.errors import UsageError
 
 
@@ -19,7 +21,9 @@ def objective_in_micro_batches(objective: ObjectiveFn, micro_batches: int) -> Ob
     are updated once, to the mean of the parts' updates. On a CPU, convolutions in loops are slow.
 
     Args:
-        objective: as in `make_meta_step`; its `base` must be a mean over the batch.
+        objective: as in `make_meta_step`; its `base` must be a mean over the batch. If it has several terms
+            per example, an attribute `terms_per_example` says how many, e.g. 2 under mixup: first the terms of
+            all own labels, then those of all partners. The result has this order, too.
         micro_batches: number of parts of equal size.
 
     Returns:
@@ -35,13 +39,20 @@ def objective_in_micro_batches(objective: ObjectiveFn, micro_batches: int) -> Ob
         return out, model_state
 
     in_parts = _in_parts(checked, micro_batches)
+    views = getattr(objective, "terms_per_example", 1)
 
+    def joined(stacked):
+        """[parts, views * n, ...] to [views * parts * n, ...]: all examples' first terms, then their second."""
+        by_view = stacked.reshape(len(stacked), views, -1, *stacked.shape[2:])
+        return jnp.swapaxes(by_view, 0, 1).reshape(-1, *stacked.shape[2:])
+
+    @functools.wraps(objective)  # whose attributes steps read
     def whole(params, model_state, batch, rng):
         out, model_states = in_parts(params, model_state, batch, rng)
-        joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out._replace(base=()))
-        return joined._replace(base=jnp.mean(out.base)), jax.tree.map(_mean_over_parts, model_states)
+        aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out.aux)
+        by_term = (joined(x) for x in (out.terms, out.losses, out.meta_class))
+        return Objective(*by_term, jnp.mean(out.base), aux), jax.tree.map(_mean_over_parts, model_states)
 
-    whole.num_meta_classes = getattr(objective, "num_meta_classes", None)
     return whole
 
 
@@ -58,8 +69,11 @@ def meta_loss_in_micro_batches(meta_loss: MetaLossFn, micro_batches: int) -> Met
 
 def _in_parts(function: Callable, micro_batches: int) -> Callable:
     """The function's outputs on all parts, leaves [...] stacked to [micro_batches, ...]."""
-    if micro_batches < 1:
-        raise UsageError(f"micro_batches is {micro_batches}, expected at least 1: 1 does not cut the batch")
+    if not isinstance(micro_batches, int | np.integer) or micro_batches < 1:
+        raise UsageError(
+            f"micro_batches is {micro_batches!r}, expected a whole number of at least 1: 1 does not cut the "
+            f"batch"
+        )
 
     def split(leaf):
         if not jnp.ndim(leaf) or len(leaf) % micro_batches:

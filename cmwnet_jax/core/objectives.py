@@ -326,6 +326,11 @@ def _check_mode(inner: Callable, is_hidden: bool) -> None:
 
 def _like(model_state: PyTree, new_model_state: PyTree) -> PyTree:
     """The new state with the type of the old; a UsageError if it holds other arrays."""
+    if not isinstance(new_model_state, Mapping):
+        raise UsageError(
+            f"apply_fn gave a pair with a {type(new_model_state).__name__} as its second entry, expected "
+            f"(outputs, new model_state): wrap a model that gives another pair, so that it gives logits alone"
+        )
     new_model_state = type(model_state)(new_model_state)
     old, new = (
         {

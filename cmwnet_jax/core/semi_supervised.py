@@ -7,6 +7,7 @@ choices of `weight_fn`. With `normalize="mean"`, the steps of `meta_step` minimi
     mean(labelled losses) + factor * mean(weights * unlabelled losses)
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,11 +54,12 @@ def fixmatch_objective(
     Returns:
         An `objective` for batches of two streams: `labelled` with the entries `weak` [m, ...] and `label` [m]
         int, and `unlabelled` with `weak` and `strong` [n, ...]. With K > 1, the entry `meta_class_of_class`
-        [C] int32 holds the meta-class of each class. Terms, losses and meta-classes [n] are those of the
-        unlabelled examples; `aux` is their pseudo-labels [n] int32.
+        [n, C] int32 holds the meta-class of each class, in equal rows, since a batch can be cut. Terms, losses
+        and meta-classes [n] are those of the unlabelled examples; `aux` is their pseudo-labels [n] int32.
 
     Raises:
-        UsageError: `factor` is not positive or `weigh_by` unknown; on the first call, if an entry is missing.
+        UsageError: `factor` is not positive or `weigh_by` unknown; on the first call, if an entry is missing or
+            `meta_class_of_class` has another shape.
     """
     if not factor > 0:
         raise UsageError(f"factor is {factor}, expected a positive number: the unlabelled loss needs one")
@@ -80,13 +82,24 @@ def fixmatch_objective(
         return Objective(
             terms=factor * losses,
             losses=losses if weigh_by == "strong" else cross_entropy(weak, pseudo),
-            meta_class=jnp.zeros_like(pseudo) if num_meta_classes == 1 else entry(batch, OF_CLASS)[pseudo],
+            meta_class=jnp.zeros_like(pseudo) if num_meta_classes == 1 else _of_pseudo(batch, strong, pseudo),
             base=jnp.mean(loss(own, label)),
             aux=pseudo,
         ), model_state
 
     objective.num_meta_classes = num_meta_classes
     return objective
+
+
+def _of_pseudo(batch: PyTree, logits: jax.Array, pseudo: jax.Array) -> jax.Array:
+    """The meta-classes [n] of the pseudo-labels [n], by the batch's entry for them."""
+    of_class = entry(batch, OF_CLASS)
+    if jnp.shape(of_class) != logits.shape:
+        raise UsageError(
+            f"batch[{OF_CLASS!r}] has shape {jnp.shape(of_class)}, expected a row of all classes for each "
+            f"unlabelled example, {logits.shape}: wrap the step by counting(), or repeat the row"
+        )
+    return jnp.take_along_axis(of_class, pseudo[:, None], axis=1)[:, 0]
 
 
 def threshold_weights(threshold: float) -> WeightFn:
@@ -113,14 +126,13 @@ def shuffled(objective: ObjectiveFn) -> ObjectiveFn:
     shuffles its own part of the batch.
     """
 
+    @functools.wraps(objective)  # whose attributes steps read
     def with_others(params, model_state, batch, rng):
         own_rng, rng = jax.random.split(rng)
         out, model_state = objective(params, model_state, batch, rng)
         order = jax.random.permutation(own_rng, len(out.losses))
         return out._replace(losses=out.losses[order], meta_class=out.meta_class[order]), model_state
 
-    if hasattr(objective, "num_meta_classes"):
-        with_others.num_meta_classes = objective.num_meta_classes
     return with_others
 
 
@@ -205,7 +217,8 @@ def counting(step: StepFn, axis_name: str | None = None) -> StepFn:
         as `labels` and no `aux`.
 
     Raises:
-        UsageError: on the first call, if `state.memory` is no `ClassSizes`.
+        UsageError: on the first call, if `state.memory` is no `ClassSizes` or the batch has no unlabelled
+            examples.
     """
     step = reporting_labels(step)
 
@@ -215,7 +228,9 @@ def counting(step: StepFn, axis_name: str | None = None) -> StepFn:
             raise UsageError(
                 "state.memory is no ClassSizes: pass MetaState.create(..., memory=ClassSizes.alike())"
             )
-        state, metrics = step(state, {**batch, OF_CLASS: sizes.of_class}, *meta_batch)
+        n = len(entry(entry(batch, "unlabelled"), "strong", "batch['unlabelled']"))
+        rows = jnp.broadcast_to(sizes.of_class, (n, *jnp.shape(sizes.of_class)))
+        state, metrics = step(state, {**batch, OF_CLASS: rows}, *meta_batch)
         found = jnp.zeros_like(sizes.counts).at[metrics["labels"]].add(1)
         counted = sizes.replace(counts=sizes.counts + psum(found, axis_name))
         return state.replace(memory=counted), metrics

@@ -32,7 +32,7 @@ class Teacher:
     """Moving average of the classifier over the steps (Algorithm 3, line 6).
 
     Attributes:
-        params: averaged parameters.
+        params: averaged parameters, float32 or finer: in a coarser dtype, small changes would be rounded away.
         model_state: averaged running statistics (Q13).
     """
 
@@ -175,6 +175,7 @@ def soft_label_objective(
         return out, model_state
 
     objective.num_meta_classes = meta_classes.num_meta_classes
+    objective.terms_per_example = 2 if mixup_alpha else 1
     return objective
 
 
@@ -229,5 +230,5 @@ def _moved(old: jax.Array, new: jax.Array, keep: jax.Array | float) -> jax.Array
     """Moving average of floats; counters and keys are taken from `new`."""
     if not jnp.issubdtype(new.dtype, jnp.floating):
         return new
-    keep = jnp.asarray(keep, new.dtype)
-    return keep * old + (1 - keep) * new
+    keep = jnp.asarray(keep, jnp.promote_types(old.dtype, jnp.float32))  # .999 would be 1 in bfloat16
+    return (keep * old + (1 - keep) * new).astype(old.dtype)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cmwnet_jax.core.types import MetaState, Objective, ObjectiveFn, PyTree, VirtualFilter, WeightFn
@@ -25,11 +26,24 @@ def virtual_part(tree: PyTree, params: PyTree, virtual_filter: VirtualFilter | N
         virtual_filter: as in `make_meta_step`.
 
     Raises:
-        UsageError: the filter selects no parameter.
+        UsageError: the filter selects no parameter, or gives anything but bools for all parameters.
     """
     if virtual_filter is None:
         return tree
-    moves = jax.tree.broadcast(virtual_filter(params), params)
+    chosen = virtual_filter(params)
+    try:
+        moves = jax.tree.broadcast(chosen, params)
+    except ValueError as error:
+        raise UsageError(
+            f"virtual_filter gave {jax.tree.structure(chosen)}, expected the structure of the parameters or "
+            f"of its upper levels, {jax.tree.structure(params)}: give a bool for each part"
+        ) from error
+    other = {type(x).__name__ for x in jax.tree.leaves(moves) if not isinstance(x, bool | np.bool_)}
+    if other:
+        raise UsageError(
+            f"virtual_filter gave {', '.join(sorted(other))}, expected Python's bools: they must be known when "
+            f"the step is compiled"
+        )
     if not any(jax.tree.leaves(moves)):
         raise UsageError(
             "virtual_filter selects no parameter, expected True for at least one: without a virtual step "
@@ -77,8 +91,17 @@ def apply_optimizer(
         (new parameters, new optimiser state).
 
     Raises:
-        UsageError: the optimiser evaluates the loss at other parameters, as line searches do.
+        UsageError: the optimiser evaluates the loss at other parameters, as line searches do, or the state is
+            that of another optimiser.
     """
+    structures = [jax.tree.structure(tree) for tree in (jax.eval_shape(optimizer.init, params), opt_state)]
+    # Optimisers without state need none.
+    if structures[0] != structures[1] and any(structure.num_leaves for structure in structures):
+        state_field = {"optimizer": "opt_state", "weight_optimizer": "weight_opt_state"}[field]
+        raise UsageError(
+            f"state.{state_field} has another structure than the state of the step's {field}, expected that of "
+            f"the same optimiser: pass MetaState.create(..., {field}=...) the one that the step got"
+        )
 
     def cannot_be_served(*args, grad_fn=None):  # the only keyword that line searches pass
         raise UsageError(

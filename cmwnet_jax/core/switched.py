@@ -44,8 +44,10 @@ def every(steps: int, if_true: StepFn, if_false: StepFn) -> StepFn:
         A `Switched`; `if_true` itself if k is 1.
 
     Raises:
-        UsageError: k is below 1.
+        UsageError: k is no whole number of at least 1.
     """
-    if steps < 1:
-        raise UsageError(f"meta_every is {steps!r}, expected at least 1: 1 takes a meta step at every step")
+    if not (float(steps).is_integer() and steps >= 1):
+        raise UsageError(
+            f"meta_every is {steps!r}, expected a whole number of at least 1: 1 takes a meta step at every step"
+        )
     return if_true if steps == 1 else Switched(lambda number: number % steps == 0, if_true, if_false)

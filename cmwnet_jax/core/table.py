@@ -64,9 +64,8 @@ class Table:
         Returns:
             A new table.
         """
-        values = values.astype(self.values.dtype)
+        values, rows = values.astype(self.values.dtype), loud(rows, self.num_rows)
         if axis_name is None:
-            rows = loud(rows, len(self.values))
             return self.replace(values=jnp.asarray(self.values).at[rows].set(values, mode="drop"))
         rows, values = jax.lax.all_gather((rows, values), axis_name, tiled=True)
         place, is_here = self._places(rows, axis_name)
@@ -84,7 +83,7 @@ class Table:
 
     def _or_nan(self, values: jax.Array, rows: jax.Array) -> jax.Array:
         """The values [n, ...], NaN where the row is outside of [0, N)."""
-        is_row = (rows >= 0) & (rows < self.num_rows)
+        is_row = loud(rows, self.num_rows) < self.num_rows
         return jnp.where(is_row.reshape(-1, *[1] * (values.ndim - 1)), values, jnp.nan)
 
     def _places(self, rows: jax.Array, axis_name: str) -> tuple[jax.Array, jax.Array]:

@@ -93,6 +93,7 @@ def weighting_functions(weight_fn, weight_params, losses: jax.Array, num_meta_cl
     Returns:
         [K, g] float weights.
     """
+    losses = jnp.asarray(losses)
     grid = len(losses)
     return jnp.stack(
         [weight_fn(weight_params, losses, jnp.full(grid, k, jnp.int32)) for k in range(num_meta_classes)]

@@ -58,7 +58,8 @@ class CMWNetClassifier(ClassifierMixin, BaseEstimator):
         n_features_in_: d, the number of columns, or the tokens of a text, or the height of an image.
         feature_names_in_: [d] names of the columns, if X had any.
         sample_weight_: [N] float32, the learned weight of each training example, for any trainer; 1 for methods
-            that learn none.
+            that learn none. An example that the last epoch left out, with its last, partial batch, has that of
+            the one of like class size whose mean loss is nearest.
         loss_curve_: [epochs] float64, the mean training loss of each epoch (nats).
 
     Example:

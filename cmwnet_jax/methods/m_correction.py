@@ -126,6 +126,7 @@ def bootstrap_objective(parts: Parts, *, mixup_alpha: float, prior: float) -> Ob
             out = soft_labels.with_partners(out, soft, tuple(partners), mixture, "partner")
         return out._replace(base=out.base + prior * class_balance(logits, parts.axis_name)), model_state
 
+    objective.terms_per_example = 2 if mixup_alpha else 1
     return objective
 
 
