@@ -131,6 +131,9 @@ def test_weights_that_the_last_epoch_left_out_are_those_of_the_nearest_mean_loss
     expected = np.array([0.9, 0.5, 0.1, 0.9, 0.1, 0.5, 0.7, 0.5], np.float32)
     np.testing.assert_array_equal(filled_weights(table), expected)
     assert np.isnan(table["weight"]).sum() == 4
+    table["loss"][[1, 6]], table["loss"][4] = np.inf, np.inf
+    assert filled_weights(table)[4] == np.float32(0.5)
+    assert np.isnan(filled_weights(table | {"weight": np.full(8, np.nan, np.float32)})).all()
 
 
 class TestScores:

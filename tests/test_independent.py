@@ -299,6 +299,24 @@ def reversed_vjp(x):
 reversed_vjp.defvjp(lambda x: (x, x), lambda x, sent: (-sent * jnp.cos(x),))
 
 
+@jax.custom_vjp
+def both_ways(x):
+    """Its derivative applies it again."""
+    return 1.5 * x
+
+
+both_ways.defvjp(lambda x: (both_ways(x), ()), lambda _, sent: (both_ways(sent),))
+
+
+@jax.custom_vjp
+def straight_through(x):
+    """Its derivative replaces that of a function inside, which mixes examples."""
+    return centred_vjp(x)
+
+
+straight_through.defvjp(lambda x: (x, ()), lambda _, sent: (sent,))
+
+
 @pytest.mark.parametrize("function", [centred_jvp, centred_vjp])
 def test_a_derivative_of_its_own_that_mixes_examples_is_named(function):
     """Although the function itself does not."""
@@ -307,7 +325,9 @@ def test_a_derivative_of_its_own_that_mixes_examples_is_named(function):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("function", [reversed_vjp, jax.nn.relu, jax.nn.silu, jax.nn.softmax])
+@pytest.mark.parametrize(
+    "function", [reversed_vjp, both_ways, straight_through, jax.nn.relu, jax.nn.softplus, jax.nn.softmax]
+)
 def test_a_derivative_of_its_own_that_keeps_examples_apart_is_followed(function):
     def couple(losses, logits):
         return losses + jnp.sum(function(logits), axis=1)

@@ -1,5 +1,6 @@
 """Each example's mean loss: what is added, what a run keeps, and meta sets that are ranked by it."""
 
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -79,6 +80,13 @@ class TestUpdate:
             history = step(history, *(x.reshape(4, 2) for x in visited))
         for device in range(4):
             check(jax.tree.map(lambda x, device=device: x[device], history), rows, losses)
+
+        @functools.partial(jax.vmap, in_axes=(None, 1, 1), axis_name="i")
+        def in_lanes(history, rows, losses):
+            return history.update(rows, losses, axis_name="i")
+
+        shared = in_lanes(cmw.LossHistory.create(N), rows, losses)
+        check(jax.tree.map(lambda x: x[3], shared), rows, losses)
 
     def test_four_devices_of_a_mesh_are_one(self, x64):
         """`shard_map` checks that what it returns as equal is equal, and that a scan carries the same."""

@@ -321,6 +321,16 @@ def test_a_logit_of_minus_infinity_takes_the_class_out(name, soft):
         np.testing.assert_allclose(gradient, of_unlikely, rtol=0, atol=1e-12)
 
 
+def test_a_transition_that_is_not_known_is_no_loss():
+    """Not even where the row's class is masked."""
+    loss = jax.jit(
+        lambda matrix: losses.forward_corrected(
+            LOGITS + np.array([0, 0, 0, -np.inf]), LABELS, transition=matrix
+        )
+    )
+    assert np.isnan(loss(np.where(np.arange(C)[:, None] == 3, np.nan, TRANSITION))).all()
+
+
 def test_indices_beyond_32_bits_are_outside():
     """Wrapped, they would be another class."""
     far = np.array([2**32 + 1, -(2**32) + 1, 2**63 - 1])

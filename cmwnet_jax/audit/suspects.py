@@ -109,7 +109,7 @@ def filled_weights(table: Table) -> np.ndarray:
     """The weights [N] float32, also of examples that the last epoch left out with its last, partial batch.
 
     These get the weight of the example of their meta-class whose mean loss is nearest to theirs; if never
-    visited, their meta-class's median.
+    visited, their meta-class's median. All stay NaN if all are.
 
     Args:
         table: `weight` [N] float, if weights were learned, `loss` [N] float and `meta_class` [N] int.
@@ -118,6 +118,8 @@ def filled_weights(table: Table) -> np.ndarray:
     if weights is None:
         return np.ones(len(table["meta_class"]), np.float32)
     weights, unknown = weights.copy(), np.isnan(weights)
+    if unknown.all():
+        return weights
     for meta_class in np.unique(table["meta_class"][unknown]):
         members = table["meta_class"] == meta_class
         known = members & ~unknown if np.any(members & ~unknown) else ~unknown
@@ -131,4 +133,4 @@ def _of_nearest(losses: np.ndarray, weights: np.ndarray, wanted: np.ndarray) -> 
     """The weights [m] at the losses that are nearest to the wanted ones [m]."""
     order = np.argsort(losses, kind="stable")
     ascending = losses[order]
-    return weights[order][np.searchsorted((ascending[1:] + ascending[:-1]) / 2, wanted)]
+    return weights[order][np.searchsorted((ascending[1:] + ascending[:-1]) / 2, wanted, side="right")]

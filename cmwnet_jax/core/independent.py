@@ -177,7 +177,11 @@ def _shifted(split: _Split, met: Sequence[Sequence], head: Sequence) -> list:
 
 
 def _follow(
-    eqns: Sequence[JaxprEqn], tail: set[Var], places: dict[Var, Place | None], n: int
+    eqns: Sequence[JaxprEqn],
+    tail: set[Var],
+    places: dict[Var, Place | None],
+    n: int,
+    outermost: bool = True,
 ) -> tuple[set[Var], list[str]]:
     """Follows the examples from a program's outputs to its inputs.
 
@@ -186,6 +190,7 @@ def _follow(
         tail: the values to follow them through.
         places: their place in the outputs; gets their places in the tail, None for a value without examples.
         n: the number of examples.
+        outermost: whether derivatives that functions define are taken; inside of such a function, they are not.
 
     Returns:
         (values of the tail that join the head, names of the operations that have no rule)
@@ -199,7 +204,7 @@ def _follow(
             joined.update(outs, ins)
         elif placed and None not in placed.values():
             try:
-                found = _places(eqn, placed, tail, n) if ins else {}
+                found = _places(eqn, placed, tail, n, outermost) if ins else {}
             except Unknown:
                 unknown[eqn.primitive.name] = None
                 joined.update(outs, ins)
@@ -214,7 +219,9 @@ def _follow(
     return joined, list(unknown)
 
 
-def _places(eqn: JaxprEqn, placed: Mapping[Var, Place], tail: set[Var], n: int) -> dict[Var, Place | None]:
+def _places(
+    eqn: JaxprEqn, placed: Mapping[Var, Place], tail: set[Var], n: int, outermost: bool
+) -> dict[Var, Place | None]:
     """The examples' places in those inputs of an operation that belong to the tail."""
     name, found = eqn.primitive.name, {}
     if name in _COLLECTIVES:
@@ -222,7 +229,10 @@ def _places(eqn: JaxprEqn, placed: Mapping[Var, Place], tail: set[Var], n: int) 
     if n == 1:
         return {v: Place(1, math.prod(v.aval.shape)) for v in variables(eqn.invars) if v in tail}
     if name in _CUSTOM:
-        return _places_inside(eqn, placed, tail, n)
+        found = _places_inside(eqn, placed, tail, n)
+        if outermost:
+            _check_rule(eqn, placed, found, n)
+        return found
     for out, place in placed.items():
         for v, at in zip(eqn.invars, places_of_inputs(eqn, out.aval.shape, place, n), strict=True):
             if isinstance(v, Literal) or v not in tail:
@@ -244,12 +254,10 @@ def _places_inside(
     ]
     results = zip(eqn.outvars, jaxpr.outvars, strict=True)
     places = {w: placed[v] for v, w in results if v in placed and not isinstance(w, Literal)}
-    joined, _ = _follow(jaxpr.eqns, depending(jaxpr.eqns, [w for _, w in pairs]), places, n)
+    joined, _ = _follow(jaxpr.eqns, depending(jaxpr.eqns, [w for _, w in pairs]), places, n, outermost=False)
     if joined:
         raise Unknown
-    found = {v: places[w] for v, w in pairs if w in places}
-    _check_rule(eqn, placed, found, n)
-    return found
+    return {v: places[w] for v, w in pairs if w in places}
 
 
 def _check_rule(eqn: JaxprEqn, placed: Mapping[Var, Place], found: Mapping[Var, Place | None], n: int) -> None:
@@ -261,7 +269,8 @@ def _check_rule(eqn: JaxprEqn, placed: Mapping[Var, Place], found: Mapping[Var, 
         found: their places in its inputs.
         n: the number of examples.
     """
-    moves = [k for k, v in enumerate(eqn.invars) if found.get(v) and jnp.issubdtype(v.aval.dtype, jnp.inexact)]
+    has_place = {v for v, place in found.items() if place and jnp.issubdtype(v.aval.dtype, jnp.inexact)}
+    moves = [k for k, v in enumerate(eqn.invars) if not isinstance(v, Literal) and v in has_place]
     results = [k for k, v in enumerate(eqn.outvars) if v in placed]
     if not moves or not results:
         return
@@ -280,7 +289,7 @@ def _check_rule(eqn: JaxprEqn, placed: Mapping[Var, Place], found: Mapping[Var, 
     sources = rule.invars[len(values) :]
     outs = zip(rule.outvars, (found[eqn.invars[k]] for k in moves), strict=True)
     places = {w: place for w, place in outs if not isinstance(w, Literal)}
-    _follow(rule.eqns, depending(rule.eqns, sources), places, n)
+    _follow(rule.eqns, depending(rule.eqns, sources), places, n, outermost=False)
     for w, k in zip(sources, results, strict=True):
         if places.get(w, placed[eqn.outvars[k]]) != placed[eqn.outvars[k]]:
             raise _mixing(eqn)

@@ -77,8 +77,7 @@ class LossHistory:
         rows, losses = (x if isinstance(x, jax.Array) else np.asarray(x) for x in (rows, losses))
         self._check(rows, losses)
         if axis_name is not None:
-            # Equal on all devices, as shard_map has to know of what is returned so.
-            rows, losses = jax.lax.all_gather((rows, losses), axis_name, tiled=True, to="invarying")
+            rows, losses = (_gathered(x, axis_name) for x in (rows, losses))
         rows, losses = rows.ravel(), losses.ravel()
         if all(isinstance(x, np.ndarray) for x in (self.total, rows, losses)):
             return self._added_on_host(rows, losses)
@@ -109,3 +108,10 @@ class LossHistory:
                 f"LossHistory.update: rows are {low} to {high}, expected 0 to {size - 1}, or -1 for padding: "
                 f"make the history with create(num_examples=N) for all N training examples"
             )
+
+
+def _gathered(values: Array, axis_name: str | Sequence[str]) -> jax.Array:
+    """The values of all devices, [D, ...], by a sum, whose result `shard_map` knows to be equal on all."""
+    axis = axis_name if isinstance(axis_name, str) else tuple(axis_name)
+    places = jnp.zeros((jax.lax.psum(1, axis), *values.shape), values.dtype)
+    return jax.lax.psum(places.at[jax.lax.axis_index(axis)].set(values), axis)

@@ -134,7 +134,7 @@ def forward_corrected(logits: jax.Array, labels: jax.Array, *, transition: Array
 
     def loss(into_label):
         """`into_label`: [n, C] or [1, C], P(the label | true class)."""
-        share = jnp.where(is_out, 0, into_label)
+        share = jnp.where(is_out & ~jnp.isnan(into_label), 0, into_label)
         is_impossible = jnp.all(share == 0, axis=-1)
         # The logarithm of 0 would give a NaN as gradient, also where a soft label has no share of it.
         share = jnp.where(is_impossible[:, None], 1, share)

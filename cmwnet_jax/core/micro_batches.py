@@ -1,6 +1,5 @@
 """Objectives and meta losses that are computed on one part of the batch after the other."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmwnet_jax.core.step_parts import check_objective
-from cmwnet_jax.core.types import MetaLossFn, Objective, ObjectiveFn
+from cmwnet_jax.core.types import MetaLossFn, Objective, ObjectiveFn, with_attributes_of
 from cmwnet_jax.errors import UsageError
 
 
@@ -46,7 +45,7 @@ def objective_in_micro_batches(objective: ObjectiveFn, micro_batches: int) -> Ob
         by_view = stacked.reshape(len(stacked), views, -1, *stacked.shape[2:])
         return jnp.swapaxes(by_view, 0, 1).reshape(-1, *stacked.shape[2:])
 
-    @functools.wraps(objective)  # whose attributes steps read
+    @with_attributes_of(objective)
     def whole(params, model_state, batch, rng):
         out, model_states = in_parts(params, model_state, batch, rng)
         aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out.aux)

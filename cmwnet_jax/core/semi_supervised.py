@@ -7,7 +7,6 @@ choices of `weight_fn`. With `normalize="mean"`, the steps of `meta_step` minimi
     mean(labelled losses) + factor * mean(weights * unlabelled losses)
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +19,17 @@ from cmwnet_jax.core.losses import LossFn, cross_entropy
 from cmwnet_jax.core.meta_classes import MetaClasses
 from cmwnet_jax.core.objectives import train_mode
 from cmwnet_jax.core.step_parts import psum
-from cmwnet_jax.core.types import MetaState, Metrics, Objective, ObjectiveFn, PyTree, StepFn, WeightFn, entry
+from cmwnet_jax.core.types import (
+    MetaState,
+    Metrics,
+    Objective,
+    ObjectiveFn,
+    PyTree,
+    StepFn,
+    WeightFn,
+    entry,
+    with_attributes_of,
+)
 from cmwnet_jax.errors import UsageError, unknown_name
 
 WEIGH_BY = ("strong", "weak")
@@ -126,7 +135,7 @@ def shuffled(objective: ObjectiveFn) -> ObjectiveFn:
     shuffles its own part of the batch.
     """
 
-    @functools.wraps(objective)  # whose attributes steps read
+    @with_attributes_of(objective)
     def with_others(params, model_state, batch, rng):
         own_rng, rng = jax.random.split(rng)
         out, model_state = objective(params, model_state, batch, rng)

@@ -187,6 +187,22 @@ def entry(batch: Mapping[str, PyTree], name: str, of: str = "batch", *, nested: 
 ObjectiveFn = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[Objective, PyTree]]
 """(params, model_state, batch, rng) -> (Objective, new model_state)."""
 
+
+def with_attributes_of(objective: ObjectiveFn) -> Callable[[ObjectiveFn], ObjectiveFn]:
+    """Decorator for a wrapped objective: gives it the attributes of the inner one that steps and wrappers read.
+
+    These are `num_meta_classes`, K, and `terms_per_example`, the number of terms of each example.
+    """
+
+    def give(wrapped: ObjectiveFn) -> ObjectiveFn:
+        for name in ("num_meta_classes", "terms_per_example"):
+            if hasattr(objective, name):
+                setattr(wrapped, name, getattr(objective, name))
+        return wrapped
+
+    return give
+
+
 MetaLossFn = Callable[[PyTree, PyTree, PyTree, jax.Array], jax.Array]
 """(params, model_state, meta_batch, rng) -> scalar."""
 
