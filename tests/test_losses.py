@@ -316,6 +316,9 @@ def test_a_logit_of_minus_infinity_takes_the_class_out(name, soft):
             logits = np.where(np.arange(3)[:, None] < 2, [[0.0, 9, -9, -9]], logits)
             out = np.array([[0, 1, 1, 1], [1, 0, 1, 0], [0, 0, 1, 0]], bool)
         value, gradient = value_and_grad(np.where(out, -np.inf, logits))
+        if soft and name in ("cross_entropy", "ldam"):  # as the docstring says
+            assert np.isnan(value)
+            continue
         expected, of_unlikely = value_and_grad(np.where(out, -1e3, logits))
         np.testing.assert_allclose(value, expected, rtol=1e-12)
         np.testing.assert_allclose(gradient, of_unlikely, rtol=0, atol=1e-12)

@@ -27,14 +27,15 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
         labels: [n] int class indices, or [n, C] float distributions.
 
     Returns:
-        [n] float, in nats; NaN for a label that is not a class.
+        [n] float, in nats; NaN for a label that is not a class, and for a distribution where a logit is -inf:
+        to take out a class, give it a large negative number there.
 
     Raises:
         UsageError: labels have another shape.
     """
     if _are_hard(logits, labels):
         return optax.softmax_cross_entropy_with_integer_labels(logits, loud(labels, logits.shape[-1]))
-    return _mean_under(labels, -jax.nn.log_softmax(logits))
+    return optax.softmax_cross_entropy(logits, labels)
 
 
 def focal(logits: jax.Array, labels: jax.Array, *, gamma: float) -> jax.Array:
