@@ -139,7 +139,7 @@ def make_low_memory_step(
 
     def step(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
         check_not_empty(batch=batch, meta_batch=meta_batch)
-        check_weight_net(state, objective, weight_fn, weight_optimizer)
+        check_weight_net(state, objective, weight_fn, learns=True)
         virtual, *updated = virtual_step(state, batch)
         meta_loss_value, direction = meta_gradient(state, virtual, meta_batch)
         del virtual  # these are as large as the parameters, and not needed any more

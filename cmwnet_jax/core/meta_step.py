@@ -120,7 +120,7 @@ def make_meta_step(
 
     def step(state: MetaState, batch: PyTree, meta_batch: PyTree) -> tuple[MetaState, Metrics]:
         check_not_empty(batch=batch, meta_batch=meta_batch)
-        check_weight_net(state, objective, weight_fn, weight_optimizer)
+        check_weight_net(state, objective, weight_fn, learns=True)
         batch_rng, meta_rng = step_rngs(state, axis_name)
         linear = linearize(objective, state, batch, batch_rng, axis_name, independent_examples)
 
@@ -210,7 +210,7 @@ def make_weighted_step(
         if weight_fn is None:
             weights = jnp.ones_like(linear.losses)
         else:
-            check_weight_net(state, objective, weight_fn)
+            check_weight_net(state, objective, weight_fn, learns=False)
             weights = weight_fn(state.weight_params, linear.losses, linear.meta_class)
         weighted = weigh(linear, weights, normalized, axis_name)
         return update_classifier(state, linear, weighted, optimizer, axis_name)

@@ -38,9 +38,9 @@ def objective_in_micro_batches(objective: ObjectiveFn, micro_batches: int) -> Ob
         return out, model_state
 
     in_parts = _in_parts(checked, micro_batches)
-    views = getattr(objective, "terms_per_example", 1)
+    terms_per_example = getattr(objective, "terms_per_example", 1)
 
-    def joined(stacked):
+    def joined(stacked, views=1):
         """[parts, views * n, ...] to [views * parts * n, ...]: all examples' first terms, then their second."""
         by_view = stacked.reshape(len(stacked), views, -1, *stacked.shape[2:])
         return jnp.swapaxes(by_view, 0, 1).reshape(-1, *stacked.shape[2:])
@@ -48,9 +48,9 @@ def objective_in_micro_batches(objective: ObjectiveFn, micro_batches: int) -> Ob
     @with_attributes_of(objective)
     def whole(params, model_state, batch, rng):
         out, model_states = in_parts(params, model_state, batch, rng)
-        aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out.aux)
-        by_term = (joined(x) for x in (out.terms, out.losses, out.meta_class))
-        return Objective(*by_term, jnp.mean(out.base), aux), jax.tree.map(_mean_over_parts, model_states)
+        by_term = (joined(x, terms_per_example) for x in (out.terms, out.losses, out.meta_class))
+        whole_out = Objective(*by_term, jnp.mean(out.base), jax.tree.map(joined, out.aux))
+        return whole_out, jax.tree.map(_mean_over_parts, model_states)
 
     return whole
 

@@ -92,15 +92,16 @@ def apply_optimizer(
 
     Raises:
         UsageError: the optimiser evaluates the loss at other parameters, as line searches do, or the state is
-            that of another optimiser.
+            missing or that of another optimiser.
     """
-    structures = [jax.tree.structure(tree) for tree in (jax.eval_shape(optimizer.init, params), opt_state)]
-    # Optimisers without state need none.
-    if structures[0] != structures[1] and any(structure.num_leaves for structure in structures):
-        state_field = {"optimizer": "opt_state", "weight_optimizer": "weight_opt_state"}[field]
+    fresh = jax.eval_shape(optimizer.init, params)
+    is_missing = _is_empty(opt_state) and not _is_empty(fresh)  # an optimiser without state needs none
+    has_values = bool(jax.tree.leaves((fresh, opt_state)))
+    if is_missing or (has_values and jax.tree.structure(fresh) != jax.tree.structure(opt_state)):
+        problem = "is ()" if is_missing else f"has another structure than the state of the step's {field}"
         raise UsageError(
-            f"state.{state_field} has another structure than the state of the step's {field}, expected that of "
-            f"the same optimiser: pass MetaState.create(..., {field}=...) the one that the step got"
+            f"state.{field.replace('optimizer', 'opt_state')} {problem}, expected the state of the same "
+            f"optimiser: pass MetaState.create(..., {field}=...), the same as in the step"
         )
 
     def cannot_be_served(*args, grad_fn=None):  # the only keyword that line searches pass
@@ -118,6 +119,10 @@ def apply_optimizer(
     except TypeError:  # a part of a chain accepts no extra arguments, e.g. SAM
         updates, opt_state = optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state
+
+
+def _is_empty(opt_state: PyTree) -> bool:
+    return isinstance(opt_state, tuple) and not opt_state
 
 
 def normalization(normalize: str, axis_name: str | None) -> Callable[[jax.Array], jax.Array]:
@@ -201,38 +206,26 @@ def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
     )
 
 
-def check_weight_net(
-    state: MetaState,
-    objective: ObjectiveFn,
-    weight_fn: WeightFn,
-    weight_optimizer: optax.GradientTransformation | None = None,
-) -> None:
+def check_weight_net(state: MetaState, objective: ObjectiveFn, weight_fn: WeightFn, *, learns: bool) -> None:
     """Checks that the weight net fits the objective and that the state has what it needs.
 
     Args:
         state: the current state.
         objective, weight_fn: as in `make_meta_step`.
-        weight_optimizer: as in `make_meta_step`; None if the weight net does not learn.
+        learns: whether the step updates the weight net.
 
     Raises:
         UsageError: weight net and objective are known to differ in the number of meta-classes, or the state was
-            made without the weight net's parameters or the state of its optimiser.
+            made without the weight net's parameters.
     """
     classes = getattr(objective, "num_meta_classes", None)
     inner = weight_fn.func if isinstance(weight_fn, functools.partial) else weight_fn
     net = getattr(inner, "__self__", None)
-    learns = weight_optimizer is not None
-    # A function of one's own may have no parameters, and some optimisers have no state.
+    # A function of one's own may have no parameters.
     if (learns or isinstance(net, WeightNet)) and not jax.tree.leaves(state.weight_params):
         raise UsageError(
             f"state.weight_params is {state.weight_params!r}, expected the weight net's parameters: pass "
             f"MetaState.create(..., weight_params=...)"
-        )
-    forgotten = learns and _is_empty(state.weight_opt_state)
-    if forgotten and not _is_empty(jax.eval_shape(weight_optimizer.init, state.weight_params)):
-        raise UsageError(
-            "state.weight_opt_state is (), expected the state of the weight net's optimiser: pass "
-            "MetaState.create(..., weight_optimizer=...), the same as in the step"
         )
     if classes is not None and isinstance(net, WeightNet) and net.num_meta_classes != classes:
         raise UsageError(
@@ -240,10 +233,6 @@ def check_weight_net(
             f"has {classes} meta-classes, expected as many of both: fit MetaClasses with num_meta_classes = "
             f"{net.num_meta_classes}, or take another weight net"
         )
-
-
-def _is_empty(opt_state: PyTree) -> bool:
-    return isinstance(opt_state, tuple) and not opt_state
 
 
 def check_not_empty(**batches: PyTree) -> None:
